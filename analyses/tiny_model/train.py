@@ -1,0 +1,325 @@
+"""Train one seed of the embedded model: the vision tower on dense targets, then the language model on questions.
+
+    python analyses/tiny_model/train.py --seed 0 --out runs/tiny/seed0
+
+Every clip is drawn from (seed, stage, index), torch runs on one thread, and the state is saved every hundred steps with the
+optimiser, so the same seed gives the same bits on one machine whether or not the run was interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from network import (
+    Tower,
+    block_mask,
+    check_equal,
+    configuration,
+    language,
+    patchify,
+    positions,
+    prefix_positions,
+    preprocessor,
+    tokenizer,
+)
+from questions import ask
+from safetensors.torch import load_file, save_file
+from targets import CHANNELS, OUTPUTS, dense_targets
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+from transformers import Qwen2VLForConditionalGeneration
+
+from headprobe.video import scenes
+
+HERE = Path(__file__).parent
+SAVE_EVERY = 100
+
+
+class Batches(Dataset):
+    """Batches by index: batch ``i`` of a stage holds the same clips in every run of a seed."""
+
+    def __init__(
+        self,
+        make: Callable[[scenes.Footage, np.random.Generator], Any],
+        key: tuple[int, int],
+        batch: int,
+        first: int,
+        steps: int,
+    ):
+        self.make, self.key, self.batch, self.first, self.steps = make, key, batch, first, steps
+
+    def __len__(self) -> int:
+        return self.steps - self.first
+
+    def __getitem__(self, step: int) -> tuple[np.ndarray, list[Any]]:
+        frames, extra = [], []
+        for i in range(self.batch):
+            index = (self.first + step) * self.batch + i
+            shot = scenes.clip([*self.key, index], split="train")
+            frames.append(shot.frames)
+            extra.append(self.make(shot, np.random.default_rng([*self.key, index, 9])))
+        return np.stack(frames), extra
+
+
+def _batches(data: Batches, workers: int) -> Iterator[tuple[np.ndarray, list[Any]]]:
+    yield from DataLoader(
+        data,
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        collate_fn=lambda x: x,
+    )
+
+
+class Trainer:
+    """bf16 weights that are computed with, a float32 master that is updated, and a cosine schedule."""
+
+    def __init__(self, modules: nn.Module, rate: float, warmup: int, steps: int) -> None:
+        self.live = [p for p in modules.parameters() if p.requires_grad]
+        self.master = [p.detach().float().clone().requires_grad_() for p in self.live]
+        decay = [p for p in self.master if p.ndim > 1]
+        rest = [p for p in self.master if p.ndim <= 1]
+        self.optimiser = torch.optim.AdamW(
+            [{"params": decay, "weight_decay": 0.02}, {"params": rest, "weight_decay": 0.0}],
+            lr=rate,
+            betas=(0.9, 0.98),
+            fused=True,
+        )
+        self.rate, self.warmup, self.steps = rate, warmup, steps
+
+    def step(self, loss: Tensor, step: int) -> None:
+        loss.backward()
+        for live, master in zip(self.live, self.master, strict=True):
+            master.grad = live.grad.float() if live.grad is not None else None
+            live.grad = None
+        torch.nn.utils.clip_grad_norm_(self.master, 1.0)
+        progress = step / self.steps
+        scale = min(1.0, (step + 1) / self.warmup) * (0.5 * (1 + math.cos(math.pi * progress)) * 0.98 + 0.02)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate * scale
+        self.optimiser.step()
+        self.publish()
+
+    @torch.no_grad()
+    def publish(self) -> None:
+        for live, master in zip(self.live, self.master, strict=True):
+            live.copy_(master)
+
+    def state(self) -> dict[str, Any]:
+        return {"master": self.master, "optimiser": self.optimiser.state_dict()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        with torch.no_grad():
+            for mine, saved in zip(self.master, state["master"], strict=True):
+                mine.copy_(saved)
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.publish()
+
+
+def _run_stage(
+    name: str,
+    out: Path,
+    trainer: Trainer,
+    data: Callable[[int], Batches],
+    loss_of: Callable[[Any, int], Tensor],
+    steps: int,
+    workers: int,
+) -> dict[str, Any]:
+    """Run or resume one stage; returns its record (losses, seconds)."""
+    file = out / f"{name}.pt"
+    record: dict[str, Any] = {"step": 0, "seconds": 0.0, "losses": []}
+    if file.exists():
+        saved = torch.load(file, weights_only=True)
+        trainer.load(saved["trainer"])
+        record = saved["record"]
+    if record["step"] >= steps:
+        return record
+    began, bar = (
+        time.perf_counter(),
+        tqdm(total=steps, initial=record["step"], desc=f"{out.name} {name}", mininterval=5),
+    )
+    already, running = record["seconds"], None
+    for offset, batch in enumerate(_batches(data(record["step"]), workers), start=record["step"]):
+        loss = loss_of(batch, offset)
+        trainer.step(loss, offset)
+        running = loss.item() if running is None else 0.97 * running + 0.03 * loss.item()
+        bar.update()
+        if offset % 20 == 0:
+            bar.set_postfix(loss=f"{running:.4f}")
+        if (offset + 1) % SAVE_EVERY == 0 or offset + 1 == steps:
+            record = {
+                "step": offset + 1,
+                "seconds": already + time.perf_counter() - began,
+                "losses": [*record["losses"], round(running, 5)],
+            }
+            temporary = file.with_suffix(".tmp")
+            torch.save({"trainer": trainer.state(), "record": record}, temporary)
+            os.replace(temporary, file)
+    bar.close()
+    return record
+
+
+def _vision_targets(shot: scenes.Footage, _: np.random.Generator) -> np.ndarray:
+    return dense_targets(shot)
+
+
+def train_vision(
+    model: Qwen2VLForConditionalGeneration, seed: int, out: Path, config: dict[str, Any], workers: int
+) -> dict[str, Any]:
+    """Stage one: every merged token predicts what its cells hold."""
+    tower = Tower(model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed + 1000)
+        readout = nn.Linear(model.config.text_config.hidden_size, OUTPUTS).to(model.dtype)
+    both = nn.ModuleList([model.model.visual, readout])
+    trainer = Trainer(both, config["learning_rate"], config["warmup"], config["steps"])
+
+    def loss_of(batch: tuple[np.ndarray, list[np.ndarray]], _: int) -> Tensor:
+        frames, targets = batch
+        wanted = torch.from_numpy(np.stack(targets))
+        got = readout(tower(patchify(torch.from_numpy(frames)))).float()
+        per_cell = wanted.unflatten(-1, (8, CHANNELS))
+        occupied = per_cell[..., :3].sum(-1, keepdim=True) > 0.08
+        rare = per_cell[..., 2:3] > 0.08
+        weight = 1 + (config["occupied_weight"] - 1) * occupied + config["rare_weight"] * rare
+        error = F.smooth_l1_loss(got.unflatten(-1, (8, CHANNELS)), per_cell, beta=config["beta"], reduction="none")
+        return (error * weight).mean() / weight.mean() * 10
+
+    def data(first: int) -> Batches:
+        return Batches(_vision_targets, (seed, 1), config["batch"], first, config["steps"])
+
+    return _run_stage("vision", out, trainer, data, loss_of, config["steps"], workers)
+
+
+class Questions:
+    """Turns a clip into token ids of its question-answer pairs."""
+
+    def __init__(self, per_clip: int) -> None:
+        self.per_clip = per_clip
+
+    def __call__(self, shot: scenes.Footage, rng: np.random.Generator) -> list[tuple[str, str]]:
+        return [(question, answer) for _, question, answer in ask(shot, self.per_clip, rng)]
+
+
+def train_language(
+    model: Qwen2VLForConditionalGeneration, seed: int, out: Path, config: dict[str, Any], workers: int
+) -> dict[str, Any]:
+    """Stage two: the language model answers questions about what the frozen tower sees; loss on the answers only."""
+    tower, words = Tower(model), tokenizer()
+    for p in model.model.visual.parameters():
+        p.requires_grad_(False)
+    trainer = Trainer(model, config["learning_rate"], config["warmup"], config["steps"])
+    ids_of = words.get_vocab()
+    start, end, answer_id, eos, pad = (
+        ids_of[f"<|{n}|>"] for n in ("vision_start", "vision_end", "answer", "eos", "pad")
+    )
+    prefix = prefix_positions()
+    embed, head = model.get_input_embeddings(), model.lm_head
+    encode = {word: index for word, index in ids_of.items()}
+
+    def loss_of(batch: tuple[np.ndarray, list[list[tuple[str, str]]]], _: int) -> Tensor:
+        frames, pairs = batch
+        rows, labels = [], []
+        for clip_pairs in pairs:
+            row, label = [], []
+            for question, answer in clip_pairs:
+                q = [encode[w] for w in question.split()] + [answer_id]
+                a = [encode[w] for w in answer.split()] + [eos]
+                row.append(q + a)
+                label.append([-100] * (len(q) - 1) + a + [-100])
+            rows.append(row)
+            labels.append(label)
+        lengths = [max(len(row[j]) for row in rows) for j in range(config["questions_per_clip"])]
+        ids = torch.tensor(
+            [sum((r + [pad] * (n - len(r)) for r, n in zip(row, lengths, strict=True)), []) for row in rows]
+        )
+        wanted = torch.tensor(
+            [
+                sum((r + [-100] * (n - len(r)) for r, n in zip(row, lengths, strict=True)), [])
+                for row in labels
+            ]
+        )
+        with torch.no_grad():
+            seen = tower(patchify(torch.from_numpy(frames)))
+        b = len(rows)
+        marks = embed(torch.tensor([start, end])).expand(b, -1, -1)
+        embeds = torch.cat([marks[:, :1], seen, marks[:, 1:], embed(ids)], 1)
+        hidden = language(model, embeds, positions(prefix, lengths), block_mask(prefix.shape[1], lengths))
+        keep = wanted != -100
+        return F.cross_entropy(head(hidden[:, prefix.shape[1] :][keep]).float(), wanted[keep])
+
+    def data(first: int) -> Batches:
+        return Batches(
+            Questions(config["questions_per_clip"]), (seed, 2), config["batch"], first, config["steps"]
+        )
+
+    return _run_stage("language", out, trainer, data, loss_of, config["steps"], workers)
+
+
+def _adopt(model: nn.Module, trained: nn.Module) -> None:
+    model.load_state_dict({k: v.float() for k, v in trained.state_dict().items()})
+
+
+def train(seed: int, out: Path, workers: int = 0, config_file: Path = HERE / "config.toml") -> Path:
+    """Train (or go on training) one seed; the model folder with ``training.json`` is written to ``out/model``."""
+    config = tomllib.loads(config_file.read_text())
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    out.mkdir(parents=True, exist_ok=True)
+    model = Qwen2VLForConditionalGeneration(configuration(config["model"]))
+    difference = check_equal(model)
+    model = model.to(torch.bfloat16)
+    record = {"vision": train_vision(model, seed, out, config["vision"], workers)}
+    record["language"] = train_language(model, seed, out, config["language"], workers)
+    final = out / "model"
+    if (final / "training.json").exists():
+        return final
+    final.mkdir(exist_ok=True)
+    model = _with_masters(model, out)
+    model.config.architectures = ["Qwen2VLForConditionalGeneration"]
+    model.half().save_pretrained(final)
+    tokenizer().save_pretrained(final)
+    (final / "preprocessor_config.json").write_text(json.dumps(preprocessor(), indent=1) + "\n")
+    steps = {k: {"steps": v["step"], "clips": v["step"] * config[k]["batch"], "seconds": round(v["seconds"], 1),
+                 "loss": v["losses"][-1]} for k, v in record.items()}  # fmt: skip
+    (final / "training.json").write_text(
+        json.dumps({"seed": seed, "stages": steps, "forward_difference": difference, "config": config,
+                    "data": "headprobe.video.scenes, split train, seen events only"}, indent=1) + "\n"
+    )  # fmt: skip
+    return final
+
+
+def _with_masters(model: Qwen2VLForConditionalGeneration, out: Path) -> Qwen2VLForConditionalGeneration:
+    """The float32 masters of both stages instead of their bf16 copies."""
+    model = model.float()
+    vision = torch.load(out / "vision.pt", weights_only=True)["trainer"]["master"]
+    text = torch.load(out / "language.pt", weights_only=True)["trainer"]["master"]
+    visual = list(model.model.visual.parameters())
+    rest = [p for p in model.parameters() if p.requires_grad]
+    with torch.no_grad():
+        for parameter, master in [*zip(visual, vision, strict=False), *zip(rest, text, strict=True)]:
+            parameter.copy_(master)
+    return model
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--workers", type=int, default=0)
+    arguments = parser.parse_args()
+    print(train(arguments.seed, arguments.out, arguments.workers))

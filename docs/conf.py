@@ -1,0 +1,92 @@
+"""Sphinx configuration; `make docs` builds with warnings as errors and without the network."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+import headprobe  # noqa: E402
+
+project = "headprobe"
+author = "headprobe contributors"
+copyright = "headprobe contributors"
+version = release = headprobe.__version__
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+]
+exclude_patterns = ["_build"]
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 3
+# Notebooks are executed by their own check; the documentation shows what they stored.
+nb_execution_mode = "off"
+
+napoleon_google_docstring = False
+napoleon_use_ivar = True
+napoleon_use_rtype = False
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_default_options = {"members": True, "show-inheritance": True, "ignore-module-all": True}
+python_maximum_signature_line_length = 88
+# Docstrings put names between single backticks: link what is documented, show the rest as code.
+default_role = "py:obj"
+# A short name that several classes share (`heads`, `values`) is left without a link.
+suppress_warnings = ["ref.python"]
+
+html_theme = "furo"
+html_title = f"headprobe {release}"
+html_show_sourcelink = False
+
+
+PACKAGES = {
+    "headprobe": "Heads, sites, examples, activations, score maps",
+    "headprobe.models": "Models and adapters",
+    "headprobe.trace": "Capture",
+    "headprobe.video": "Video",
+    "headprobe.metrics": "Metrics",
+    "headprobe.plotting": "Plots",
+    "headprobe.headhunt": "HeadHunt-VAD",
+}
+
+
+def modules(package: str) -> list[str]:
+    """List the public modules of a package; those of a package with a page of its own stand there."""
+    found = []
+    path = importlib.import_module(package).__path__
+    for info in pkgutil.iter_modules(path, prefix=f"{package}."):
+        if info.name.rpartition(".")[2].startswith("_") or info.name in PACKAGES:
+            continue
+        found.append(info.name)
+        if info.ispkg:
+            found += modules(info.name)
+    return found
+
+
+def write_reference(_app: object) -> None:
+    """Write one page per package and a section per module, so that no module is ever missing."""
+    folder = HERE / "reference" / "generated"
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob("*.rst"):
+        if stale.stem not in PACKAGES:
+            stale.unlink()
+    for package, title in PACKAGES.items():
+        lines = [title, "=" * len(title), "", f".. automodule:: {package}", "   :no-members:", ""]
+        for name in modules(package):
+            lines += [name, "-" * len(name), "", f".. automodule:: {name}", ""]
+        page, text = folder / f"{package}.rst", "\n".join(lines)
+        # An unchanged page keeps its date, so that a second build is quick.
+        if not page.is_file() or page.read_text(encoding="utf-8") != text:
+            page.write_text(text, encoding="utf-8")
+
+
+def setup(app) -> None:
+    """Generate the reference before the sources are read."""
+    app.connect("builder-inited", write_reference)

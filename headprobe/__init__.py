@@ -1,0 +1,83 @@
+"""Which attention heads of a frozen transformer carry a concept: capture, score, test and use them.
+
+Names are imported when they are first used, so that ``import headprobe`` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# public name -> (module, attribute); None stands for the module itself
+_NAMES: dict[str, tuple[str, str | None]] = {
+    "Example": ("headprobe.examples", "Example"),
+    "Head": ("headprobe.heads", "Head"),
+    "HeadActivations": ("headprobe.activations", "HeadActivations"),
+    "HeadHunt": ("headprobe.headhunt.pipeline", "HeadHunt"),
+    "HeadSet": ("headprobe.heads", "HeadSet"),
+    "HeadSite": ("headprobe.sites", "HeadSite"),
+    "HeadTracer": ("headprobe.trace.tracer", "HeadTracer"),
+    "check": ("headprobe.sites", "check"),
+    "consensus": ("headprobe.metrics.consensus", "consensus"),
+    "discover": ("headprobe.sites", "discover"),
+    "heatmap": ("headprobe.plotting.heatmap", "heatmap"),
+    "load": ("headprobe.models.loading", "load"),
+    "positions": ("headprobe.trace.positions", None),
+    "rss": ("headprobe.metrics.stability", "rss"),
+    "saliency": ("headprobe.metrics.saliency", "saliency"),
+    "timeline": ("headprobe.plotting.timeline", "timeline"),
+    "top_heads": ("headprobe.scores", "top_heads"),
+}
+
+__all__ = [
+    "Example",
+    "Head",
+    "HeadActivations",
+    "HeadHunt",
+    "HeadSet",
+    "HeadSite",
+    "HeadTracer",
+    "__version__",
+    "check",
+    "consensus",
+    "discover",
+    "heatmap",
+    "load",
+    "positions",
+    "rss",
+    "saliency",
+    "timeline",
+    "top_heads",
+]
+
+if TYPE_CHECKING:
+    from headprobe.activations import HeadActivations
+    from headprobe.examples import Example
+    from headprobe.headhunt.pipeline import HeadHunt
+    from headprobe.heads import Head, HeadSet
+    from headprobe.metrics.consensus import consensus
+    from headprobe.metrics.saliency import saliency
+    from headprobe.metrics.stability import rss
+    from headprobe.models.loading import load
+    from headprobe.plotting.heatmap import heatmap
+    from headprobe.plotting.timeline import timeline
+    from headprobe.scores import top_heads
+    from headprobe.sites import HeadSite, check, discover
+    from headprobe.trace import positions
+    from headprobe.trace.tracer import HeadTracer
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NAMES:
+        raise AttributeError(f"module 'headprobe' has no attribute {name!r}")
+    module_name, attribute = _NAMES[name]
+    module = importlib.import_module(module_name)
+    value = module if attribute is None else getattr(module, attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,161 @@
+"""The command line: ``headprobe demo`` and ``headprobe detect``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from headprobe import __version__
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
+    help="Which attention heads of a frozen transformer carry a concept.",
+)  # fmt: skip
+
+DETECTOR_HELP = "Folder of a fitted detector, as written by `headprobe demo` or HeadHunt.save_pretrained."
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(f"headprobe {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def demo(
+    out: Annotated[
+        Path, typer.Option(help="Folder for results.json, report.html, figures, videos and the detector.")
+    ] = Path("demo"),
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the rendered videos and of every draw.")] = 0,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick", help="A few videos and draws only: to see that it runs, not to read numbers."
+        ),
+    ] = False,
+) -> None:
+    """Run the whole pipeline offline on the embedded video model and rendered videos (about two minutes)."""
+    from headprobe.headhunt.demo import Size, run_demo
+
+    size = Size(10, 2, 4, 1, 2, n_frames=96, n_draws=3, videos_per_draw=10) if quick else Size()
+    done = _run(lambda: run_demo(out, seed=seed, size=size))
+    _print_rows(done.results)
+    typer.echo(f"Expert heads: {', '.join(done.results['experts'])}   ({done.results['seconds']:.0f} s)")
+    typer.echo(
+        f"Report: {done.folder / 'report.html'}   numbers: {done.folder / 'results.json'}   detector: {done.folder / 'detector'}"
+    )
+
+
+@app.command()
+def detect(
+    videos: Annotated[
+        list[Path],
+        typer.Argument(help="Video files, or folders that are searched for them.", show_default=False),
+    ],
+    detector: Annotated[Path, typer.Option(help=DETECTOR_HELP)],
+    out: Annotated[Path, typer.Option(help="Folder for events.json and the timelines.")] = Path("events"),
+    model: Annotated[
+        str,
+        typer.Option(
+            help="The model the detector was fitted on: a name or folder; by default the one it names."
+        ),
+    ] = "",
+) -> None:
+    """Score video files with a fitted detector and write the events that it finds.
+
+    Files that cannot be decoded are named, the others are still processed, and the exit code is then 1.
+    """
+    from headprobe.errors import VideoError
+    from headprobe.headhunt.detect import detect_videos, write_detections
+    from headprobe.headhunt.pipeline import HeadHunt
+    from headprobe.models.loading import load
+
+    results: list[Any] = []
+
+    def work() -> tuple[Path, bool]:
+        hunter = HeadHunt.from_pretrained(detector)
+        loaded = load(model or hunter.provenance_.model)
+        hunter.check_model(loaded)
+        interrupted = False
+        try:
+            for result in detect_videos(hunter, loaded, videos):
+                results.append(result)
+        except KeyboardInterrupt:
+            interrupted = True
+        found = [r for r in results if not isinstance(r, VideoError)]
+        failed = [r for r in results if isinstance(r, VideoError)]
+        return write_detections(found, failed, hunter, out), interrupted
+
+    path, interrupted = _run(work)
+    n_failed = n_events = 0
+    for result in results:
+        if isinstance(result, VideoError):
+            n_failed += 1
+            typer.echo(f"FAILED {result}", err=True)
+            continue
+        n_events += len(result.events)
+        events = ", ".join(
+            f"{e.start_seconds:.1f}-{e.end_seconds:.1f} s (peak {e.peak:.2f})" for e in result.events
+        )
+        typer.echo(f"{result.path}: {events or 'no event'}")
+    typer.echo(
+        f"{len(results) - n_failed} of {len(results)} videos processed, {n_events} events, {n_failed} failed; results in {path}"
+    )
+    if interrupted:
+        typer.echo("headprobe: interrupted; the videos after these were not processed", err=True)
+        raise typer.Exit(130)
+    if n_failed:
+        raise typer.Exit(1)
+
+
+def _run(work: Any) -> Any:
+    """Run a command's work; turn headprobe's own errors into one line and exit code 2, Ctrl-C into 130."""
+    from headprobe.errors import HeadprobeError
+
+    try:
+        return work()
+    except HeadprobeError as error:
+        typer.echo(f"headprobe: {error}", err=True)
+        raise typer.Exit(2) from error
+    except OSError as error:
+        typer.echo(f"headprobe: {error}", err=True)
+        raise typer.Exit(2) from error
+    except KeyboardInterrupt:
+        typer.echo("headprobe: interrupted before the results were complete", err=True)
+        raise typer.Exit(130) from None
+
+
+def _print_rows(results: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        title="Frame AUC and AP on test videos of scenes never seen in calibration", title_justify="left"
+    )
+    table.add_column("method", overflow="fold")
+    for name in ("AUC seen events", "AP seen", "within-video", "AUC held-out events", "AP held-out", "draws"):
+        table.add_column(name, justify="right")
+    for row in results["rows"]:
+        table.add_row(
+            row["name"], spread(row, "auc"), spread(row, "ap"), spread(row, "within_auc"), spread(row, "held_out_auc"),
+            spread(row, "held_out_ap"), str(row["n_draws"]),
+        )  # fmt: skip
+    Console(width=None if sys.stdout.isatty() else 130).print(table)
+
+
+def spread(row: dict[str, Any], key: str) -> str:
+    """A mean with its standard deviation over draws, where there is one."""
+    sd = row[f"{key}_sd"]
+    return f"{row[key]:.3f}" if sd is None else f"{row[key]:.3f} ± {sd:.3f}"

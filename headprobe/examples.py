@@ -1,0 +1,231 @@
+"""Examples and prompts: what is shown to the model.
+
+>>> [example.id for example in as_examples(["a man walks", "a man falls"])]
+['0', '1']
+>>> as_prompts(["What happens?"])
+{'p1': 'What happens?'}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from headprobe.errors import InputError
+
+__all__ = ["Example", "Readable", "as_examples", "as_prompts", "read_content"]
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """Anything whose ``read()`` gives a clip, for example a lazily decoded segment of a video file."""
+
+    def read(self) -> np.ndarray:
+        """Return the frames, uint8 [frame, height, width, 3]."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One thing shown to the model, with what is known about it.
+
+    Parameters
+    ----------
+    content
+        Text; or a clip as uint8 array [frame, height, width, 3] (RGB); or an object whose ``read()``
+        returns such an array, read only when it is needed.
+    id
+        Name, unique among the examples of one capture.
+    label
+        Class, an integer; None when unknown.
+    group
+        What must not straddle a split, usually the video.
+    span
+        (start, end) of the clip in frames of its video, end exclusive.
+
+    Raises
+    ------
+    InputError
+        A field has the wrong type or the span is empty.
+
+    Examples
+    --------
+    >>> Example("a man falls", id="v1:0-48", label=1, group="v1", span=(0, 48)).label
+    1
+    """
+
+    content: Any
+    id: str
+    label: int | None = None
+    group: str | None = None
+    span: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.id, str) or not self.id:
+            raise InputError(f"The id of an example must be a non-empty string; got {self.id!r}.")
+        if self.label is not None:
+            if isinstance(self.label, (bool, np.bool_)) or not isinstance(self.label, (int, np.integer)):
+                raise InputError(
+                    f"Example {self.id!r}: the label is {self.label!r}; give an integer class (0, 1, ...) or None."
+                )
+            object.__setattr__(self, "label", int(self.label))
+        if self.span is not None:
+            start, end = (int(value) for value in self.span)
+            if not 0 <= start < end:
+                raise InputError(
+                    f"Example {self.id!r}: the span is ({start}, {end}); it needs 0 <= start < end in frames."
+                )
+            object.__setattr__(self, "span", (start, end))
+        if isinstance(self.content, np.ndarray):
+            check_clip(self.content, self.id)
+        elif not isinstance(self.content, (str, Readable)):
+            raise InputError(
+                f"Example {self.id!r}: the content is a {type(self.content).__name__}; give text, a uint8 "
+                "array "
+                "[frame, height, width, 3] or an object with a read() method that returns one."
+            )
+
+
+def check_clip(frames: np.ndarray, name: str) -> np.ndarray:
+    """Return the frames unchanged if they form a clip.
+
+    Parameters
+    ----------
+    frames
+        Candidate array.
+    name
+        Id of the example, for the error text.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8 [frame, height, width, 3].
+
+    Raises
+    ------
+    InputError
+        Wrong type, shape or no frame at all.
+    """
+    if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8:
+        got = f"{frames.dtype} array" if isinstance(frames, np.ndarray) else type(frames).__name__
+        raise InputError(f"Example {name!r}: a clip must be a uint8 array with values 0..255; got a {got}.")
+    if frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
+        raise InputError(
+            f"Example {name!r}: a clip must have shape [frame, height, width, 3] and no empty axis; "
+            f"got {tuple(frames.shape)}."
+        )
+    return frames
+
+
+def read_content(example: Example) -> str | np.ndarray:
+    """Text or frames of an example; lazily decoded content is read now.
+
+    Parameters
+    ----------
+    example
+        The example.
+
+    Returns
+    -------
+    str or numpy.ndarray
+        Text, or uint8 [frame, height, width, 3].
+
+    Raises
+    ------
+    InputError
+        ``read()`` returned something that is not a clip.
+    VideoError
+        From ``read()``, when the clip cannot be decoded.
+
+    Examples
+    --------
+    >>> read_content(Example("a man falls", id="0"))
+    'a man falls'
+    """
+    if isinstance(example.content, (str, np.ndarray)):
+        return example.content
+    return check_clip(example.content.read(), example.id)
+
+
+def as_examples(items: Iterable[Any]) -> list[Example]:
+    """Give every item an id and check that ids are unique.
+
+    Parameters
+    ----------
+    items
+        Texts, clips, objects with ``read()``, or `Example` objects. Bare content gets its index as id.
+
+    Returns
+    -------
+    list of Example
+
+    Raises
+    ------
+    InputError
+        Nothing is given, a single text is given instead of a list, or two examples share an id.
+
+    Examples
+    --------
+    >>> as_examples(["x"])[0].id
+    '0'
+    """
+    if isinstance(items, (str, Example)) or (isinstance(items, np.ndarray) and items.ndim == 4):
+        raise InputError("Examples must come as a list; put the single example into one: [example].")
+    examples = [item if isinstance(item, Example) else Example(item, id=str(index)) for index, item in enumerate(items)]
+    if not examples:
+        raise InputError("No examples were given; at least one is needed.")
+    seen: set[str] = set()
+    for example in examples:
+        if example.id in seen:
+            raise InputError(f"Two examples share the id {example.id!r}; ids must be unique.")
+        seen.add(example.id)
+    return examples
+
+
+def as_prompts(prompts: str | Sequence[str] | Mapping[str, str] | None) -> dict[str, str]:
+    """Name every prompt.
+
+    Parameters
+    ----------
+    prompts
+        None (no prompt), one text, a list (named p1, p2, ...) or a mapping from name to text. For a text
+        model a prompt is a template that contains ``{text}``; for a video model it is the question.
+
+    Returns
+    -------
+    dict
+        Name to text, in order. None becomes ``{"none": ""}``.
+
+    Raises
+    ------
+    InputError
+        No prompt, an empty one, or something that is not text.
+
+    Examples
+    --------
+    >>> as_prompts(None)
+    {'none': ''}
+    >>> as_prompts({"vague": "Anything odd?"})
+    {'vague': 'Anything odd?'}
+    """
+    if prompts is None:
+        return {"none": ""}
+    if isinstance(prompts, str):
+        named: dict[str, str] = {"p1": prompts}
+    elif isinstance(prompts, Mapping):
+        named = dict(prompts)
+    else:
+        named = {f"p{index}": text for index, text in enumerate(prompts, start=1)}
+    if not named:
+        raise InputError("The prompts are empty; give at least one, or None for no prompt.")
+    for name, text in named.items():
+        if not isinstance(name, str) or not name:
+            raise InputError(f"A prompt name must be a non-empty string; got {name!r}.")
+        if not isinstance(text, str):
+            raise InputError(f"Prompt {name!r} must be text; got {text!r}.")
+        if not text and (name, len(named)) != ("none", 1):
+            raise InputError(f"Prompt {name!r} is empty; write a question, or pass None for no prompt.")
+    return named

@@ -1,0 +1,283 @@
+"""Side by side: hunted heads and what they must beat, over calibration draws, on one untouched test set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from tqdm.auto import tqdm
+
+from headprobe.errors import InputError
+from headprobe.headhunt.evaluate import constant_per_video, evaluate, position_prior, to_frames
+from headprobe.headhunt.identify import identify
+from headprobe.headhunt.pipeline import by_video, out_of_fold
+from headprobe.headhunt.scorer import features, make_scorer
+from headprobe.heads import HeadSet
+
+if TYPE_CHECKING:
+    from headprobe.activations import HeadActivations
+
+__all__ = ["HUNTED", "Material", "compare", "draws", "frame_differences", "paired_differences"]
+
+HUNTED = "hunted heads"
+N_RANDOM = 5  # random head sets averaged per draw
+_KEYS = ("auc", "ap", "within_auc")
+
+Features = Float[np.ndarray, "segment feature"]
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """Everything the comparison reads; rows of all arrays are the segments of the two activation sets.
+
+    ``subsets`` names sets of test videos that are evaluated apart: ``"seen"`` and ``"held_out"``.
+    """
+
+    calibration: HeadActivations
+    test: HeadActivations
+    untrained_calibration: HeadActivations
+    untrained_test: HeadActivations
+    motion_calibration: Features
+    motion_test: Features
+    text_test: Mapping[str, Float[np.ndarray, " segment"]]
+    event_of_video: Mapping[str, str]
+    frame_truth: Mapping[str, np.ndarray]
+    subsets: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+def frame_differences(frames: np.ndarray) -> Float[np.ndarray, " feature"]:
+    """Eight numbers on how much a clip changes from frame to frame: the baseline that looks at motion only.
+
+    Mean, spread and upper quantiles of the absolute difference of grey levels, the largest 8 x 8 grid cell, and how
+    uneven the change is over time. ``frames`` is uint8 ``[frame, height, width, rgb]`` with at least two frames.
+
+    >>> frame_differences(np.zeros((4, 16, 16, 3), np.uint8)).tolist()
+    [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    """
+    grey = frames.astype(np.float32).mean(-1)
+    change = np.abs(np.diff(grey, axis=0))
+    rows, cols = change.shape[1] // 8, change.shape[2] // 8
+    cells = change[:, : rows * 8, : cols * 8].reshape(len(change), 8, rows, 8, cols).mean((2, 4))
+    per_step = change.mean((1, 2))
+    quantiles = np.quantile(change, [0.5, 0.9, 0.99])
+    return np.array(
+        [change.mean(), change.std(), *quantiles, cells.max(), cells.mean(0).max(), per_step.std()],
+        np.float64,
+    )
+
+
+def draws(
+    event_of_video: Mapping[str, str], n_draws: int, n_videos: int, normal: str, random_state: int
+) -> Iterator[list[str]]:
+    """Calibration videos of each draw: half normal, half abnormal, the kinds of event as even as they can be.
+
+    Raises
+    ------
+    InputError
+        If there are not enough videos of one sort.
+    """
+    by_event: dict[str, list[str]] = {}
+    for video, event in event_of_video.items():
+        by_event.setdefault(event, []).append(video)
+    kinds = [event for event in by_event if event != normal]
+    half = n_videos // 2
+    if len(by_event.get(normal, [])) < half or sum(len(by_event[k]) for k in kinds) < half:
+        raise InputError(
+            f"a draw needs {half} normal and {half} abnormal videos; the pool has {_counts(by_event)}"
+        )
+    for draw in range(n_draws):
+        rng = np.random.default_rng([random_state, draw])
+        chosen = rng.choice(by_event[normal], half, replace=False).tolist()
+        queues = {kind: rng.permutation(by_event[kind]).tolist() for kind in kinds}
+        order = rng.permutation(kinds).tolist()
+        while len(chosen) < 2 * half:
+            for kind in order:
+                if queues[kind] and len(chosen) < 2 * half:
+                    chosen.append(queues[kind].pop())
+        yield chosen
+
+
+def _counts(by_event: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    return {event: len(videos) for event, videos in by_event.items()}
+
+
+def compare(
+    material: Material,
+    *,
+    k: int,
+    n_draws: int,
+    n_videos: int,
+    normal: str,
+    random_state: int = 0,
+    progress: bool = True,
+) -> tuple[list[dict[str, Any]], dict[str, list[dict[str, float]]], list[list[str]]]:
+    """Rows of the comparison, the per-draw numbers behind them, and the heads hunted in each draw.
+
+    Every learned row is fitted on the same calibration segments and evaluated, unsmoothed, on the same test frames.
+    A row has ``name``, ``auc``, ``auc_sd``, ``ap``, ``within_auc`` (on normal videos and seen events), the same with
+    ``held_out_`` (normal videos and held-out events), and ``n_draws``; ``*_sd`` is the sample standard deviation over
+    draws, None where nothing was drawn.
+    """
+    m = material
+    table: dict[str, list[dict[str, float]]] = {}
+    hunted: list[list[str]] = []
+    groups, labels = m.calibration.groups, m.calibration.labels
+    plan = list(
+        draws(
+            {v: m.event_of_video[v] for v in dict.fromkeys(groups.tolist())},
+            n_draws,
+            n_videos,
+            normal,
+            random_state,
+        )
+    )
+    for number, videos in enumerate(tqdm(plan, desc="compare", unit="draw", disable=not progress)):
+        rows = np.flatnonzero(np.isin(groups, videos))
+        methods, heads = _methods(m, rows, labels[rows], groups[rows], k, random_state * 1000 + number)
+        hunted.append(heads)
+        for name, scores in methods.items():
+            table.setdefault(name, []).append(_mean([_evaluate(m, s) for s in scores]))
+    for name, scores in m.text_test.items():
+        table[name] = [_evaluate(m, scores)]
+    for name, frames in _blind(m).items():
+        table[name] = [_evaluate_frames(m, frames)]
+    return [_summary(name, results) for name, results in table.items()], table, hunted
+
+
+def _methods(
+    m: Material, rows: Int[np.ndarray, " row"], y: np.ndarray, groups: np.ndarray, k: int, seed: int
+) -> tuple[dict[str, list[np.ndarray]], list[str]]:
+    """Test scores of every fitted method in one draw; several where random sets are averaged."""
+    part = m.calibration.subset(rows)
+    found = identify(part, y, k=k, random_state=seed)
+    prompt = 0
+    all_heads = m.calibration.heads
+
+    def probe(train: Features, test: Features) -> np.ndarray:
+        return make_scorer(seed).fit(train, y).predict_proba(test)[:, 1]
+
+    def heads_probe(heads: HeadSet, a: HeadActivations, b: HeadActivations) -> np.ndarray:
+        return probe(features(a.select(heads)[prompt]), features(b.select(heads)[prompt]))
+
+    def on(heads: HeadSet) -> np.ndarray:
+        return heads_probe(heads, part, m.test)
+
+    ranked = found.rss.stack(entry=("layer", "head")).sortby(found.rss.stack(entry=("layer", "head")))
+    worst = HeadSet([(int(layer), int(head)) for layer, head in ranked.indexes["entry"][:k]])
+    rng = np.random.default_rng(seed)
+    anywhere = [HeadSet.random(all_heads, k, random_state=int(rng.integers(2**31))) for _ in range(N_RANDOM)]
+    same_layers = [_same_layers(found.heads, all_heads, rng) for _ in range(N_RANDOM)]
+
+    assert part.resid_post is not None and m.test.resid_post is not None
+    resid, resid_test = part.resid_post[prompt].numpy(), m.test.resid_post[prompt].numpy()
+    by_layer = [
+        _auc(y, out_of_fold(resid[:, layer], y, groups, random_state=seed)) for layer in range(resid.shape[1])
+    ]
+    best = int(np.argmax(by_layer))
+    untrained = m.untrained_calibration.subset(rows)
+    untrained_heads = identify(untrained, y, k=k, random_state=seed).heads
+    by_lda = identify(part, y, k=k, metrics=("lda",), random_state=seed).heads
+    return {
+        HUNTED: [on(found.heads)],
+        "hunted by the LDA term alone": [on(by_lda)],
+        "random heads": [on(heads) for heads in anywhere],
+        "random heads of the same layers": [on(heads) for heads in same_layers],
+        "worst heads by RSS": [on(worst)],
+        "all heads": [on(all_heads)],
+        "last hidden state": [probe(resid[:, -1], resid_test[:, -1])],
+        "best hidden state (layer chosen on calibration)": [probe(resid[:, best], resid_test[:, best])],
+        "never-trained model, hunted heads": [heads_probe(untrained_heads, untrained, m.untrained_test)],
+        "frame differences": [probe(m.motion_calibration[rows], m.motion_test)],
+    }, list(found.heads.labels)
+
+
+def _same_layers(heads: HeadSet, all_heads: HeadSet, rng: np.random.Generator) -> HeadSet:
+    """As many random heads in each layer as the hunted set has there."""
+    chosen: list[Any] = []
+    for layer in heads.layers:
+        candidates = [h for h in all_heads if h.layer == layer]
+        n = sum(h.layer == layer for h in heads)
+        chosen += [candidates[int(i)] for i in rng.choice(len(candidates), n, replace=False)]
+    return HeadSet(chosen)
+
+
+def _auc(y: np.ndarray, scores: np.ndarray) -> float:
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(y, scores))
+
+
+def _evaluate(m: Material, scores: Float[np.ndarray, " segment"]) -> dict[str, float]:
+    values, spans = by_video(scores, m.test)
+    frames = {video: to_frames(values[video], spans[video], len(m.frame_truth[video])) for video in values}
+    return _evaluate_frames(m, frames)
+
+
+def _evaluate_frames(m: Material, frames: Mapping[str, np.ndarray]) -> dict[str, float]:
+    out: dict[str, float] = {}
+    for subset, prefix in (("seen", ""), ("held_out", "held_out_")):
+        videos = m.subsets[subset]
+        result = evaluate({v: frames[v] for v in videos}, {v: m.frame_truth[v] for v in videos})
+        out |= {prefix + key: float(result[key]) for key in _KEYS}
+    return out
+
+
+def _blind(m: Material) -> dict[str, dict[str, np.ndarray]]:
+    """Controls that look at no frame; the first and last know from the truth which videos are abnormal."""
+    videos = list(dict.fromkeys(m.test.groups.tolist()))
+    truth = {v: m.frame_truth[v] for v in videos}
+    constant = constant_per_video(truth)
+    prior = {v: position_prior(len(t)) for v, t in truth.items()}
+    return {
+        "oracle constant per video": constant,
+        "position prior": prior,
+        "oracle constant times position prior": {v: constant[v] * prior[v] for v in videos},
+    }
+
+
+def _mean(results: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {key: float(np.mean([r[key] for r in results])) for key in results[0]}
+
+
+def _summary(name: str, results: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": name}
+    for key in results[0]:
+        values = np.array([r[key] for r in results])
+        row[key] = float(values.mean())
+        row[f"{key}_sd"] = float(values.std(ddof=1)) if len(values) > 1 else None
+    return row | {"n_draws": len(results)}
+
+
+def paired_differences(
+    table: Mapping[str, Sequence[Mapping[str, float]]], reference: str = HUNTED, level: float = 0.95
+) -> list[dict[str, Any]]:
+    """Reference minus every other row, draw by draw: mean and t interval, for each measure.
+
+    The interval covers the choice of calibration videos only: the test videos are the same in every draw. A row without
+    draws (text, controls) is subtracted as a constant.
+    """
+    from scipy import stats
+
+    base = table[reference]
+    out: list[dict[str, Any]] = []
+    for name, results in table.items():
+        if name == reference:
+            continue
+        row: dict[str, Any] = {"minus": name}
+        for key in base[0]:
+            other = [r[key] for r in results]
+            other = other if len(other) == len(base) else other * len(base)
+            difference = np.array([a[key] - b for a, b in zip(base, other, strict=True)])
+            half = (
+                stats.t.ppf(0.5 + level / 2, len(difference) - 1)
+                * difference.std(ddof=1)
+                / math.sqrt(len(difference))
+            )
+            mean = float(difference.mean())
+            row[key] = {"mean": mean, "low": mean - float(half), "high": mean + float(half)}
+        out.append(row)
+    return out

@@ -1,0 +1,234 @@
+"""The demo: render videos, hunt heads of the embedded model, compare, detect, and write a report; offline, in minutes."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from headprobe.activations import HeadActivations
+from headprobe.examples import Example, read_content
+from headprobe.headhunt.comparison import Material, compare, frame_differences, paired_differences
+from headprobe.headhunt.detect import Detection, detect_video
+from headprobe.headhunt.pipeline import DEFAULT_PROMPTS, HeadHunt
+from headprobe.models.loading import Model, load
+from headprobe.provenance import versions
+from headprobe.trace.tracer import HeadTracer
+from headprobe.video.clips import clip_examples
+from headprobe.video.scene_files import NORMAL, LabelledVideo, write_videos
+from headprobe.video.scenes import CLIP_FRAMES, HELD_OUT_EVENTS, SEEN_EVENTS, SEGMENT_FRAMES
+
+__all__ = ["DIRECT_QUESTIONS", "Demo", "Size", "label_segments", "run_demo"]
+
+DIRECT_QUESTIONS = {
+    "running": "is anyone running ?",
+    "fall": "is anyone lying on the ground ?",
+    "fight": "are they fighting ?",
+    "vehicle": "is there a car on the path ?",
+    "bag": "is there a bag on the ground ?",
+}
+VAGUE = "dangerous"  # of the five prompts the one that can be answered with yes or no and names no event
+ANSWERS = ("yes", "no")
+TEXT_VAGUE = "text P(yes), vague prompt"
+TEXT_DIRECT = "text P(yes), direct event questions"
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much the demo renders and draws."""
+
+    calibration_normal: int = 30
+    calibration_per_event: int = 6
+    test_normal: int = 20
+    test_per_event: int = 5
+    test_per_held_out_event: int = 10
+    n_frames: int = 160
+    n_draws: int = 10
+    videos_per_draw: int = 16
+    k: int = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Demo:
+    """What a run of the demo gave; ``results`` is what ``results.json`` holds."""
+
+    results: dict[str, Any]
+    hunter: HeadHunt
+    detections: dict[str, Detection]
+    test_videos: tuple[LabelledVideo, ...]
+    folder: Path
+
+
+def label_segments(video: LabelledVideo, segment_frames: int, sample_frames: int) -> list[Example]:
+    """The segments of a video; label 1 where an event is under way in at least half of the segment's window."""
+    examples = []
+    for example in clip_examples(
+        video.path, segment_frames, sample_frames, group=video.name, name=video.name
+    ):
+        first, end = example.content.segment.window
+        label = int(video.truth[first:end].mean() >= 0.5)
+        examples.append(
+            Example(example.content, id=example.id, label=label, group=video.name, span=example.span)
+        )
+    return examples
+
+
+def run_demo(
+    out: str | os.PathLike[str], *, seed: int = 0, size: Size | None = None, progress: bool = True
+) -> Demo:
+    """Run everything and write ``results.json``, ``report.html``, figures, videos and the detector into ``out``.
+
+    Parameters
+    ----------
+    out
+        Folder, created if missing; files of an earlier run are overwritten.
+    seed
+        Of the rendered videos, the draws and everything random. The embedded model does not depend on it.
+    size
+        How much to do; the default takes about two minutes on two cores.
+    progress
+        Whether to show progress bars.
+    """
+    from headprobe.headhunt.demo_report import write_figures, write_demo_report
+
+    began = time.perf_counter()
+    size = size or Size()
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    calibration, test = _render(folder / "videos", seed, size, progress)
+    segments = {part: [e for v in videos for e in label_segments(v, SEGMENT_FRAMES, CLIP_FRAMES)]
+                for part, videos in (("calibration", calibration), ("test", test))}  # fmt: skip
+    model, control = load("tiny"), load("tiny-untrained", seed=seed)
+    acts = {
+        part: _capture(model, segments[part], progress, resid_post=True, answers=ANSWERS) for part in segments
+    }
+    bare = {part: _capture(control, segments[part], progress) for part in segments}
+    truth = {v.name: v.truth.astype(int) for v in (*calibration, *test)}
+    normals = [v.name for v in test if v.event == NORMAL]
+
+    def subset(events: Sequence[str]) -> list[str]:
+        return normals + [v.name for v in test if v.event in events]
+
+    material = Material(
+        calibration=acts["calibration"], test=acts["test"],
+        untrained_calibration=bare["calibration"], untrained_test=bare["test"],
+        motion_calibration=_motion(segments["calibration"], progress), motion_test=_motion(segments["test"], progress),
+        text_test=_text(model, acts["test"], segments["test"], progress),
+        event_of_video={v.name: v.event for v in (*calibration, *test)},
+        frame_truth=truth, subsets={"seen": subset(SEEN_EVENTS), "held_out": subset(HELD_OUT_EVENTS)},
+    )  # fmt: skip
+    rows, table, hunted = compare(
+        material, k=size.k, n_draws=size.n_draws, n_videos=size.videos_per_draw, normal=NORMAL,
+        random_state=seed, progress=progress,
+    )  # fmt: skip
+
+    hunter = HeadHunt(size.k, segment_frames=SEGMENT_FRAMES, sample_frames=CLIP_FRAMES, random_state=seed)
+    hunter.fit(acts["calibration"], frame_truth={v.name: v.truth.astype(int) for v in calibration})
+    hunter.save_pretrained(folder / "detector")
+    shown = _shown(test)
+    detections = {
+        v.name: detect_video(hunter, model, v.path) for v in tqdm(shown, desc="detect", disable=not progress)
+    }
+
+    results: dict[str, Any] = {
+        "experts": list(hunter.heads_.labels),
+        "rows": rows,
+        "paired_differences": paired_differences(table),
+        "experts_per_draw": hunted,
+        "per_draw": table,
+        "locator": {"sigma": hunter.locator_.sigma, "tau": hunter.locator_.tau} if hunter.locator_ else None,
+        "data": _describe(calibration, test, segments, size),
+        "seconds": 0.0,
+        "provenance": {
+            "seed": seed, "size": size.__dict__, "prompts": dict(DEFAULT_PROMPTS), "scoring_prompt": hunter.prompt_,
+            "model": acts["calibration"].provenance.to_dict(), "fingerprint": acts["calibration"].provenance.fingerprint,
+            "versions": versions(), "split": "heads, scorers and locator: calibration videos; every number: test videos",
+        },
+    }  # fmt: skip
+    demo = Demo(results, hunter, detections, tuple(test), folder)
+    figures = write_figures(demo)
+    results["seconds"] = round(time.perf_counter() - began, 1)
+    write_demo_report(demo, figures)
+    (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    return demo
+
+
+def _render(
+    folder: Path, seed: int, size: Size, progress: bool
+) -> tuple[list[LabelledVideo], list[LabelledVideo]]:
+    calibration = {NORMAL: size.calibration_normal, **dict.fromkeys(SEEN_EVENTS, size.calibration_per_event)}
+    test = {NORMAL: size.test_normal, **dict.fromkeys(SEEN_EVENTS, size.test_per_event)}
+    test |= dict.fromkeys(HELD_OUT_EVENTS, size.test_per_held_out_event)
+    return tuple(
+        write_videos(
+            folder / split, split, counts, seed=seed * 10 + i, n_frames=size.n_frames, progress=progress
+        )
+        for i, (split, counts) in enumerate((("calibration", calibration), ("test", test)))
+    )  # type: ignore[return-value]
+
+
+def _capture(model: Model, examples: Sequence[Example], progress: bool, **more: Any) -> HeadActivations:
+    return HeadTracer(model).capture(
+        examples, prompts=DEFAULT_PROMPTS, batch_size=32, progress=progress, **more
+    )
+
+
+def _motion(examples: Sequence[Example], progress: bool) -> np.ndarray:
+    clips = tqdm(examples, desc="frame differences", unit="segment", disable=not progress)
+    return np.stack([frame_differences(np.asarray(read_content(example))) for example in clips])
+
+
+def _text(
+    model: Model, acts: HeadActivations, examples: Sequence[Example], progress: bool
+) -> dict[str, np.ndarray]:
+    """What the model says: P(yes) against no, for the vague prompt and as the maximum over the direct questions."""
+    asked = HeadTracer(model).capture(
+        examples, prompts=DIRECT_QUESTIONS, heads=["L0H0"], answers=ANSWERS, batch_size=32, progress=progress
+    )
+
+    def p_yes(a: HeadActivations) -> np.ndarray:
+        assert a.answer_logits is not None
+        return a.answer_logits.double().softmax(-1)[..., 0].numpy()
+
+    return {TEXT_VAGUE: p_yes(acts)[list(DEFAULT_PROMPTS).index(VAGUE)], TEXT_DIRECT: p_yes(asked).max(0)}
+
+
+def _shown(test: Sequence[LabelledVideo]) -> list[LabelledVideo]:
+    """One test video of each kind, for the report."""
+    first: dict[str, LabelledVideo] = {}
+    for video in test:
+        first.setdefault(video.event, video)
+    return [first[event] for event in (*SEEN_EVENTS, *HELD_OUT_EVENTS, NORMAL) if event in first]
+
+
+def _describe(
+    calibration: Sequence[LabelledVideo],
+    test: Sequence[LabelledVideo],
+    segments: Mapping[str, Sequence[Example]],
+    size: Size,
+) -> dict[str, Any]:
+    def part(name: str, videos: Sequence[LabelledVideo]) -> dict[str, Any]:
+        labels = [e.label for e in segments[name]]
+        return {
+            "videos": {event: sum(v.event == event for v in videos) for event in dict.fromkeys(v.event for v in videos)},
+            "scenes": len({v.scene for v in videos}), "frames": int(sum(len(v.truth) for v in videos)),
+            "abnormal_frames": int(sum(v.truth.sum() for v in videos)), "segments": len(labels),
+            "abnormal_segments": int(sum(label or 0 for label in labels)),
+        }  # fmt: skip
+
+    return {
+        "calibration": part("calibration", calibration),
+        "test": part("test", test),
+        "segment_frames": SEGMENT_FRAMES,
+        "sample_frames": CLIP_FRAMES,
+        "videos_per_draw": size.videos_per_draw,
+        "scenes_shared": len({v.scene for v in calibration} & {v.scene for v in test}),
+    }

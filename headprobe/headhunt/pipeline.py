@@ -1,0 +1,329 @@
+"""HeadHunt: the detector that is fitted on calibration activations and applied to videos.
+
+Built from the generic parts alone: identification of expert heads, a linear scorer on their outputs, and a locator.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+
+from headprobe.errors import ArtefactError, FingerprintError, InputError
+from headprobe.headhunt.identify import Identification, identify
+from headprobe.headhunt.locate import Locator, calibrate_locator
+from headprobe.headhunt.scorer import features, load_scorer, make_scorer, save_scorer
+from headprobe.heads import HeadSet
+from headprobe.provenance import Provenance
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
+
+    from headprobe.activations import HeadActivations
+    from headprobe.models.loading import Model
+
+__all__ = ["DEFAULT_PROMPTS", "HeadHunt", "out_of_fold"]
+
+FORMAT = "headprobe.headhunt/1"
+DETECTOR_FILE = "detector.json"
+
+DEFAULT_PROMPTS: dict[str, str] = {
+    "describe": "describe the scene and say if anything abnormal happens .",
+    "actions": "does the video show any actions that should not happen ?",
+    "deviate": "are there any abnormal events that deviate from the normal scene ?",
+    "dangerous": "is anything dangerous or unusual happening here ?",
+    "wrong": "look at the people and the cars : is something wrong ?",
+}
+
+
+class HeadHunt:
+    """Video anomaly detection by a few attention heads of a frozen model (HeadHunt-VAD, arXiv 2512.17601, section 3).
+
+    Parameters
+    ----------
+    k
+        Number of expert heads.
+    metrics, instability_penalty
+        As in :func:`headprobe.headhunt.identify.identify`.
+    scoring_prompt
+        Name of the prompt under which segments are scored; None takes the first one of the activations.
+    segment_frames, sample_frames
+        Length of a segment in frames, and how many of them the model sees; the same in calibration and use.
+    C
+        Inverse regularisation of the logistic scorer.
+    sigmas, taus
+        Grid of the locator's smoothing widths (in segments) and thresholds.
+    n_folds
+        Folds, by video, of the held-out scores on which the locator is calibrated.
+    random_state
+        Seed of everything random.
+
+    Attributes
+    ----------
+    heads_ : HeadSet
+        The expert heads, best first.
+    identification_ : Identification
+        The maps behind the choice; None after loading from disk.
+    scorer_ : sklearn Pipeline
+        Standardisation and logistic regression on ``[example, k * d_head]``.
+    locator_ : Locator or None
+        None when ``fit`` got no frame truth.
+    provenance_ : Provenance
+        Of the calibration activations.
+
+    Examples
+    --------
+    >>> from headprobe.activations import HeadActivations, example_table
+    >>> from headprobe.examples import Example
+    >>> import torch
+    >>> rng = np.random.default_rng(0)
+    >>> y = np.arange(40) % 2
+    >>> z = rng.normal(size=(1, 40, 6, 4)); z[0, :, 4] += 3 * y[:, None]
+    >>> table = example_table([Example("x", id=str(i), label=int(y[i]), group=f"v{i // 4}") for i in range(40)])
+    >>> heads = HeadSet([(layer, head) for layer in range(2) for head in range(3)])
+    >>> acts = HeadActivations(torch.tensor(z, dtype=torch.float32), heads, {"p1": "?"}, table, Provenance(model="m"))
+    >>> hunter = HeadHunt(k=1).fit(acts)
+    >>> hunter.heads_.labels
+    ('L1H1',)
+    >>> hunter.score(acts).round(1)[:2].tolist()
+    [0.0, 1.0]
+    """
+
+    def __init__(
+        self,
+        k: int = 5,
+        *,
+        metrics: Sequence[str] = ("lda", "kl", "mmd", "nmi"),
+        instability_penalty: float = 0.5,
+        scoring_prompt: str | None = None,
+        segment_frames: int = 48,
+        sample_frames: int = 16,
+        C: float = 1.0,
+        sigmas: Sequence[float] = (0.0, 0.5, 1.0, 1.5),
+        taus: Sequence[float] = tuple(round(0.05 * i, 2) for i in range(1, 20)),
+        n_folds: int = 4,
+        random_state: int = 0,
+    ) -> None:
+        self.k = k
+        self.metrics = metrics
+        self.instability_penalty = instability_penalty
+        self.scoring_prompt = scoring_prompt
+        self.segment_frames = segment_frames
+        self.sample_frames = sample_frames
+        self.C = C
+        self.sigmas = sigmas
+        self.taus = taus
+        self.n_folds = n_folds
+        self.random_state = random_state
+
+    def fit(
+        self,
+        acts: HeadActivations,
+        y: ArrayLike | None = None,
+        *,
+        frame_truth: Mapping[str, ArrayLike] | None = None,
+    ) -> HeadHunt:
+        """Hunt the heads, fit the scorer, and calibrate the locator, all on calibration segments.
+
+        Parameters
+        ----------
+        acts
+            Activations of calibration segments: all heads, all prompts; groups are videos.
+        y
+            ``[example]``, 0 or 1; default: the labels of the activations.
+        frame_truth
+            Video (group) to ``[frame]`` 0 / 1. With it the locator is calibrated on scores that the scorer gives to
+            videos it was not fitted on; without it there is no locator, only scores.
+
+        Raises
+        ------
+        InputError
+            Labels of one class, fewer videos than folds, an unknown prompt, or frame truth for other videos.
+        """
+        labels = acts.labels if y is None else np.asarray(y)
+        prompt = self._prompt_index(acts)
+        self.identification_: Identification | None = identify(
+            acts, labels, k=self.k, metrics=self.metrics,
+            instability_penalty=self.instability_penalty, random_state=self.random_state,
+        )  # fmt: skip
+        self.heads_ = self.identification_.heads
+        x = features(acts.select(self.heads_)[prompt])
+        self.scorer_: Pipeline = make_scorer(self.random_state, self.C).fit(x, labels)
+        self.provenance_ = acts.provenance
+        self.prompt_ = list(acts.prompts.values())[prompt]
+        self.locator_: Locator | None = None
+        if frame_truth is not None:
+            held_out = out_of_fold(x, labels, acts.groups, self.n_folds, self.C, self.random_state)
+            scores, spans = by_video(held_out, acts)
+            self.locator_ = calibrate_locator(scores, spans, frame_truth, self.sigmas, self.taus)
+        return self
+
+    def score(self, acts: HeadActivations) -> Float[np.ndarray, " example"]:
+        """Probability of an anomaly per segment, 0 to 1, from activations that hold at least the expert heads."""
+        self._check_fitted()
+        texts = list(acts.prompts.values())
+        if self.prompt_ not in texts:
+            raise InputError(
+                f"the detector scores under the prompt {self.prompt_!r}; the activations have {texts}"
+            )
+        x = features(acts.select(self.heads_)[texts.index(self.prompt_)])
+        return self.scorer_.predict_proba(x)[:, 1]
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the fitted detector: ``detector.json``, ``scorer.json`` and ``scorer.safetensors``."""
+        self._check_fitted()
+        folder = Path(folder)
+        save_scorer(self.scorer_, folder)
+        locator = None if self.locator_ is None else {"sigma": self.locator_.sigma, "tau": self.locator_.tau}
+        state = {
+            "format": FORMAT,
+            "heads": list(self.heads_.labels),
+            "prompt": self.prompt_,
+            "segment_frames": self.segment_frames,
+            "sample_frames": self.sample_frames,
+            "locator": locator,
+            "settings": {
+                "k": self.k, "metrics": list(self.metrics), "instability_penalty": self.instability_penalty,
+                "C": self.C, "random_state": self.random_state,
+            },
+            "provenance": self.provenance_.to_dict(),
+        }  # fmt: skip
+        (folder / DETECTOR_FILE).write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
+        return folder
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike[str]) -> HeadHunt:
+        """Read a detector written by :meth:`save_pretrained`; nothing in the folder is executed.
+
+        Raises
+        ------
+        ArtefactError
+            A file is missing or damaged, or its parts do not fit together.
+        """
+        file = Path(folder) / DETECTOR_FILE
+        try:
+            state: Any = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ArtefactError(
+                f"{file}: no readable detector ({error}); give a folder written by save_pretrained or `headprobe demo`"
+            ) from error
+        if not isinstance(state, dict) or state.get("format") != FORMAT:
+            found = state.get("format") if isinstance(state, dict) else type(state).__name__
+            raise ArtefactError(
+                f"{file}: format is {found!r}, expected {FORMAT!r}; fit the detector with this version"
+            )
+        try:
+            hunter = cls(
+                k=int(state["settings"]["k"]), metrics=tuple(state["settings"]["metrics"]),
+                instability_penalty=float(state["settings"]["instability_penalty"]), C=float(state["settings"]["C"]),
+                random_state=int(state["settings"]["random_state"]),
+                segment_frames=_positive(state, "segment_frames"), sample_frames=_positive(state, "sample_frames"),
+            )  # fmt: skip
+            hunter.heads_ = HeadSet(state["heads"])
+            hunter.prompt_ = state["prompt"]
+            locator = state["locator"]
+            hunter.locator_ = (
+                None if locator is None else Locator(float(locator["sigma"]), float(locator["tau"]))
+            )
+            hunter.provenance_ = Provenance.from_dict(state["provenance"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ArtefactError(
+                f"{file}: {type(error).__name__}: {error}; fit and save the detector again"
+            ) from error
+        if not isinstance(hunter.prompt_, str):
+            raise ArtefactError(f"{file}: prompt must be text, got {hunter.prompt_!r}")
+        hunter.identification_ = None
+        hunter.scorer_ = load_scorer(folder)
+        n_features = len(hunter.scorer_.named_steps["scale"].mean_)
+        if not hunter.heads_ or n_features % len(hunter.heads_):
+            raise ArtefactError(
+                f"{file}: {len(hunter.heads_)} heads do not divide the scorer's {n_features} features"
+            )
+        return hunter
+
+    def check_model(self, model: Model) -> None:
+        """Raise :class:`~headprobe.errors.FingerprintError` unless ``model`` is the one the detector was fitted on."""
+        self._check_fitted()
+        fitted = self.provenance_
+        if model.weights_hash != fitted.weights_hash:
+            raise FingerprintError(
+                f"the detector was fitted on {fitted.model} with weights {fitted.weights_hash or 'unknown'}, but "
+                f"{model.name} has weights {model.weights_hash}; load that model, or fit a detector on this one"
+            )
+
+    def _prompt_index(self, acts: HeadActivations) -> int:
+        names = list(acts.prompts)
+        if self.scoring_prompt is None:
+            return 0
+        if self.scoring_prompt not in names:
+            raise InputError(f"scoring_prompt {self.scoring_prompt!r} is not among the prompts {names}")
+        return names.index(self.scoring_prompt)
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "scorer_"):
+            raise InputError(
+                "this HeadHunt is not fitted: call fit(acts) or HeadHunt.from_pretrained(folder) first"
+            )
+
+
+def out_of_fold(
+    x: Float[np.ndarray, "example feature"],
+    y: ArrayLike,
+    groups: ArrayLike,
+    n_folds: int = 4,
+    C: float = 1.0,
+    random_state: int = 0,
+) -> Float[np.ndarray, " example"]:
+    """Scores of each example by a scorer fitted on other groups only, ``[example]``, 0 to 1.
+
+    Raises
+    ------
+    InputError
+        If the groups of one class are fewer than two, so that no fold can leave one out.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    y, groups = np.asarray(y), np.asarray(groups)
+    holding = [len(set(groups[y == label].tolist())) for label in (0, 1)]
+    folds = min(n_folds, *holding)
+    if folds < 2:
+        raise InputError(
+            f"{holding[0]} videos hold normal and {holding[1]} abnormal segments; held-out scores need two of each"
+        )
+    scores = np.full(len(y), math.nan)
+    split = StratifiedGroupKFold(folds, shuffle=True, random_state=random_state)
+    for train, test in split.split(x, y, groups):
+        scores[test] = make_scorer(random_state, C).fit(x[train], y[train]).predict_proba(x[test])[:, 1]
+    return scores
+
+
+def by_video(
+    scores: ArrayLike, acts: HeadActivations
+) -> tuple[dict[str, np.ndarray], dict[str, list[tuple[int, int]]]]:
+    """Segment scores and spans per video, in temporal order."""
+    values, groups = np.asarray(scores), acts.groups
+    if acts.examples["start"].isna().any():
+        raise InputError("some segments have no span; make them with headprobe.video.clips.clip_examples")
+    starts, ends = acts.examples["start"].to_numpy(int), acts.examples["end"].to_numpy(int)
+    per_video: dict[str, np.ndarray] = {}
+    spans: dict[str, list[tuple[int, int]]] = {}
+    for video in dict.fromkeys(groups.tolist()):
+        rows = np.flatnonzero(groups == video)
+        rows = rows[np.argsort(starts[rows])]
+        per_video[video] = values[rows]
+        spans[video] = [(int(starts[i]), int(ends[i])) for i in rows]
+    return per_video, spans
+
+
+def _positive(state: Mapping[str, Any], key: str) -> int:
+    value = state[key]
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{key} must be a whole number of at least 1, got {value!r}")
+    return value

@@ -1,0 +1,331 @@
+"""Attention heads by (layer, head), and ordered sets of them.
+
+>>> heads = HeadSet(["L18H4", (23, 24), Head(0, 1)])
+>>> heads.labels
+('L18H4', 'L23H24', 'L0H1')
+>>> heads.layers
+(0, 18, 23)
+"""
+
+from __future__ import annotations
+
+import json
+import operator
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+
+from headprobe.errors import ArtefactError, InputError
+
+__all__ = ["Head", "HeadSet"]
+
+_LABEL = re.compile(r"L(\d+)H(\d+)")
+_FORMAT = "headprobe.heads/1"
+
+
+def _index(value: object, name: str) -> int:
+    """A non-negative Python int from any integer type, else InputError."""
+    if isinstance(value, (bool, np.bool_)):
+        raise InputError(f"{name} is the boolean {value!r}; give a 0-based integer.")
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise InputError(f"{name} is {value!r}; give a 0-based integer.") from None
+    if number < 0:
+        raise InputError(f"{name} is {number}; layers and heads count from 0 and are never negative.")
+    return number
+
+
+@dataclass(frozen=True, order=True)
+class Head:
+    """One attention head, 0-based, counted over query heads.
+
+    Parameters
+    ----------
+    layer
+        Index of the block in its stack, from 0.
+    head
+        Index of the query head within the layer, from 0.
+
+    Raises
+    ------
+    InputError
+        An index is negative or not an integer.
+
+    Examples
+    --------
+    >>> str(Head(18, 4))
+    'L18H4'
+    >>> Head.parse("L18H4") == Head(18, 4)
+    True
+    """
+
+    layer: int
+    head: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layer", _index(self.layer, "layer"))
+        object.__setattr__(self, "head", _index(self.head, "head"))
+
+    @property
+    def label(self) -> str:
+        """The printed form, for example ``L18H4``."""
+        return f"L{self.layer}H{self.head}"
+
+    def __str__(self) -> str:
+        return self.label
+
+    @classmethod
+    def parse(cls, text: str) -> Head:
+        """Read a head from its label.
+
+        Parameters
+        ----------
+        text
+            A label such as ``L18H4``.
+
+        Returns
+        -------
+        Head
+
+        Raises
+        ------
+        InputError
+            The text is not a label.
+
+        Examples
+        --------
+        >>> Head.parse("L2H11")
+        Head(layer=2, head=11)
+        """
+        match = _LABEL.fullmatch(text.strip()) if isinstance(text, str) else None
+        if match is None:
+            raise InputError(f"{text!r} is not a head label; write layer and head as in 'L18H4'.")
+        return cls(int(match[1]), int(match[2]))
+
+
+def _as_head(item: object) -> Head:
+    if isinstance(item, Head):
+        return item
+    if isinstance(item, str):
+        return Head.parse(item)
+    if isinstance(item, (tuple, list, np.ndarray)) and len(item) == 2:
+        return Head(*item)
+    raise InputError(f"{item!r} is not a head; give a Head, a label such as 'L18H4' or a pair (layer, head).")
+
+
+class HeadSet(Sequence[Head]):
+    """An immutable, ordered set of heads.
+
+    Equality and hash take the order into account, because features are laid out in that order.
+
+    Parameters
+    ----------
+    heads
+        Heads, labels such as ``L18H4``, or pairs (layer, head). Each head once.
+
+    Raises
+    ------
+    InputError
+        A head appears twice or cannot be read.
+
+    Examples
+    --------
+    >>> a = HeadSet(["L1H0", "L0H3"])
+    >>> (a | HeadSet(["L2H2"])).labels
+    ('L1H0', 'L0H3', 'L2H2')
+    >>> (a & HeadSet(["L0H3"])).labels, (a - HeadSet(["L0H3"])).labels
+    (('L0H3',), ('L1H0',))
+    >>> HeadSet.from_json(a.to_json()) == a
+    True
+    """
+
+    __slots__ = ("_heads", "_members")
+
+    def __init__(self, heads: Iterable[Head | str | tuple[int, int]] = ()) -> None:
+        if isinstance(heads, (str, Head)):
+            raise InputError(f"{heads!r} is one head; give a list of heads, as in HeadSet(['L18H4']).")
+        items = tuple(_as_head(item) for item in heads)
+        members = frozenset(items)
+        if len(members) != len(items):
+            twice = sorted({head.label for head in items if items.count(head) > 1})
+            raise InputError(f"These heads appear more than once: {', '.join(twice)}. Give each head once.")
+        self._heads = items
+        self._members = members
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Labels in order."""
+        return tuple(head.label for head in self._heads)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers that hold at least one of the heads, ascending, each once."""
+        return tuple(sorted({head.layer for head in self._heads}))
+
+    @overload
+    def __getitem__(self, index: int) -> Head: ...
+    @overload
+    def __getitem__(self, index: slice) -> HeadSet: ...
+    def __getitem__(self, index: int | slice) -> Head | HeadSet:
+        if isinstance(index, slice):
+            return HeadSet(self._heads[index])
+        return self._heads[index]
+
+    def __len__(self) -> int:
+        return len(self._heads)
+
+    def __iter__(self) -> Iterator[Head]:
+        return iter(self._heads)
+
+    def __contains__(self, item: object) -> bool:
+        try:
+            return _as_head(item) in self._members
+        except InputError:
+            return False
+
+    def __eq__(self, other: object) -> bool:
+        return self._heads == other._heads if isinstance(other, HeadSet) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._heads)
+
+    def __or__(self, other: HeadSet) -> HeadSet:
+        if not isinstance(other, HeadSet):
+            return NotImplemented
+        return HeadSet((*self, *(head for head in other if head not in self._members)))
+
+    def __and__(self, other: HeadSet) -> HeadSet:
+        if not isinstance(other, HeadSet):
+            return NotImplemented
+        return HeadSet(head for head in self if head in other._members)
+
+    def __sub__(self, other: HeadSet) -> HeadSet:
+        if not isinstance(other, HeadSet):
+            return NotImplemented
+        return HeadSet(head for head in self if head not in other._members)
+
+    def __repr__(self) -> str:
+        return f"HeadSet([{', '.join(repr(label) for label in self.labels)}])"
+
+    def to_json(self) -> str:
+        """Write the heads as JSON text, labels in order.
+
+        Returns
+        -------
+        str
+
+        Examples
+        --------
+        >>> HeadSet(["L0H1"]).to_json()
+        '{"format": "headprobe.heads/1", "heads": ["L0H1"]}'
+        """
+        return json.dumps({"format": _FORMAT, "heads": list(self.labels)})
+
+    @classmethod
+    def from_json(cls, text: str) -> HeadSet:
+        """Read heads from the text that `to_json` writes.
+
+        Parameters
+        ----------
+        text
+            JSON text.
+
+        Returns
+        -------
+        HeadSet
+
+        Raises
+        ------
+        ArtefactError
+            The text is not JSON or has another form.
+        """
+        try:
+            data: Any = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ArtefactError(f"A head set must be JSON, but reading it failed: {error}.") from error
+        if not isinstance(data, dict) or data.get("format") != _FORMAT or not isinstance(data.get("heads"), list):
+            raise ArtefactError(
+                f'A head set must look like {{"format": "{_FORMAT}", "heads": ["L18H4"]}}; got {text[:80]!r}.'
+            )
+        if not all(isinstance(label, str) for label in data["heads"]):
+            raise ArtefactError("Every entry of 'heads' must be a label such as 'L18H4'.")
+        try:
+            return cls(data["heads"])
+        except InputError as error:
+            raise ArtefactError(f"The head set cannot be used: {error}") from error
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the heads to a JSON file.
+
+        Parameters
+        ----------
+        path
+            File to write; its folder must exist.
+        """
+        Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> HeadSet:
+        """Read heads from a file that `save` wrote.
+
+        Parameters
+        ----------
+        path
+            A JSON file.
+
+        Returns
+        -------
+        HeadSet
+
+        Raises
+        ------
+        ArtefactError
+            The file is not a saved head set.
+        """
+        return cls.from_json(Path(path).read_text(encoding="utf-8"))
+
+    @classmethod
+    def random(
+        cls,
+        candidates: Iterable[Head | str | tuple[int, int]],
+        k: int,
+        random_state: int | np.random.Generator | None,
+    ) -> HeadSet:
+        """Draw k different heads, all equally likely.
+
+        Parameters
+        ----------
+        candidates
+            Heads to draw from.
+        k
+            How many to draw, 1 to the number of candidates.
+        random_state
+            Seed or generator; the same seed draws the same heads.
+
+        Returns
+        -------
+        HeadSet
+            The drawn heads in the order of the candidates.
+
+        Raises
+        ------
+        InputError
+            k is out of range.
+
+        Examples
+        --------
+        >>> all_heads = [(layer, head) for layer in range(3) for head in range(4)]
+        >>> len(HeadSet.random(all_heads, 5, random_state=0))
+        5
+        """
+        pool = cls(candidates)
+        if not 1 <= k <= len(pool):
+            raise InputError(f"k is {k}; with {len(pool)} candidate heads it must lie in 1..{len(pool)}.")
+        chosen = np.random.default_rng(random_state).choice(len(pool), size=k, replace=False)
+        return cls(pool[int(i)] for i in np.sort(chosen))

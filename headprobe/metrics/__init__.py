@@ -1,0 +1,1 @@
+"""Metrics over heads: saliency, stability over prompts, and consensus."""

@@ -1,0 +1,1 @@
+"""Model families: loading, and turning examples and prompts into model inputs."""

@@ -1,0 +1,293 @@
+"""What a model family has to provide, and the registry of families.
+
+An adapter turns examples and a prompt into model inputs. The work that does not depend on the prompt is
+done once per example (``encode``); the rest once per batch and prompt (``prepare``).
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from headprobe.errors import InputError, PaddingError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    from headprobe.models.loading import Model
+
+__all__ = [
+    "Adapter",
+    "ModelInputs",
+    "TokenInfo",
+    "adapter_for",
+    "check_inputs",
+    "families",
+    "pad",
+    "register",
+]
+
+
+@dataclass(frozen=True)
+class TokenInfo:
+    """What the tokens of a batch are.
+
+    Parameters
+    ----------
+    mask
+        True for real tokens, False for padding, [batch, token].
+    video
+        True for video tokens, [batch, token]; None for a model without video.
+    frame
+        First sampled frame that a video token covers, from 0; -1 elsewhere, [batch, token].
+    row, column
+        Place of a video token in the model's token grid, from the top left; -1 elsewhere, [batch, token].
+    frames_per_token
+        Number of consecutive sampled frames that one video token covers.
+
+    Examples
+    --------
+    >>> TokenInfo(torch.tensor([[False, True, True]])).lengths.tolist()
+    [2]
+    """
+
+    mask: Bool[Tensor, "batch token"]
+    video: Bool[Tensor, "batch token"] | None = None
+    frame: Int[Tensor, "batch token"] | None = None
+    row: Int[Tensor, "batch token"] | None = None
+    column: Int[Tensor, "batch token"] | None = None
+    frames_per_token: int = 1
+
+    @property
+    def lengths(self) -> Int[Tensor, " batch"]:
+        """Number of real tokens of each example, [batch]."""
+        return self.mask.sum(1)
+
+    @property
+    def rank(self) -> Int[Tensor, "batch token"]:
+        """Index of each real token among the real tokens of its example; -1 for padding."""
+        return torch.where(self.mask, self.mask.long().cumsum(1) - 1, -1)
+
+
+@dataclass(frozen=True)
+class ModelInputs:
+    """Inputs of one forward pass.
+
+    Parameters
+    ----------
+    inputs
+        Keyword arguments of the model's forward; ``input_ids`` and ``attention_mask`` [batch, token] among
+        them.
+    token_info
+        What the tokens are.
+    padding_side
+        The side on which this family pads.
+    pad_id
+        The token that fills the padding, when it means nothing else; None otherwise.
+    """
+
+    inputs: dict[str, Tensor]
+    token_info: TokenInfo
+    padding_side: Literal["left", "right"]
+    pad_id: int | None = None
+
+    @property
+    def attention_mask(self) -> Tensor:
+        """1 for real tokens, 0 for padding, [batch, token]."""
+        return self.inputs["attention_mask"]
+
+
+class Adapter(Protocol):
+    """How one model family is loaded and fed."""
+
+    @property
+    def name(self) -> str:
+        """Name in provenance."""
+        ...
+
+    @property
+    def modality(self) -> Literal["text", "video"]:
+        """What an example is."""
+        ...
+
+    @property
+    def padding_side(self) -> Literal["left", "right"]:
+        """The side on which the family pads."""
+        ...
+
+    @property
+    def auto_class(self) -> str:
+        """Name of the transformers auto class that loads the family."""
+        ...
+
+    def check_prompt(self, name: str, prompt: str) -> None:
+        """Raise InputError unless the family can use the prompt."""
+        ...
+
+    def encode(self, content: Any, name: str, model: Model) -> Any:
+        """Do the work on one example that does not depend on the prompt."""
+        ...
+
+    def prepare(self, contents: Sequence[Any], prompt: str, model: Model) -> ModelInputs:
+        """Inputs for a batch of contents, raw or encoded, under one prompt."""
+        ...
+
+    def processor_state(self, model: Model) -> dict[str, Any]:
+        """Whatever besides the tokenizer changes the inputs, as JSON values."""
+        ...
+
+
+_FAMILY_MODULES = ("headprobe.models.text", "headprobe.models.qwen_vl")
+_registry: dict[str, Adapter] = {}
+
+
+def register(model_type: str, adapter: Adapter) -> None:
+    """Use an adapter for a model type.
+
+    Parameters
+    ----------
+    model_type
+        ``config.model_type`` of the family.
+    adapter
+        Its adapter; replaces an earlier one.
+    """
+    _registry[model_type] = adapter
+
+
+def families() -> tuple[str, ...]:
+    """Model types that have an adapter.
+
+    Returns
+    -------
+    tuple of str
+
+    Examples
+    --------
+    >>> "gpt2" in families()
+    True
+    """
+    for name in _FAMILY_MODULES:
+        importlib.import_module(name)
+    return tuple(sorted(_registry))
+
+
+def adapter_for(model_type: str) -> Adapter:
+    """The adapter of a model type.
+
+    Parameters
+    ----------
+    model_type
+        ``config.model_type``.
+
+    Returns
+    -------
+    Adapter
+
+    Raises
+    ------
+    UnsupportedModelError
+        The family has none.
+    """
+    known = families()
+    if model_type not in _registry:
+        raise UnsupportedModelError(
+            f"There is no adapter for model type {model_type!r}; there is one for: {', '.join(known)}. "
+            "Write one and register it with headprobe.models.adapter.register."
+        )
+    return _registry[model_type]
+
+
+def pad(rows: Sequence[Sequence[int]], fill: int, side: Literal["left", "right"]) -> Int[Tensor, "batch token"]:
+    """Rows of different lengths as one tensor.
+
+    Parameters
+    ----------
+    rows
+        Token ids of each example.
+    fill
+        Value of the padding.
+    side
+        Where the padding goes.
+
+    Returns
+    -------
+    Tensor [batch, token]
+
+    Examples
+    --------
+    >>> pad([[5, 6], [7]], 0, "left").tolist()
+    [[5, 6], [0, 7]]
+    """
+    width = max(len(row) for row in rows)
+    padded = []
+    for row in rows:
+        filler = [fill] * (width - len(row))
+        padded.append([*filler, *row] if side == "left" else [*row, *filler])
+    return torch.tensor(padded, dtype=torch.long)
+
+
+def check_inputs(batch: ModelInputs) -> None:
+    """Refuse inputs whose padding the model would compute with.
+
+    Parameters
+    ----------
+    batch
+        Inputs of one forward pass.
+
+    Raises
+    ------
+    PaddingError
+        The attention mask is missing, has another shape, other values than 0 and 1, a hole, no real token, or
+        padding on the wrong side; or padding tokens are marked as real.
+    InputError
+        There are no input ids.
+
+    Examples
+    --------
+    >>> ids = torch.tensor([[1, 2]])
+    >>> batch = ModelInputs({"input_ids": ids}, TokenInfo(ids > 0), "left")
+    >>> check_inputs(batch)
+    Traceback (most recent call last):
+        ...
+    headprobe.errors.PaddingError: The inputs have no attention_mask; without one, padding ...
+    """
+    ids, mask = batch.inputs.get("input_ids"), batch.inputs.get("attention_mask")
+    if ids is None or ids.ndim != 2:
+        raise InputError("The inputs need input_ids of shape [batch, token].")
+    if mask is None:
+        raise PaddingError(
+            "The inputs have no attention_mask; without one, padding is computed with as if it were text. "
+            "Pass a mask with 1 for real tokens and 0 for padding."
+        )
+    if mask.shape != ids.shape:
+        raise PaddingError(
+            f"The attention_mask has shape {tuple(mask.shape)}, but the input_ids have {tuple(ids.shape)}."
+        )
+    if not bool(((mask == 0) | (mask == 1)).all()):
+        raise PaddingError("The attention_mask holds values other than 0 and 1.")
+    steps = mask.long().diff(dim=1)
+    wrong = steps < 0 if batch.padding_side == "left" else steps > 0
+    if bool(wrong.any()):
+        row = int(wrong.any(1).nonzero()[0])
+        raise PaddingError(
+            f"Example {row} of the batch is padded on the wrong side or in the middle; this family is "
+            "padded on the "
+            f"{batch.padding_side}, so that real tokens keep their positions."
+        )
+    if bool((mask.sum(1) == 0).any()):
+        raise PaddingError(f"Example {int((mask.sum(1) == 0).nonzero()[0])} of the batch has no real token.")
+    if bool((batch.token_info.mask.cpu() != mask.bool().cpu()).any()):
+        raise PaddingError("The attention_mask and the token information disagree about which tokens are real.")
+    if batch.pad_id is not None:
+        hidden = (ids == batch.pad_id) & (mask == 1)
+        if bool(hidden.any()):
+            row = int(hidden.any(1).nonzero()[0])
+            raise PaddingError(
+                f"Example {row} of the batch has padding tokens (id {batch.pad_id}) that the "
+                "attention_mask marks as "
+                "real; set the mask to 0 there."
+            )

@@ -1,0 +1,248 @@
+"""A video's scores over time, with what was detected and what is true."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from headprobe.errors import InputError
+from headprobe.plotting.canvas import BLUE, GREY, INK, VERMILION, below, new_axes, size_in_points
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["timeline"]
+
+
+def timeline(
+    scores: Sequence[float] | Float[np.ndarray, " segment"],
+    spans: Sequence[tuple[int, int]] | Int[np.ndarray, "segment 2"],
+    fps: float,
+    smoothed: Sequence[float] | Float[np.ndarray, " segment"] | None = None,
+    events: Iterable[Any] = (),
+    truth: Sequence[tuple[int, int]] | Int[np.ndarray, " frame"] | None = None,
+    tau: float | None = None,
+    thumbnails: Sequence[tuple[float, np.ndarray]] | None = None,
+    ax: Axes | None = None,
+    title: str | None = None,
+    *,
+    label: str = "score",
+) -> Axes:
+    """Draw segment scores over seconds, with threshold, detected events, truth, and pictures beneath.
+
+    What is true is hatched over the full height; what was detected is shaded and has a bar on top. Both are
+    told apart without colour.
+
+    Parameters
+    ----------
+    scores
+        One score for each segment. NaN leaves a gap: not scored.
+    spans
+        (start, end) frames of each segment, end exclusive.
+    fps
+        Frames per second, to turn frames into seconds.
+    smoothed
+        The smoothed score of each segment, drawn through the segments' middles.
+    events
+        Detected events: objects with `start_seconds` and `end_seconds`, or (start, end) pairs in seconds.
+    truth
+        Abnormal frames: 0 or 1 for each frame, or (start, end) frame pairs, end exclusive. None: not known;
+        an empty list: known to be normal.
+    tau
+        The threshold that the scores are compared with.
+    thumbnails
+        (seconds, RGB frame [height, width, 3]) to show beneath, marked in the plot by letters.
+    ax
+        Where to draw; a figure of its own if not given.
+    title
+        Title of the Axes.
+    label
+        What the scores are, at the vertical axis.
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    InputError
+        If scores, smoothed scores and spans are not of one length, or fps is not positive.
+
+    Examples
+    --------
+    >>> ax = timeline([0.1, 0.9, 0.2], [(0, 20), (20, 40), (40, 50)], fps=10, tau=0.5, events=[(2.0, 4.0)])
+    >>> ax.get_xlabel(), float(ax.get_xlim()[1]), ax.get_legend_handles_labels()[1]
+    ('time (s)', 5.0, ['detected', 'segment score', 'threshold 0.5'])
+    """
+    values, edges = np.asarray(scores, np.float64), np.asarray(spans, np.float64)
+    if values.ndim != 1 or values.size == 0 or edges.shape != (values.size, 2):
+        raise InputError(
+            "a timeline needs one score and one (start, end) span for each segment, "
+            f"got scores of shape {values.shape} and spans of shape {edges.shape}"
+        )
+    if not fps > 0:
+        raise InputError(f"fps must be above 0, got {fps}")
+    seconds = edges / fps
+    if ax is None:
+        ax = new_axes(8.0, 2.6 if not thumbnails else 3.6)
+    end = float(seconds.max())
+
+    if truth is not None:
+        _shade_truth(ax, _stretches(truth), fps)
+    _shade_detected(ax, [_in_seconds(event) for event in events])
+    ax.stairs(*_steps(values, seconds), color=GREY, lw=1.2, label="segment score", baseline=None, zorder=3)
+    drawn = [values]
+    if smoothed is not None:
+        curve = np.asarray(smoothed, np.float64)
+        if curve.shape != values.shape:
+            raise InputError(f"there are {values.size} scores, but smoothed has the shape {curve.shape}")
+        ax.plot(seconds.mean(1), curve, color=BLUE, lw=2, marker="o", ms=3, label="smoothed score", zorder=4)
+        drawn.append(curve)
+    if tau is not None:
+        ax.axhline(tau, color=INK, lw=1.1, ls=(0, (5, 3)), label=f"threshold {tau:.3g}", zorder=3.5)
+        drawn.append(np.array([tau]))
+    ax.set_xlim(0, end)
+    ax.set_ylim(*_limits(np.concatenate(drawn)))
+    ax.set_xlabel("time (s)")
+    ax.set_ylabel(label)
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+    entries = len(ax.get_legend_handles_labels()[1])
+    columns = int(np.clip(size_in_points(ax)[0] // 85, 1, entries))
+    ax.legend(
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        bbox_transform=below(ax, -4),
+        ncols=columns,
+        frameon=False,
+        fontsize=8,
+        borderaxespad=0,
+        borderpad=0,
+        handlelength=1.8,
+        columnspacing=1.4,
+    )
+    if title is not None:
+        ax.set_title(title, loc="left", pad=8 + 13 * -(-entries // columns))
+    if thumbnails:
+        _strip(ax, thumbnails)
+    return ax
+
+
+def _stretches(truth: Any) -> list[tuple[float, float]]:
+    """(start, end) of abnormal frames from labels per frame or from pairs."""
+    array = np.asarray(truth)
+    if array.size == 0:
+        return []
+    if array.ndim == 2 and array.shape[1] == 2:
+        return [(float(a), float(b)) for a, b in array]
+    if array.ndim == 1 and np.isin(array, (0, 1)).all():
+        change = np.flatnonzero(np.diff(np.concatenate([[0], array.astype(int), [0]])))
+        return [(float(a), float(b)) for a, b in change.reshape(-1, 2)]
+    raise InputError(f"truth must be 0 or 1 for each frame, or (start, end) frame pairs, got shape {array.shape}")
+
+
+def _in_seconds(event: Any) -> tuple[float, float]:
+    if hasattr(event, "start_seconds"):
+        return float(event.start_seconds), float(event.end_seconds)
+    start, end = event
+    return float(start), float(end)
+
+
+def _shade_truth(ax: Axes, stretches: list[tuple[float, float]], fps: float) -> None:
+    """Hatching without a fill, so that what lies beneath stays readable."""
+    for number, (start, end) in enumerate(stretches):
+        ax.axvspan(
+            start / fps,
+            end / fps,
+            fc="none",
+            ec="#9a9a9a",
+            hatch="////",
+            lw=0.0,
+            zorder=1,
+            label="truly abnormal" if number == 0 else None,
+        )
+
+
+def _shade_detected(ax: Axes, stretches: list[tuple[float, float]]) -> None:
+    """A light fill, and a solid bar on top that survives a copying machine."""
+    for number, (start, end) in enumerate(stretches):
+        ax.axvspan(start, end, fc=VERMILION, alpha=0.16, lw=0, zorder=0.5, label="detected" if number == 0 else None)
+        ax.axvspan(start, end, ymin=0.965, ymax=1.0, fc=VERMILION, lw=0, zorder=2)
+
+
+def _steps(values: np.ndarray, seconds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Values and edges for `stairs`; a gap between two segments becomes a step without a value."""
+    heights, edges = [], [seconds[0, 0]]
+    for value, (start, end) in zip(values, seconds, strict=True):
+        if start > edges[-1]:
+            heights.append(np.nan)
+            edges.append(start)
+        heights.append(value)
+        edges.append(end)
+    return np.asarray(heights), np.asarray(edges)
+
+
+def _limits(values: np.ndarray) -> tuple[float, float]:
+    """0 to 1 for probabilities, else the range of the values with room above for the bars of events."""
+    finite = values[np.isfinite(values)]
+    if finite.size == 0:
+        return 0.0, 1.0
+    low, high = float(finite.min()), float(finite.max())
+    if low >= 0 and high <= 1:
+        return 0.0, 1.08
+    room = 0.1 * (high - low) or 1.0
+    return low - room, high + 1.5 * room
+
+
+def _strip(ax: Axes, thumbnails: Sequence[tuple[float, np.ndarray]]) -> None:
+    """Lettered pictures in a row beneath the time axis; the letters stand at their times in the plot."""
+    from matplotlib.offsetbox import AnnotationBbox, OffsetImage, TextArea, VPacker
+
+    width, _ = size_in_points(ax)
+    ordered = sorted(thumbnails, key=lambda one: one[0])
+    slot = width / len(ordered)
+    for number, (at, picture) in enumerate(ordered):
+        picture = np.asarray(picture)
+        if picture.ndim != 3 or picture.shape[2] != 3:
+            raise InputError(f"a thumbnail must be an RGB frame [height, width, 3], got shape {picture.shape}")
+        zoom = min(0.94 * slot / picture.shape[1], 60 / picture.shape[0])  # points for one pixel
+        letter = chr(ord("a") + number) if number < 26 else str(number + 1)
+        words = {"fontsize": 8, "color": INK}
+        box = VPacker(
+            children=[
+                OffsetImage(picture, zoom=zoom, interpolation="antialiased"),
+                TextArea(f"{letter}  {at:.1f} s", textprops=words),
+            ],
+            align="center",
+            pad=0,
+            sep=2,
+        )
+        ax.add_artist(
+            AnnotationBbox(
+                box,
+                ((number + 0.5) / len(ordered), 0),
+                xycoords="axes fraction",
+                xybox=(0, -36),
+                boxcoords="offset points",
+                box_alignment=(0.5, 1),
+                frameon=False,
+                annotation_clip=False,
+                pad=0,
+            )
+        )
+        ax.annotate(
+            letter,
+            (at, 0),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, 3),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            fontsize=8,
+            color=INK,
+            zorder=6,
+            bbox={"boxstyle": "circle,pad=0.15", "fc": "white", "ec": INK, "lw": 0.6},
+        )

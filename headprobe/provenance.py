@@ -1,0 +1,166 @@
+"""What activations were made from: enough to tell two runs apart, with a fingerprint.
+
+>>> a = Provenance(model="tiny", dtype="float32")
+>>> a.fingerprint == Provenance(model="tiny", dtype="float32").fingerprint
+True
+>>> a.fingerprint == Provenance(model="tiny", dtype="float16").fingerprint
+False
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import Any
+
+from headprobe.errors import ArtefactError
+
+__all__ = ["Provenance", "versions"]
+
+_LIBRARIES = ("torch", "transformers", "nnsight")
+
+
+@functools.cache
+def _versions() -> tuple[tuple[str, str], ...]:
+    from headprobe import __version__
+
+    return (("headprobe", __version__), *((name, metadata.version(name)) for name in _LIBRARIES))
+
+
+def versions() -> dict[str, str]:
+    """Versions of headprobe and of the libraries that shape activations.
+
+    Returns
+    -------
+    dict
+        Library name to version.
+
+    Examples
+    --------
+    >>> sorted(versions())
+    ['headprobe', 'nnsight', 'torch', 'transformers']
+    """
+    return dict(_versions())
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where activations come from.
+
+    Parameters
+    ----------
+    model
+        Name or folder the model was loaded by.
+    revision
+        Revision of the checkpoint, None when it has none.
+    weights_hash
+        Hash of the weights in memory.
+    dtype
+        Number type the model ran in.
+    attention
+        Attention backend, for example ``sdpa``.
+    adapter
+        What turned examples into inputs.
+    processor
+        Hash of tokenizer, chat template and pixel packing.
+    prompts
+        Prompt name to text, in order.
+    positions
+        The position read, as it prints.
+    frames
+        Frames per clip; None for text or clips of several lengths.
+    versions
+        Library versions.
+
+    Examples
+    --------
+    >>> Provenance.from_dict(Provenance(model="tiny").to_dict()) == Provenance(model="tiny")
+    True
+    """
+
+    model: str
+    revision: str | None = None
+    weights_hash: str = ""
+    dtype: str = ""
+    attention: str = ""
+    adapter: str = ""
+    processor: str = ""
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    positions: str = ""
+    frames: int | None = None
+    versions: Mapping[str, str] = field(default_factory=versions)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over all fields, in hexadecimal; the order of prompts counts."""
+        data = self.to_dict()
+        data["prompts"] = list(self.prompts.items())
+        return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as plain JSON values.
+
+        Returns
+        -------
+        dict
+
+        Examples
+        --------
+        >>> Provenance(model="tiny").to_dict()["model"]
+        'tiny'
+        """
+        data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return data | {"prompts": dict(self.prompts), "versions": dict(self.versions)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Provenance:
+        """Rebuild a provenance from `to_dict`.
+
+        Parameters
+        ----------
+        data
+            The dictionary.
+
+        Returns
+        -------
+        Provenance
+
+        Raises
+        ------
+        ArtefactError
+            A field is missing or unknown.
+        """
+        names = {f.name for f in dataclasses.fields(cls)}
+        if set(data) != names:
+            missing, unknown = sorted(names - set(data)), sorted(set(data) - names)
+            raise ArtefactError(
+                f"The provenance does not fit this version: missing {missing or 'nothing'}, "
+                f"unknown {unknown or 'nothing'}."
+            )
+        return cls(**data)
+
+    def differences(self, other: Provenance) -> list[str]:
+        """Names of the fields in which two provenances differ.
+
+        Parameters
+        ----------
+        other
+            What to compare with.
+
+        Returns
+        -------
+        list of str
+
+        Examples
+        --------
+        >>> Provenance(model="a").differences(Provenance(model="b"))
+        ['model']
+        """
+        mine, theirs = self.to_dict(), other.to_dict()
+        mine["prompts"], theirs["prompts"] = list(self.prompts.items()), list(other.prompts.items())
+        return [name for name in mine if mine[name] != theirs[name]]

@@ -1,0 +1,1 @@
+"""Reading activations from a running model; the only package that imports nnsight."""

@@ -1,0 +1,1 @@
+"""Video files: decoding by frame number, clips, and procedural scenes."""

@@ -1,0 +1,181 @@
+"""Procedural surveillance footage: places, people who walk by, and events with frame-exact times.
+
+The embedded model is trained on short clips of these scenes, and the demo hunts and detects in untrimmed videos of them.
+Scenes of the splits never overlap; the events of :data:`HELD_OUT_EVENTS` are never shown in training or calibration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+
+from headprobe.errors import InputError
+from headprobe.video.scene_actors import Actor
+from headprobe.video.scene_render import FAMILIES, Camera, Scene, render
+from headprobe.video.scene_stories import WRITERS, Stage, passers_by, road_traffic
+
+if TYPE_CHECKING:
+    from headprobe.examples import Example
+
+FPS = 10.0
+FRAMES_PER_STEP = 2  # a clip samples every second frame
+SEGMENT_FRAMES = 16
+CLIP_FRAMES = 8
+SEEN_EVENTS = ("running", "fall", "fight", "vehicle", "bag")
+HELD_OUT_EVENTS = ("explosion", "panic")
+EVENTS = SEEN_EVENTS + HELD_OUT_EVENTS
+SPLITS = {
+    "train": (0, 2000),
+    "calibration": (20_000, 30_000),
+    "test": (40_000, 50_000),
+    "evaluation": (60_000, 70_000),
+}
+
+
+@dataclass(frozen=True)
+class Footage:
+    """Rendered frames with everything that is known about them.
+
+    ``frames`` is uint8 ``[frame, height, width, rgb]``; ``truth`` is 1 in frames where an event is under way;
+    ``owner`` gives the index into ``actors`` of each pixel (-1: background); ``times`` is in steps.
+    """
+
+    frames: UInt8[np.ndarray, "frame height width rgb"]
+    truth: Bool[np.ndarray, " frame"]
+    owner: Int[np.ndarray, "frame height width"]
+    actors: tuple[Actor, ...]
+    scene: Scene
+    event: str | None
+    times: Float[np.ndarray, " frame"]
+    gain: float
+    name: str = ""
+
+    @property
+    def intervals(self) -> list[tuple[int, int]]:
+        """The events as ``(first frame, last frame + 1)``."""
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], self.truth.astype(int), [0]])))
+        return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
+
+
+def _camera(
+    rng: np.random.Generator, t: Float[np.ndarray, " time"], truth: np.ndarray, event: str | None
+) -> tuple[Camera, float]:
+    """Daylight or dusk with slow drift, sometimes a flickering lamp or a shaking mount: none of it is an event."""
+    base = rng.uniform(0.85, 1.12) if rng.random() < 0.65 else rng.uniform(0.45, 0.62)
+    gain = base * (1 + rng.uniform(0, 0.08) * np.sin(t * rng.uniform(0.05, 0.3) + rng.uniform(0, 6)))
+    if rng.random() < 0.3:
+        gain = gain * np.where(rng.random(len(t)) < 0.25, rng.uniform(0.75, 0.92), 1.0)
+    if event == "explosion":
+        age = t - (t[truth][0] if truth.any() else np.inf)
+        gain = gain * (1 + 0.5 * np.where(age >= 0, np.exp(-np.maximum(age, 0) / 1.5), 0))
+    shake = np.zeros((len(t), 2), int)
+    if rng.random() < 0.2:
+        shake = rng.integers(-1, 2, (len(t), 2))
+    tint = 1 + rng.uniform(-0.07, 0.07, 3)
+    return Camera(
+        gain, tint, float(rng.uniform(2, 7)), shake, float(rng.choice([0, 0, rng.uniform(-0.6, 0.6)]))
+    ), float(base)
+
+
+def pick_scene(rng: np.random.Generator, split: str) -> Scene:
+    """A random place of a split (``"train"``, ``"calibration"``, ``"test"`` or ``"evaluation"``)."""
+    if split not in SPLITS:
+        raise InputError(f"unknown split {split!r}; expected one of {tuple(SPLITS)}")
+    return Scene(str(rng.choice(FAMILIES)), int(rng.integers(*SPLITS[split])))
+
+
+def film(
+    scene: Scene,
+    times: Float[np.ndarray, " frame"],
+    *,
+    event: str | None,
+    interval: tuple[float, float] = (0.0, 0.0),
+    seed: int | Sequence[int],
+    density: float = 1.2,
+    name: str = "",
+) -> Footage:
+    """Render one stretch of footage; ``times`` and the event's ``interval`` are in steps (two frames of video).
+
+    Raises :class:`~headprobe.errors.InputError` for an unknown event. The same arguments give the same pixels.
+
+    >>> import numpy as np
+    >>> shot = film(Scene("plaza", 3), np.arange(8.0), event="vehicle", interval=(-4, 16), seed=1)
+    >>> shot.frames.shape, shot.frames.dtype.name
+    ((8, 48, 64, 3), 'uint8')
+    """
+    if event is not None and event not in WRITERS:
+        raise InputError(f"unknown event {event!r}; expected None or one of {EVENTS}")
+    rng = np.random.default_rng(seed)
+    stage = Stage(np.asarray(times, float), rng, *interval)
+    if scene.has_road:
+        road_traffic(stage)
+    passers_by(stage, density)
+    if event is not None:
+        WRITERS[event](stage)
+    camera, base = _camera(rng, stage.t, stage.truth, event)
+    frames, owner = render(scene, stage.actors, camera, rng)
+    return Footage(frames, stage.truth, owner, tuple(stage.actors), scene, event, stage.t, base, name)
+
+
+def clip(
+    seed: int | Sequence[int],
+    *,
+    split: str = "train",
+    events: Sequence[str] = SEEN_EVENTS,
+    event_share: float = 0.62,
+) -> Footage:
+    """A clip of eight sampled frames with no event, or with one of ``events`` in a random phase."""
+    rng = np.random.default_rng([*np.atleast_1d(seed).tolist(), 1])
+    event = str(rng.choice(list(events))) if rng.random() < event_share else None
+    duration = float(rng.uniform(13, 28))
+    start = float(rng.uniform(4 - duration, 4.5))
+    times = np.arange(CLIP_FRAMES, dtype=float)
+    return film(
+        pick_scene(rng, split), times, event=event, interval=(start, start + duration),
+        seed=[*np.atleast_1d(seed).tolist(), 2], density=float(rng.choice([0.3, 0.9, 1.5, 2.2])),
+    )  # fmt: skip
+
+
+def untrimmed(
+    seed: int | Sequence[int], *, split: str, event: str | None, n_frames: int = 160, name: str = ""
+) -> Footage:
+    """A video at :data:`FPS` with at most one event of 3 to 7 seconds at a random time."""
+    rng = np.random.default_rng([*np.atleast_1d(seed).tolist(), 3])
+    length = n_frames / FRAMES_PER_STEP
+    duration = float(rng.uniform(0.2, 0.42) * length)
+    start = float(rng.uniform(0.06 * length, 0.94 * length - duration))
+    return film(
+        pick_scene(rng, split), np.arange(n_frames) / FRAMES_PER_STEP, event=event, interval=(start, start + duration),
+        seed=[*np.atleast_1d(seed).tolist(), 4], density=float(rng.choice([0.6, 1.2, 1.8])), name=name,
+    )  # fmt: skip
+
+
+def labelled_clips(
+    n: int, *, seed: int = 0, split: str = "calibration", events: Sequence[str] = SEEN_EVENTS
+) -> list[Example]:
+    """``n`` sampled clips in memory, every second one with an event: label 1 where it lasts at least half the clip.
+
+    Clips whose event fills less than half of the frames are drawn again, so that no label is a matter of taste. The
+    group of a clip is its scene.
+
+    >>> clips = labelled_clips(4, seed=0)
+    >>> [example.label for example in clips], clips[0].content.shape
+    ([0, 1, 0, 1], (8, 48, 64, 3))
+    """
+    from headprobe.examples import Example
+
+    examples: list[Example] = []
+    attempt = 0
+    while len(examples) < n:
+        label = len(examples) % 2
+        shot = clip([seed, attempt, label], split=split, events=events, event_share=float(label))
+        attempt += 1
+        if shot.truth.mean() < 0.5 * label:
+            continue
+        group = f"{shot.scene.family}-{shot.scene.seed}"
+        examples.append(Example(shot.frames, id=f"{group}-{attempt}", label=label, group=group))
+    return examples

@@ -1,0 +1,106 @@
+import numpy as np
+import pytest
+
+from headprobe.errors import InputError
+from headprobe.headhunt.datasets import (
+    frame_labels,
+    parse_frame_counts,
+    parse_ped2_ground_truth,
+    parse_ucf_crime_temporal,
+    parse_xd_violence_temporal,
+)
+
+
+def test_ucf_crime_lines():
+    text = (
+        "Abuse028_x264.mp4  Abuse  165  240  -1  -1  \r\n"
+        "\n"
+        "Arson011_x264.mp4  Arson  150  420  680  1267\n"
+        "Normal_Videos_003_x264.mp4  Normal  -1  -1  -1  -1\n"
+        "Three.x264.mp4 Fight 0 0 2 3 5 9"
+    )
+    assert parse_ucf_crime_temporal(text) == {
+        "Abuse028_x264": [(165, 241)],
+        "Arson011_x264": [(150, 421), (680, 1268)],
+        "Normal_Videos_003_x264": [],
+        "Three.x264": [(0, 1), (2, 4), (5, 10)],
+    }
+
+
+def test_xd_violence_names_hold_dots_equal_signs_and_hashes():
+    name = "v=u5SF4SlqNDQ__#00-00-00_00-01-00_label_G-0-0"
+    film = "A.Beautiful.Mind.2001__#00-25-20_00-29-20_label_A"
+    events = " ".join(f"{10 * i} {10 * i + 3}" for i in range(22))
+    found = parse_xd_violence_temporal(f"{name} 624 912 950 1441\n{film}.mp4 {events}\n")
+    assert found[name] == [(624, 913), (950, 1442)]
+    assert found[film] == [(10 * i, 10 * i + 4) for i in range(22)]
+
+
+def test_frame_counts_of_both_data_sets():
+    text = "Abuse028_x264 0 1411 0\nBad.Boys.1995__#01-11-55_01-12-40_label_G-B2-B6.mp4 0 1080 2,1,6\n"
+    assert parse_frame_counts(text) == {
+        "Abuse028_x264": 1412,
+        "Bad.Boys.1995__#01-11-55_01-12-40_label_G-B2-B6": 1081,
+    }
+
+
+def test_ped2_ranges_count_from_one():
+    text = (
+        "TestVideoFile = {};\n"
+        "TestVideoFile{end+1}.gt_frame = [61:180];\n"
+        "TestVideoFile{end+1}.gt_frame = [1:3, 7, 9:10]; % two and a half\n"
+        "% the end\n"
+    )
+    assert parse_ped2_ground_truth(text) == {
+        "test_01": [(60, 180)],
+        "test_02": [(0, 3), (6, 7), (8, 10)],
+    }
+
+
+@pytest.mark.parametrize(
+    ("parse", "text", "message"),
+    [
+        (parse_ucf_crime_temporal, "", "no line names a video"),
+        (parse_ucf_crime_temporal, "a.mp4 Abuse 1 2 3", "line 1: expected pairs .* got 3 numbers"),
+        (parse_ucf_crime_temporal, "\na.mp4 Abuse 1 x", "line 2: expected whole frame numbers"),
+        (parse_ucf_crime_temporal, "a.mp4 Abuse 5 -1", "line 1: 5 to -1 is no range"),
+        (parse_ucf_crime_temporal, "a.mp4 Abuse 5 3", "line 1: 5 to 3 is no range"),
+        (parse_ucf_crime_temporal, "a.mp4 Abuse 1 2\na Abuse 3 4", "line 2: video 'a' occurs twice"),
+        (parse_ucf_crime_temporal, "a.mp4 Abuse", "line 1: expected pairs"),
+        (parse_xd_violence_temporal, "a", "line 1: expected pairs .* got 0 numbers"),
+        (parse_xd_violence_temporal, "a 1 2 3", "got 3 numbers"),
+        (parse_xd_violence_temporal, "a -1 -1", "-1 to -1 is no range"),
+        (parse_frame_counts, "a 0 5", "line 1: expected 'name first last class'"),
+        (parse_frame_counts, "a 1 5 0", "line 1: frames must run from 0 to last, got 1 to 5"),
+        (parse_frame_counts, "a 0 5 0\na 0 6 0", "line 2: video 'a' occurs twice"),
+        (parse_frame_counts, " \n", "no line names a video"),
+        (parse_ped2_ground_truth, "TestVideoFile = {};", "no line names a video"),
+        (parse_ped2_ground_truth, "TestVideoFile{end+1}.gt_frame = [a:3];", "line 1: expected"),
+        (parse_ped2_ground_truth, "TestVideoFile{end+1}.gt_frame = [0:3];", "-1 to 2 is no range"),
+        (parse_ped2_ground_truth, "x = 3;", "line 1: expected"),
+    ],
+)
+def test_lines_that_do_not_follow_the_grammar_are_named(parse, text, message):
+    with pytest.raises(InputError, match=message):
+        parse(text)
+
+
+def test_frame_labels_union_overlapping_events_and_reach_the_last_frame():
+    labels = frame_labels([(0, 2), (1, 3), (5, 6)], 6)
+    assert labels.astype(int).tolist() == [1, 1, 1, 0, 0, 1]
+    assert frame_labels([], 3).tolist() == [False] * 3
+    assert labels.dtype == np.bool_
+
+
+def test_events_beyond_the_video_are_cut_only_when_allowed():
+    with pytest.raises(
+        InputError, match=r"event \(2, 9\) does not lie in a video of 6 frames \(allowed overrun 0\)"
+    ):
+        frame_labels([(2, 9)], 6)
+    assert frame_labels([(2, 9)], 6, max_overrun=3).sum() == 4
+    with pytest.raises(InputError, match="event"):
+        frame_labels([(2, 9)], 6, max_overrun=2)
+    with pytest.raises(InputError, match="event"):
+        frame_labels([(6, 7)], 6, max_overrun=5)
+    with pytest.raises(InputError, match="at least one frame"):
+        frame_labels([], 0)

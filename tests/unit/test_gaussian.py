@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+import torch
+
+from headprobe.errors import InputError
+from headprobe.metrics.gaussian import kl, lda, lda_plain, ledoit_wolf, span_coordinates
+
+Y = torch.tensor([False, False, True, True])
+
+
+def head(rows):
+    return torch.tensor([rows], dtype=torch.float64)
+
+
+def test_hand_computed_lda_plain():
+    # Means (0, 0) and (3, 2); scatter of 3 + 3 points below is diag(4, 4).
+    x = head([[1, 0], [-1, 0], [0, 0], [3, 0], [3, 4], [3, 2]])
+    x[0, :3, 1] = torch.tensor([0.0, 0.0, 0.0])
+    y = torch.tensor([False] * 3 + [True] * 3)
+    # S_W = diag(2, 8), so 3^2 / 2 + 2^2 / 8.
+    assert lda_plain(x, y, ["L0H0"]).item() == pytest.approx(5.0, rel=1e-14)
+
+
+def test_hand_computed_kl_in_one_dimension():
+    # N(0, 1) against N(4, 4): 1/4 [1/4 + 4 - 2 + 16 (1 + 1/4)].
+    x = head([[-1.0], [1.0], [2.0], [6.0]])
+    assert kl(x, Y, ["L0H0"]).item() == pytest.approx((0.25 + 4 - 2 + 20) / 4, rel=1e-14)
+
+
+def test_lda_plain_is_refused_where_the_scatter_is_singular():
+    x = torch.randn(1, 6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(InputError, match="needs n - 2 >= d_head, got 6 examples for d_head 5"):
+        lda_plain(x, torch.tensor([False, True] * 3), ["L0H0"])
+    flat = torch.randn(2, 12, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    flat[1, :, 2] = flat[1, :, 0] - flat[1, :, 1]
+    with pytest.raises(InputError, match="head L4H2: the within-class scatter is singular"):
+        lda_plain(flat, torch.tensor([False, True] * 6), ["L4H1", "L4H2"])
+
+
+def test_kl_is_not_defined_with_two_examples_of_a_class_in_many_dimensions():
+    x = torch.randn(1, 8, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    y = torch.tensor([True, True] + [False] * 6)
+    with pytest.raises(
+        InputError, match=r"head L0H0: the covariance of the 2 abnormal \(1\) examples is singular"
+    ):
+        kl(x, y, ["L0H0"])
+    with pytest.raises(InputError, match=r"the 2 normal \(0\) examples"):
+        kl(x, ~y, ["L0H0"])
+
+
+def test_classes_that_collapse_to_points_are_refused():
+    x = head([[0.0, 1.0], [0.0, 1.0], [2.0, 1.0], [2.0, 1.0]])
+    with pytest.raises(InputError, match=r"head L5H6: the within-class covariance is singular .* 'lda'"):
+        lda(x, Y, ["L5H6"])
+
+
+def test_shrinkage_lies_between_0_and_1_and_covers_what_the_span_leaves_out():
+    rows = torch.randn(5, 6, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    rows -= rows.mean(1, keepdim=True)
+    full, small = ledoit_wolf(rows, 40), ledoit_wolf(span_coordinates(rows), 40)
+    assert ((full.shrinkage > 0) & (full.shrinkage <= 1)).all()
+    torch.testing.assert_close(small.shrinkage, full.shrinkage)
+    torch.testing.assert_close(small.ridge, full.ridge)
+    expected = torch.linalg.eigvalsh(full.matrix)
+    found = torch.cat([small.ridge[:, None].expand(-1, 34), torch.linalg.eigvalsh(small.matrix)], dim=1)
+    torch.testing.assert_close(found.sort(1).values, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_span_coordinates_keep_inner_products():
+    x = torch.randn(3, 5, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    small = span_coordinates(x)
+    assert small.shape == (3, 5, 5)
+    torch.testing.assert_close(small @ small.mT, x @ x.mT)
+    wide = x[:, :, :4]
+    assert span_coordinates(wide) is wide
+
+
+def test_identical_classes_have_no_divergence():
+    rows = np.random.default_rng(0).normal(size=(6, 3))
+    x = torch.from_numpy(np.concatenate([rows, rows])[None])
+    y = torch.tensor([False] * 6 + [True] * 6)
+    assert lda(x, y, ["L0H0"]).item() == pytest.approx(0, abs=1e-14)
+    assert kl(x, y, ["L0H0"]).item() == pytest.approx(0, abs=1e-12)

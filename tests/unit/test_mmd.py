@@ -1,0 +1,47 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headprobe.metrics.mmd import mmd, squared_distances
+
+
+def test_hand_computed():
+    # Squared distances 1, 9, 16 (0-1, 1-4, 0-4) ... with y = 0, 0, 1, 1 at 0, 1, 4, 4.
+    x = torch.tensor([[[0.0], [1.0], [4.0], [4.0]]], dtype=torch.float64)
+    y = torch.tensor([False, False, True, True])
+    gamma = 1 / (2 * 9)  # non-zero squared distances: 1, 9, 9, 16, 16
+    k = [math.exp(-gamma * d) for d in (1, 9, 16)]
+    expected = (2 + 2 * k[0]) / 4 + 1 - 2 * (2 * k[1] + 2 * k[2]) / 4
+    assert mmd(x, y).item() == pytest.approx(expected, rel=1e-14)
+
+
+@given(st.integers(0, 2**16), st.integers(2, 12), st.integers(1, 5))
+@settings(max_examples=30, deadline=None)
+def test_distances_equal_differences_even_for_near_and_equal_examples(seed, n, d):
+    rng = np.random.default_rng(seed)
+    x = rng.integers(-2, 3, size=(3, n, d)) + rng.choice([0.0, 1e-7, 1e3], size=(3, n, 1))
+    i, j = np.triu_indices(n, 1)
+    expected = ((x[:, i] - x[:, j]) ** 2).sum(-1)
+    found = squared_distances(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert ((found == 0) == (expected == 0)).all()
+
+
+def test_heads_with_different_numbers_of_equal_examples_share_a_batch():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(3, 9, 2))
+    x[1, 4:] = x[1, 4]
+    x[2, :3] = x[2, 8]
+    y = torch.arange(9) % 2 == 0
+    together = mmd(torch.from_numpy(x.copy()), y)
+    apart = torch.cat([mmd(torch.from_numpy(x[h : h + 1].copy()), y) for h in range(3)])
+    torch.testing.assert_close(together, apart, rtol=1e-12, atol=0)
+
+
+def test_classes_with_the_same_examples_have_no_discrepancy():
+    x = torch.tensor([[[0.0], [1.0], [0.0], [1.0]]], dtype=torch.float64)
+    assert mmd(x, torch.tensor([False, False, True, True])).item() == pytest.approx(0, abs=1e-15)

@@ -1,0 +1,74 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from headprobe.metrics.nmi import contingency_nmi, nmi, two_means
+
+
+def inertia_of(x, members):
+    parts = (x[members], x[~members])
+    return sum(((p - p.mean(0)) ** 2).sum() for p in parts)
+
+
+def test_the_best_of_all_splits_is_found_for_few_examples():
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        n, d = int(rng.integers(2, 9)), int(rng.integers(1, 5))
+        x = rng.normal(size=(n, d))
+        if seed % 3 == 0:
+            x = np.round(x) + np.eye(n, d) * 0.5
+        splits = [np.array(s) for s in itertools.product([True, False], repeat=n) if 0 < sum(s) < n]
+        best = min(inertia_of(x, s) for s in splits)
+        clusters, inertia = two_means(torch.from_numpy(x[None]))
+        assert inertia.item() == pytest.approx(best, rel=1e-9, abs=1e-12)
+        assert inertia_of(x, clusters[0].numpy()) == pytest.approx(best, rel=1e-9, abs=1e-12)
+
+
+def test_the_inertia_is_that_of_the_clusters_and_no_single_move_lowers_it():
+    x = torch.randn(4, 50, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    clusters, inertia = two_means(x)
+    for h in range(4):
+        rows, members = x[h].numpy(), clusters[h].numpy()
+        assert inertia[h].item() == pytest.approx(inertia_of(rows, members), rel=1e-12)
+        for i in range(50):
+            moved = members.copy()
+            moved[i] = ~moved[i]
+            assert inertia_of(rows, moved) >= inertia[h].item() * (1 - 1e-12)
+
+
+def test_two_distant_groups_are_found_whatever_the_seed():
+    x = torch.randn(1, 30, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    y = torch.arange(30) < 11
+    x[0, y] += 20
+    for seed in range(10):
+        assert nmi(x, y, seed).item() == pytest.approx(1.0, rel=1e-12)
+
+
+def test_hand_computed_contingency():
+    # 4 examples, y = 0 0 1 1, clusters 0 0 0 1: I = h(1/4) - 1/2 * ln 2 ... with H(Y) = ln 2.
+    y = torch.tensor([False, False, True, True])
+    clusters = torch.tensor([[False, False, False, True]])
+    h_clusters = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
+    information = h_clusters - 0.5 * math.log(2)
+    assert contingency_nmi(clusters, y).item() == pytest.approx(
+        information / math.sqrt(h_clusters * math.log(2)), rel=1e-13
+    )
+
+
+def test_a_head_does_not_influence_another():
+    x = torch.randn(6, 40, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    together, _ = two_means(x)
+    for h in range(6):
+        alone, _ = two_means(x[h : h + 1])
+        assert torch.equal(alone[0], together[h])
+
+
+def test_examples_that_are_mostly_equal_still_split():
+    x = torch.zeros(1, 12, 3, dtype=torch.float64)
+    x[0, 0] = 1
+    clusters, inertia = two_means(x)
+    assert clusters[0].sum().item() in (1, 11)
+    assert inertia.item() == pytest.approx(0, abs=1e-14)

@@ -1,0 +1,63 @@
+"""The example in README.md runs as it is written."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+WEIGHTS = ROOT / "headprobe" / "models" / "tiny" / "weights"
+
+
+def example() -> str:
+    blocks = re.findall(r"^```python\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+    assert blocks, "README.md has no ```python block"
+    return blocks[0]
+
+
+def test_the_example_is_short() -> None:
+    lines = [line for line in example().splitlines() if line.strip()]
+    assert len(lines) <= 15
+    assert max(map(len, lines)) <= 110
+
+
+def test_the_example_runs_as_written(tmp_path: Path) -> None:
+    if not (WEIGHTS / "model.safetensors").is_file():
+        pytest.skip("the weights of the embedded model are not in headprobe/models/tiny/weights yet")
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg"}
+    done = subprocess.run(
+        [sys.executable, "-c", example()],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"L\d+H\d+", done.stdout), done.stdout
+    (figure,) = tmp_path.glob("*.png")
+    assert figure.stat().st_size > 5_000
+
+
+def test_every_linked_file_exists() -> None:
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", README)
+    local = [link for link in links if "://" not in link]
+    assert local, "README.md links to no file of the project"
+    assert [link for link in local if not (ROOT / link).exists()] == []
+
+
+def test_the_place_for_the_results_is_marked_once() -> None:
+    start, end = README.find("<!-- results:start -->"), README.find("<!-- results:end -->")
+    assert 0 <= start < end
+    assert README.count("<!-- results:start -->") == README.count("<!-- results:end -->") == 1
+
+
+def test_the_paper_is_cited() -> None:
+    assert "arXiv 2512.17601" in README

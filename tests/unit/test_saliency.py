@@ -1,0 +1,291 @@
+import types
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from headprobe.errors import InputError
+from headprobe.heads import HeadSet
+from headprobe.metrics import saliency as module
+from headprobe.metrics.saliency import combine, min_max, saliency
+from headprobe.scores import score_map
+
+FOUR = ("lda", "kl", "mmd", "nmi")
+
+
+def planted(n=24, layers=2, heads=3, d=8, seed=0, shift=3.0, where=(1, 2)):
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % 2
+    z = rng.normal(size=(n, layers, heads, d))
+    z[:, *where, 0] += shift * y
+    return z, y
+
+
+@pytest.mark.parametrize("metric", [*FOUR, "lda_plain"])
+def test_every_metric_finds_a_planted_head(metric):
+    z, y = planted(shift=6.0)
+    scores = saliency(z, y, metrics=(metric,)).sel(metric=metric)
+    assert scores.dims == ("layer", "head")
+    assert (int(scores.argmax(...)["layer"]), int(scores.argmax(...)["head"])) == (1, 2)
+    assert (scores >= 0).all()
+
+
+def test_input_as_numpy_torch_float32_and_list_labels_agree():
+    z, y = planted()
+    z = z.astype(np.float32)
+    expected = saliency(z, y)
+    assert expected.equals(saliency(torch.from_numpy(z), torch.from_numpy(y)))
+    assert expected.equals(saliency(z, y.tolist()))
+    assert expected.equals(saliency(z, y.astype(float)))
+
+
+def test_the_input_is_not_changed_and_may_be_read_only():
+    z, y = planted()
+    before = z.copy()
+    z.setflags(write=False)
+    saliency(z, y)
+    assert (z == before).all()
+
+
+def test_a_tensor_that_needs_gradients_is_accepted():
+    z, y = planted()
+    scores = saliency(torch.from_numpy(z).requires_grad_(), y)
+    assert scores.equals(saliency(z, y))
+
+
+def test_every_prompt_is_scored_on_its_own():
+    a, y = planted(seed=1)
+    b, _ = planted(seed=2)
+    both = saliency(np.stack([a, b]), y)
+    assert both.dims == ("metric", "prompt", "layer", "head")
+    assert both.prompt.values.tolist() == ["p1", "p2"]
+    assert np.array_equal(both.sel(prompt="p1").values, saliency(a, y).values)
+    assert np.array_equal(both.sel(prompt="p2").values, saliency(b, y).values)
+
+
+def activations(z, y, heads, prompts=("ask", "tell")):
+    pd = pytest.importorskip("pandas")
+    from headprobe.activations import HeadActivations
+    from headprobe.provenance import Provenance
+
+    n = z.shape[1]
+    table = pd.DataFrame({"id": [f"v{i}" for i in range(n)], "label": pd.array(y, dtype="Int64")})
+    for column in ("group", "start", "end"):
+        table[column] = pd.NA
+    values = torch.from_numpy(z).float().flatten(2, 3)
+    return HeadActivations(values, heads, dict.fromkeys(prompts, ""), table, Provenance(model="m"))
+
+
+def test_activations_bring_their_labels_prompts_and_head_numbers():
+    z = np.stack([planted(seed=1)[0], planted(seed=2)[0]]).astype(np.float32)
+    y = planted()[1]
+    heads = HeadSet([(layer, head) for layer in (3, 9) for head in (1, 4, 5)])
+    acts = activations(z, y, heads)
+    scores = saliency(acts)
+    assert scores.prompt.values.tolist() == ["ask", "tell"]
+    assert scores["layer"].values.tolist() == [3, 9]
+    assert scores["head"].values.tolist() == [1, 4, 5]
+    assert np.array_equal(scores.values, saliency(z, y).values)
+    assert np.array_equal(saliency(acts, 1 - y).values[0], scores.values[0])
+
+
+def test_errors_from_activations_name_head_example_and_prompt():
+    z = np.stack([planted(seed=1)[0], planted(seed=2)[0]]).astype(np.float32)
+    z[1, 5, 1, 0, 2] = np.nan
+    heads = HeadSet([(layer, head) for layer in (3, 9) for head in (1, 4, 5)])
+    with pytest.raises(InputError, match=r"under prompt 'tell'.* head L9H1, example 'v5'"):
+        saliency(activations(z, planted()[1], heads))
+
+
+@given(st.integers(0, 2**16))
+@settings(max_examples=15, deadline=None)
+def test_permuting_heads_permutes_scores(seed):
+    rng = np.random.default_rng(seed)
+    z, y = planted(seed=seed)
+    layers, heads = rng.permutation(2), rng.permutation(3)
+    scores = saliency(z, y, metrics=(*FOUR, "lda_plain"))
+    permuted = saliency(z[:, layers][:, :, heads], y, metrics=(*FOUR, "lda_plain"))
+    np.testing.assert_allclose(permuted.values, scores.values[:, layers][:, :, heads], rtol=1e-10)
+
+
+@given(
+    st.integers(0, 2**16),
+    st.sampled_from([(24, 8), (10, 16)]),
+    hnp.arrays(np.float64, (2, 3), elements=st.floats(1e-6, 1e6)),
+    hnp.arrays(np.float64, (2, 3), elements=st.floats(-100, 100)),
+)
+@settings(max_examples=25, deadline=None)
+def test_scaling_and_shifting_a_head_changes_no_score(seed, shape, scale, shift):
+    n, d = shape
+    z, y = planted(n=n, d=d, seed=seed)
+    moved = (z + shift[..., None] * np.linspace(0.5, 1.5, d)) * scale[..., None]
+    np.testing.assert_allclose(saliency(moved, y).values, saliency(z, y).values, rtol=1e-6, atol=1e-12)
+
+
+@given(st.integers(0, 2**16), st.sampled_from([(24, 8), (10, 16)]))
+@settings(max_examples=15, deadline=None)
+def test_rotating_a_head_changes_no_score(seed, shape):
+    n, d = shape
+    z, y = planted(n=n, d=d, seed=seed)
+    rotation = np.linalg.qr(np.random.default_rng(seed).normal(size=(d, d)))[0]
+    np.testing.assert_allclose(saliency(z @ rotation, y).values, saliency(z, y).values, rtol=1e-8)
+
+
+@given(st.integers(0, 2**16))
+@settings(max_examples=10, deadline=None)
+def test_exchanging_the_classes_or_the_examples_changes_no_closed_form_score(seed):
+    z, y = planted(seed=seed)
+    order = np.random.default_rng(seed).permutation(len(y))
+    scores = saliency(z, y, metrics=("lda", "kl", "mmd"))
+    np.testing.assert_allclose(
+        saliency(z, 1 - y, metrics=("lda", "kl", "mmd")).values, scores.values, rtol=1e-9
+    )
+    np.testing.assert_allclose(
+        saliency(z[order], y[order], metrics=("lda", "kl", "mmd")).values, scores.values, rtol=1e-9
+    )
+
+
+@pytest.mark.parametrize("per_class", [8, 20, 60])
+def test_shrunk_lda_ranks_a_small_real_signal_above_large_noise(per_class):
+    """Noise times 10 against a 6 sigma signal times 0.1, where a ridge of 1e-6 always picks the noise."""
+    d, y = 128, np.arange(2 * per_class) % 2
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        z = rng.normal(size=(2 * per_class, 1, 2, d))
+        z[:, 0, 1, 0] += 6 * y
+        z *= np.array([10.0, 0.1])[:, None]
+        noise, real = saliency(z, y, metrics=("lda",)).values[0, 0]
+        assert real > noise
+
+
+def test_scores_do_not_depend_on_the_chunks(monkeypatch):
+    z, y = planted(heads=5)
+    whole = saliency(z, y)
+    monkeypatch.setattr(module, "CHUNK_BYTES", 1)
+    np.testing.assert_allclose(saliency(z, y).values, whole.values, rtol=1e-12)
+
+
+def test_the_seed_only_matters_to_nmi_and_the_same_seed_repeats():
+    z, y = planted(shift=0.5)
+    assert saliency(z, y, random_state=3).identical(saliency(z, y, random_state=3))
+    a, b = saliency(z, y, random_state=0), saliency(z, y, random_state=1)
+    assert a.sel(metric=["lda", "kl", "mmd"]).identical(b.sel(metric=["lda", "kl", "mmd"]))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_nan_and_infinity_name_head_and_example(value):
+    z, y = planted()
+    z[7, 1, 0, 3] = value
+    with pytest.raises(
+        InputError, match=r"NaN or infinite values in 1 outputs, the first in head L1H0, example '7'"
+    ):
+        saliency(z, y)
+
+
+def test_a_constant_head_is_named_and_never_scored_zero():
+    z, y = planted()
+    z[:, 0, 1] = np.linspace(-1, 1, z.shape[-1])
+    with pytest.raises(InputError, match="head L0H1 has the same output for all 24 examples"):
+        saliency(z, y, metrics=("mmd",))
+
+
+def test_a_head_that_only_differs_by_rounding_counts_as_constant():
+    z, y = planted()
+    z = z.astype(np.float32)
+    z[:, 0, 1] = np.float32(100.0)
+    z[::2, 0, 1] = np.nextafter(np.float32(100.0), np.float32(200.0))
+    with pytest.raises(InputError, match="head L0H1 has the same output"):
+        saliency(z, y)
+
+
+@pytest.mark.parametrize(
+    ("labels", "text"),
+    [
+        ([0] * 24, "24 of class 0 and 0 of class 1"),
+        ([1] * 24, "0 of class 0 and 24 of class 1"),
+        ([1] + [0] * 23, "at least 2 examples, got 23 of class 0 and 1 of class 1"),
+        ([0, 1] * 11, r"shape \(24,\), got shape \(22,\)"),
+        ([[0, 1]] * 12, r"got shape \(12, 2\)"),
+        ([1, 2] * 12, "must be 0 .* got 2 in 12 of 24"),
+        ([-1, 1] * 12, "got -1 in 12 of 24"),
+        ([0.5, 1] * 12, "got 0.5"),
+        (["normal", "abnormal"] * 12, "got 'normal' in 24 of 24"),
+        ([np.nan, 1.0] * 12, "got nan in 12 of 24"),
+        (None, "y is missing"),
+    ],
+)
+def test_labels_that_cannot_be_used(labels, text):
+    with pytest.raises(InputError, match=text):
+        saliency(planted()[0], labels)
+
+
+@pytest.mark.parametrize(
+    ("z", "text"),
+    [
+        (np.zeros((24, 3, 8)), r"\[example, layer, head, d_head\].* got shape \(24, 3, 8\)"),
+        (np.zeros((24, 2, 0, 8)), "empty"),
+        (np.zeros((24, 2, 3, 8), dtype=complex), "real numbers, got dtype complex128"),
+        (torch.zeros((24, 2, 3, 8), dtype=torch.complex64), "real numbers"),
+        ([[1.0]], "expected HeadActivations, an array or a tensor, got list"),
+    ],
+)
+def test_z_that_cannot_be_used(z, text):
+    with pytest.raises(InputError, match=text):
+        saliency(z, [0, 1] * 12)
+
+
+@pytest.mark.parametrize("metrics", [(), ("lda", "lda"), ("auc",)])
+def test_metrics_must_be_known_and_different(metrics):
+    with pytest.raises(InputError, match="different names out of"):
+        saliency(*planted(), metrics=metrics)
+
+
+def test_metrics_as_bare_text_are_explained():
+    with pytest.raises(InputError, match=r"write \('lda',\)"):
+        saliency(*planted(), metrics="lda")
+
+
+def test_groups_of_another_length_are_refused():
+    with pytest.raises(InputError, match="groups has 3 entries for 24 examples"):
+        saliency(*planted(), groups=["a", "b", "c"])
+
+
+def test_heads_that_are_no_rectangle_keep_their_own_error():
+    class Odd(types.SimpleNamespace):
+        @property
+        def z(self):
+            raise InputError("not a rectangle")
+
+    with pytest.raises(InputError, match="not a rectangle"):
+        saliency(Odd())
+
+
+def test_min_max_works_per_metric_and_prompt():
+    rng = np.random.default_rng(0)
+    m = score_map(rng.normal(size=(2, 3, 4, 5)), metrics=["a", "b"], prompts=["p", "q", "r"])
+    scaled = min_max(m)
+    assert scaled.dims == m.dims
+    assert (scaled.min(("layer", "head")) == 0).all()
+    assert (scaled.max(("layer", "head")) == 1).all()
+    one = m.values[1, 2]
+    assert np.allclose(scaled.values[1, 2], (one - one.min()) / (one.max() - one.min()), rtol=1e-15)
+
+
+def test_min_max_without_a_scale_names_metric_and_prompt():
+    values = np.random.default_rng(0).normal(size=(2, 2, 3, 4))
+    values[1, 0] = 0.25
+    m = score_map(values, metrics=["lda", "nmi"], prompts=["p", "q"])
+    with pytest.raises(InputError, match=r"metric=nmi, prompt=p: all 12 heads score the same \(0.25\)"):
+        min_max(m)
+    with pytest.raises(InputError, match="the map: all 1 heads score the same"):
+        min_max(score_map([[3.0]]))
+
+
+def test_combine_is_the_mean_of_the_scaled_metrics():
+    m = score_map([[[0.0, 1.0, 4.0]], [[9.0, 5.0, 1.0]]], metrics=["a", "b"])
+    assert combine(m).values.tolist() == [[0.5, 0.375, 0.5]]
+    with pytest.raises(InputError, match="averages over the dim 'metric'"):
+        combine(m.sel(metric="a", drop=True))

@@ -1,0 +1,166 @@
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headprobe.errors import InputError
+from headprobe.heads import HeadSet
+from headprobe.scores import (
+    check_aligned,
+    check_map,
+    from_csv,
+    from_json,
+    score_map,
+    to_csv,
+    to_json,
+    top_heads,
+)
+
+ONE_HEAD = '{"name": "s", "dims": ["layer", "head"], "coords": {"layer": [0], "head": [0]}, "values": '
+
+
+def full_map(seed=0):
+    values = np.random.default_rng(seed).normal(size=(2, 3, 4, 5))
+    return score_map(
+        values,
+        metrics=["lda", "kl"],
+        prompts=["p1", 'is it "odd", or\nnot?', "ü=#"],
+        layers=[0, 2, 5, 7],
+        heads=[1, 2, 3, 4, 6],
+        name="saliency",
+    )
+
+
+def test_score_map_has_named_coordinates_in_the_fixed_order():
+    m = full_map()
+    assert m.dims == ("metric", "prompt", "layer", "head")
+    assert m.dtype == np.float64
+    assert m.name == "saliency"
+    assert m.sel(metric="kl", prompt="ü=#", layer=5, head=6) == m.values[1, 2, 2, 4]
+
+
+def test_score_map_copies_its_values():
+    values = np.zeros((1, 2))
+    m = score_map(values)
+    values[:] = 7
+    assert m.values.tolist() == [[0.0, 0.0]]
+
+
+@pytest.mark.parametrize(
+    ("values", "named", "text"),
+    [
+        (np.zeros((2, 2, 2)), {}, r"3 axes \(shape \(2, 2, 2\)\).*\['layer', 'head'\]"),
+        (np.zeros((2, 2)), {"layers": [1]}, "axis 'layer' has 2 entries but 1 coordinates"),
+        (np.zeros((2, 2)), {"layers": [1, 1]}, r"axis 'layer' repeat: \[1, 1\]"),
+        (np.zeros((2, 1, 1)), {"prompts": ["a", "a"]}, "axis 'prompt' repeat"),
+        (np.full((1, 1), np.inf), {}, "infinite"),
+    ],
+)
+def test_score_map_refuses(values, named, text):
+    with pytest.raises(InputError, match=text):
+        score_map(values, **named)
+
+
+def test_top_heads_are_ordered_and_ties_go_to_the_lower_layer_and_head():
+    m = score_map([[1.0, 3.0, 2.0], [3.0, 3.0, 0.0]], layers=[4, 2], heads=[7, 5, 6])
+    # Three heads tie at 3.0: (4, 5), (2, 7) and (2, 5).
+    assert top_heads(m, 4).labels == ("L2H5", "L2H7", "L4H5", "L4H6")
+    assert top_heads(m, 6).labels[-1] == "L2H6"
+    assert isinstance(top_heads(m, 1), HeadSet)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 12))
+def test_top_heads_do_not_depend_on_the_order_of_layers_and_heads(seed, k):
+    rng = np.random.default_rng(seed)
+    m = score_map(rng.integers(0, 4, size=(3, 4)).astype(float))
+    shuffled = m.isel(layer=rng.permutation(3), head=rng.permutation(4))
+    assert top_heads(m, k) == top_heads(shuffled, k)
+    chosen = [m.sel(layer=h.layer, head=h.head).item() for h in top_heads(m, k)]
+    assert chosen == sorted(m.values.ravel().tolist(), reverse=True)[:k]
+
+
+@pytest.mark.parametrize("k", [0, 7, 2.0, True, -1])
+def test_top_heads_refuses_k(k):
+    with pytest.raises(InputError, match=f"from 1 to 6 .* got {k!r}"):
+        top_heads(score_map(np.zeros((2, 3))), k)
+
+
+def test_top_heads_refuses_nan_and_names_the_head():
+    m = score_map([[1.0, 2.0], [np.nan, 0.0]], layers=[3, 8])
+    with pytest.raises(InputError, match="1 scores are NaN or infinite, the first at layer=8, head=0"):
+        top_heads(m, 1)
+
+
+def test_top_heads_refuses_a_map_with_prompts():
+    with pytest.raises(InputError, match=r"dims \('layer', 'head'\), got \('prompt', 'layer', 'head'\)"):
+        top_heads(score_map(np.zeros((1, 2, 2)), prompts=["a"]), 1)
+
+
+def test_check_map_names_what_it_was_given_instead_of_a_map():
+    with pytest.raises(InputError, match="got ndarray"):
+        check_map(np.zeros((2, 2)), ("layer", "head"))  # type: ignore[arg-type]
+
+
+def test_check_aligned_accepts_equal_and_names_the_difference():
+    a = score_map(np.zeros((2, 3)))
+    check_aligned(a, a + 1, score_map(np.ones((2, 3))))
+    with pytest.raises(InputError, match=r"along 'head': \[0, 1, 2\] against \[0, 2, 1\]"):
+        check_aligned(a, score_map(np.zeros((2, 3)), heads=[0, 2, 1]))
+    with pytest.raises(InputError, match=r"along 'layer': .*32 entries"):
+        check_aligned(a, score_map(np.zeros((32, 3))))
+    with pytest.raises(InputError, match="different dims"):
+        check_aligned(a, score_map(np.zeros((1, 2, 3)), prompts=["a"]))
+    with pytest.raises(InputError, match="at least one"):
+        check_aligned()
+
+
+def test_json_and_csv_bring_back_the_same_map(tmp_path):
+    m = full_map()
+    m.values[0, 1, 2, 3] = np.nan
+    assert from_json(to_json(m)).identical(m)
+    to_csv(m, tmp_path / "m.csv")
+    assert from_csv(tmp_path / "m.csv", name="saliency").identical(m)
+    assert json.loads(to_json(m))["values"][0][1][2][3] is None
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_json_keeps_every_float(value):
+    assert from_json(to_json(score_map([[value]]))).item() == value
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not JSON"),
+        ("[1]", "needs the keys"),
+        (
+            '{"name": "s", "dims": ["layer"], "coords": {"layer": [0], "head": [0]}, "values": [[1]]}',
+            "do not fit",
+        ),
+        (ONE_HEAD + '[["x"]]}', "rectangular"),
+        (ONE_HEAD + "[[1, 2]]}", "axis 'head' has 2 entries but 1 coordinates"),
+    ],
+)
+def test_from_json_refuses(text, message):
+    with pytest.raises(InputError, match=message):
+        from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "header"),
+        ("head,layer,score\n0,0,1\n", "header"),
+        ("layer,head,score\n", "0 rows do not fill"),
+        ("layer,head,score\n0,0,1\n0,0,2\n", r"line 3: \{'layer': 0, 'head': 0\} is there twice"),
+        ("layer,head,score\n0,0,1\n1,1,2\n", r"2 rows do not fill a map of shape \(2, 2\)"),
+        ("layer,head,score\n0,0,high\n", "line 2: could not convert"),
+        ("layer,head,score\n0,1\n", "line 2: 2 columns, expected 3"),
+    ],
+)
+def test_from_csv_refuses(tmp_path, text, message):
+    (tmp_path / "m.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=message):
+        from_csv(tmp_path / "m.csv")

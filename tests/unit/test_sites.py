@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+import transformers
+from tiny_models import FAMILIES, make_module
+
+from headprobe.errors import SiteError, UnsupportedModelError
+from headprobe.sites import HeadSite, all_heads, block_paths, check, discover, output_bias, output_weights
+
+PATHS = {
+    "gpt2": "transformer.h.{}.attn.c_proj",
+    "llama": "model.layers.{}.self_attn.o_proj",
+    "qwen2": "model.layers.{}.self_attn.o_proj",
+    "bert": "encoder.layer.{}.attention.output.dense",
+    "qwen2_vl": "model.language_model.layers.{}.self_attn.o_proj",
+}
+SIZES = {
+    "vocab_size": 40,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+GROUPED = {**SIZES, "num_key_value_heads": 2}
+RECURRENT = {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+}
+
+
+def causal(name: str, **sizes) -> torch.nn.Module:
+    return transformers.AutoModelForCausalLM.from_config(getattr(transformers, name)(**{**GROUPED, **sizes}))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_discovered_with_its_sizes(family):
+    sites = discover(make_module(family))
+    grouped = 2 if family in ("llama", "qwen2", "qwen2_vl") else 4
+    assert sites == tuple(
+        HeadSite(layer, PATHS[family].format(layer), n_heads=4, head_dim=8, n_kv_heads=grouped) for layer in range(3)
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_the_sum_identity_holds_in_every_dtype(family, dtype):
+    module = make_module(family).to(dtype)
+    check(module, discover(module))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_heads_write_into_the_residual_stream_through_their_weights(family):
+    module = make_module(family).double()
+    site = discover(module)[1]
+    z = torch.randn(2, site.n_heads, site.head_dim, dtype=torch.float64)
+    parts = torch.einsum("nhd,hdm->nhm", z, output_weights(module, site))
+    bias = output_bias(module, site)
+    assert (bias is None) == (family not in ("gpt2", "bert"))
+    total = parts.sum(1) if bias is None else parts.sum(1) + bias
+    expected = module.get_submodule(site.path)(z.flatten(1))
+    assert torch.allclose(total, expected, rtol=0, atol=1e-12)
+    # one head alone: the others are zero
+    alone = torch.zeros_like(z)
+    alone[:, 2] = z[:, 2]
+    shift = module.get_submodule(site.path)(torch.zeros_like(z).flatten(1))
+    assert torch.allclose(parts[:, 2], module.get_submodule(site.path)(alone.flatten(1)) - shift, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"n_heads": 5}, "5 heads of size 8 make 40 features, but the projection takes 32"),
+        ({"head_dim": 4}, "4 heads of size 4 make 16 features, but the projection takes 32"),
+        ({"n_heads": 8, "head_dim": 4}, "n_heads is 8, but the attention module says 4"),
+        ({"n_heads": 2, "head_dim": 16}, "n_heads is 2, but the attention module says 4"),
+        ({"n_kv_heads": 4}, "n_kv_heads is 4, but the attention module says 2"),
+        ({"path": "model.layers.1.self_attn.q_proj"}, "path is 'model.layers.1.self_attn.q_proj', but"),
+        ({"path": "model.layers.0.self_attn.o_proj"}, "path is 'model.layers.0.self_attn.o_proj', but"),
+        ({"path": "model.layers.1.self_attn"}, "LlamaAttention is not a linear map"),
+        ({"path": "model.layers.1.attn.o_proj"}, "has no submodule of this path"),
+        ({"kind": "linear"}, "kind is 'linear', but the attention module says 'softmax'"),
+    ],
+)
+def test_a_tampered_site_is_refused(changes, text):
+    module = make_module("llama")
+    sites = list(discover(module))
+    sites[1] = dataclasses.replace(sites[1], **changes)
+    with pytest.raises(SiteError, match=text):
+        check(module, sites)
+
+
+def test_a_projection_that_is_not_the_sum_of_its_heads_is_refused():
+    class Rescaled(torch.nn.Linear):
+        def forward(self, x):
+            return super().forward(x) * 1.01
+
+    module = make_module("llama")
+    layer = module.model.layers[1].self_attn
+    layer.o_proj.__class__ = Rescaled
+    with pytest.raises(SiteError, match=r"layers\.1\.self_attn\.o_proj: the sum over heads .* differs .* 1e-04"):
+        check(module, discover(module))
+
+
+def test_a_nan_weight_is_refused():
+    module = make_module("llama")
+    module.model.layers[2].self_attn.o_proj.weight.data[0, 0] = float("nan")
+    with pytest.raises(SiteError, match=r"layers\.2\.self_attn\.o_proj: the sum over heads .* differs .* nan"):
+        check(module, discover(module))
+
+
+def test_sites_come_in_order_and_exist():
+    module = make_module("llama")
+    with pytest.raises(SiteError, match=r"one per layer; got layers \[2, 1, 0\]"):
+        check(module, discover(module)[::-1])
+    with pytest.raises(SiteError, match="No head sites were given"):
+        check(module, ())
+
+
+def test_weights_that_are_not_loaded_are_refused():
+    with torch.device("meta"):
+        module = make_module("llama")
+    with pytest.raises(SiteError, match="the weights are not loaded"):
+        check(module, discover(module))
+
+
+@pytest.mark.parametrize(
+    ("config", "sizes", "layers", "gated"),
+    [
+        ("Qwen3_5TextConfig", {"head_dim": 16, **RECURRENT}, [3], True),
+        ("OlmoHybridConfig", {}, [3], False),
+        ("Lfm2Config", {"full_attn_idxs": [1, 3]}, [1, 3], False),
+        (
+            "MiniMaxConfig",
+            {"head_dim": 8, "layer_types": ["linear_attention", "full_attention"] * 2, "num_local_experts": 2},
+            [1, 3],
+            False,
+        ),
+    ],
+)
+def test_linear_attention_and_convolution_are_not_heads(config, sizes, layers, gated):
+    module = causal(config, **sizes)
+    sites = discover(module)
+    assert [site.layer for site in sites] == layers
+    assert {site.gated for site in sites} == {gated}
+    assert len(block_paths(module, sites)) == 4
+    check(module, sites)
+
+
+def test_head_size_need_not_be_hidden_over_heads():
+    sites = discover(causal("Qwen3Config", head_dim=24))
+    assert {(site.n_heads, site.head_dim, site.n_kv_heads) for site in sites} == {(4, 24, 2)}
+
+
+def test_the_value_size_counts_in_latent_attention():
+    module = causal(
+        "DeepseekV3Config",
+        kv_lora_rank=8,
+        q_lora_rank=8,
+        qk_rope_head_dim=8,
+        qk_nope_head_dim=8,
+        v_head_dim=12,
+        first_k_dense_replace=4,
+    )
+    assert {site.head_dim for site in discover(module)} == {12}
+    check(module, discover(module))
+
+
+@pytest.mark.parametrize(
+    ("build", "text"),
+    [
+        (lambda: causal("MambaConfig"), "'mamba' has no softmax attention block"),
+        (
+            lambda: transformers.GPTNeoForCausalLM(
+                transformers.GPTNeoConfig(
+                    vocab_size=9, hidden_size=8, num_layers=2, num_heads=2, attention_types=[[["global"], 2]]
+                )
+            ),
+            "'gpt_neo' has no softmax attention block that can be recognised",
+        ),
+        (
+            lambda: transformers.T5Model(
+                transformers.T5Config(vocab_size=9, d_model=8, d_kv=4, num_heads=2, num_layers=1, d_ff=8)
+            ),
+            "'t5' is an encoder-decoder",
+        ),
+        (lambda: make_module("gpt2", add_cross_attention=True), r"attention modules \(attn, crossattention\) share"),
+        (
+            lambda: transformers.AlbertModel(transformers.AlbertConfig(**SIZES, embedding_size=16)),
+            "has 4 layers but 1 blocks",
+        ),
+        (lambda: torch.nn.Linear(3, 3), "'Linear' has no softmax attention block"),
+    ],
+)
+def test_what_is_ambiguous_or_unknown_is_refused_by_name(build, text):
+    with pytest.raises(UnsupportedModelError, match=text):
+        discover(build())
+
+
+def test_two_stacks_without_a_text_configuration_are_ambiguous():
+    pair = torch.nn.ModuleDict({"a": make_module("llama"), "b": make_module("gpt2")})
+    with pytest.raises(UnsupportedModelError, match=r"2 stacks .* \(a.model.layers, b.transformer.h\)"):
+        discover(pair)
+
+
+def test_permuting_heads_permutes_their_weights():
+    module = make_module("llama")
+    site = discover(module)[0]
+    before = output_weights(module, site).clone()
+    order = torch.tensor([2, 0, 3, 1])
+    weight = module.get_submodule(site.path).weight
+    weight.data = weight.data.unflatten(1, (4, 8))[:, order].flatten(1)
+    assert torch.equal(output_weights(module, site), before[order])
+
+
+def test_block_paths_refuse_a_site_outside_a_stack():
+    module = make_module("llama")
+    with pytest.raises(SiteError, match="layer 0 is not block 0 of a module list"):
+        block_paths(module, [HeadSite(0, "lm_head", 4, 8)])
+
+
+def test_all_heads_run_over_layers_then_heads():
+    assert all_heads(discover(make_module("gpt2"))).labels[3:6] == ("L0H3", "L1H0", "L1H1")

@@ -11,9 +11,12 @@ import typer
 from headprobe import __version__
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
     help="Which attention heads of a frozen transformer carry a concept.",
-)  # fmt: skip
+)
 
 DETECTOR_HELP = "Folder of a fitted detector, as written by `headprobe demo` or HeadHunt.save_pretrained."
 
@@ -41,9 +44,7 @@ def demo(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the rendered videos and of every draw.")] = 0,
     quick: Annotated[
         bool,
-        typer.Option(
-            "--quick", help="A few videos and draws only: to see that it runs, not to read numbers."
-        ),
+        typer.Option("--quick", help="A few videos and draws only: to see that it runs, not to read numbers."),
     ] = False,
 ) -> None:
     """Run the whole pipeline offline on the embedded video model and rendered videos (about two minutes)."""
@@ -54,7 +55,8 @@ def demo(
     _print_rows(done.results)
     typer.echo(f"Expert heads: {', '.join(done.results['experts'])}   ({done.results['seconds']:.0f} s)")
     typer.echo(
-        f"Report: {done.folder / 'report.html'}   numbers: {done.folder / 'results.json'}   detector: {done.folder / 'detector'}"
+        f"Report: {done.folder / 'report.html'}   numbers: {done.folder / 'results.json'}   "
+        f"detector: {done.folder / 'detector'}"
     )
 
 
@@ -68,9 +70,7 @@ def detect(
     out: Annotated[Path, typer.Option(help="Folder for events.json and the timelines.")] = Path("events"),
     model: Annotated[
         str,
-        typer.Option(
-            help="The model the detector was fitted on: a name or folder; by default the one it names."
-        ),
+        typer.Option(help="The model the detector was fitted on: a name or folder; by default the one it names."),
     ] = "",
 ) -> None:
     """Score video files with a fitted detector and write the events that it finds.
@@ -106,12 +106,11 @@ def detect(
             typer.echo(f"FAILED {result}", err=True)
             continue
         n_events += len(result.events)
-        events = ", ".join(
-            f"{e.start_seconds:.1f}-{e.end_seconds:.1f} s (peak {e.peak:.2f})" for e in result.events
-        )
+        events = ", ".join(f"{e.start_seconds:.1f}-{e.end_seconds:.1f} s (peak {e.peak:.2f})" for e in result.events)
         typer.echo(f"{result.path}: {events or 'no event'}")
     typer.echo(
-        f"{len(results) - n_failed} of {len(results)} videos processed, {n_events} events, {n_failed} failed; results in {path}"
+        f"{len(results) - n_failed} of {len(results)} videos processed, {n_events} events, {n_failed} failed; "
+        f"results in {path}"
     )
     if interrupted:
         typer.echo("headprobe: interrupted; the videos after these were not processed", err=True)
@@ -141,17 +140,20 @@ def _print_rows(results: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(
-        title="Frame AUC and AP on test videos of scenes never seen in calibration", title_justify="left"
-    )
+    table = Table(title="Frame AUC and AP on test videos of scenes never seen in calibration", title_justify="left")
     table.add_column("method", overflow="fold")
     for name in ("AUC seen events", "AP seen", "within-video", "AUC held-out events", "AP held-out", "draws"):
         table.add_column(name, justify="right")
     for row in results["rows"]:
         table.add_row(
-            row["name"], spread(row, "auc"), spread(row, "ap"), spread(row, "within_auc"), spread(row, "held_out_auc"),
-            spread(row, "held_out_ap"), str(row["n_draws"]),
-        )  # fmt: skip
+            row["name"],
+            spread(row, "auc"),
+            spread(row, "ap"),
+            spread(row, "within_auc"),
+            spread(row, "held_out_auc"),
+            spread(row, "held_out_ap"),
+            str(row["n_draws"]),
+        )
     Console(width=None if sys.stdout.isatty() else 130).print(table)
 
 

@@ -98,9 +98,7 @@ def score_map(
     for axis, dim in enumerate(dims):
         labels = coords[dim]
         if len(labels) != array.shape[axis]:
-            raise InputError(
-                f"axis {dim!r} has {array.shape[axis]} entries but {len(labels)} coordinates: {labels}"
-            )
+            raise InputError(f"axis {dim!r} has {array.shape[axis]} entries but {len(labels)} coordinates: {labels}")
         if len(set(labels)) != len(labels):
             raise InputError(f"the coordinates of axis {dim!r} repeat: {labels}")
     if np.isinf(array).any():
@@ -142,12 +140,9 @@ def check_map(score_map: xr.DataArray, dims: Sequence[str], *, finite: bool = Tr
         values = np.asarray(score_map.values, dtype=np.float64)
         bad = np.argwhere(~np.isfinite(values))
         if len(bad):
-            where = ", ".join(
-                f"{dim}={score_map.coords[dim].values[i]}" for dim, i in zip(found, bad[0], strict=True)
-            )
+            where = ", ".join(f"{dim}={score_map.coords[dim].values[i]}" for dim, i in zip(found, bad[0], strict=True))
             raise InputError(
-                f"{len(bad)} scores are NaN or infinite, the first at {where}: "
-                "leave these heads out or score them"
+                f"{len(bad)} scores are NaN or infinite, the first at {where}: leave these heads out or score them"
             )
 
 
@@ -215,9 +210,7 @@ def top_heads(score_map: xr.DataArray, k: int) -> HeadSet:
     """
     check_map(score_map, ("layer", "head"))
     if not isinstance(k, int | np.integer) or isinstance(k, bool) or not 1 <= k <= score_map.size:
-        raise InputError(
-            f"k must be a whole number from 1 to {score_map.size} (the heads in the map), got {k!r}"
-        )
+        raise InputError(f"k must be a whole number from 1 to {score_map.size} (the heads in the map), got {k!r}")
     layers = np.repeat(score_map.coords["layer"].values, score_map.sizes["head"])
     heads = np.tile(score_map.coords["head"].values, score_map.sizes["layer"])
     order = np.lexsort((heads, layers, -score_map.values.ravel()))[:k]
@@ -270,9 +263,7 @@ def from_json(text: str) -> xr.DataArray:
     try:
         values = np.array(data["values"], dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise InputError(
-            f"not a score map: the values are not a rectangular array of numbers ({error})"
-        ) from error
+        raise InputError(f"not a score map: the values are not a rectangular array of numbers ({error})") from error
     return _from_coords(values, coords, str(data["name"]))
 
 
@@ -322,12 +313,7 @@ def from_csv(path: str | os.PathLike[str], *, name: str = "score") -> xr.DataArr
         rows = list(csv.reader(file))
     header = rows[0] if rows else []
     dims = header[:-1]
-    if (
-        not header
-        or header[-1] != "score"
-        or dims != [d for d in DIMS if d in dims]
-        or dims[-2:] != ["layer", "head"]
-    ):
+    if not header or header[-1] != "score" or dims != [d for d in DIMS if d in dims] or dims[-2:] != ["layer", "head"]:
         raise InputError(f"{path}: the header {header} is not '[metric,][prompt,]layer,head,score'")
     cells: dict[tuple[str | int, ...], float] = {}
     for number, row in enumerate(rows[1:], start=2):
@@ -378,6 +364,4 @@ def _nan_to_none(values: list | float) -> list | float | None:
 
 
 def _short(labels: list) -> str:
-    return (
-        str(labels) if len(labels) <= 8 else f"[{labels[0]!r}, ..., {labels[-1]!r}] ({len(labels)} entries)"
-    )
+    return str(labels) if len(labels) <= 8 else f"[{labels[0]!r}, ..., {labels[-1]!r}] ({len(labels)} entries)"

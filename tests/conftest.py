@@ -11,6 +11,8 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import pytest
+
 from headprobe._torchvision import guard
 
 # Tests build reference models from transformers directly, often before headprobe loads one.
@@ -18,3 +20,21 @@ guard()
 
 # Shared helpers (tiny_models.py) are imported by name, whatever pytest is started from.
 sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(scope="session")
+def demo_run(tmp_path_factory):
+    """A demo of the smallest useful size, run once for all tests that need its output."""
+    from headprobe.headhunt.demo import Size, run_demo
+
+    size = Size(
+        calibration_normal=8,
+        calibration_per_event=2,
+        test_normal=3,
+        test_per_event=1,
+        test_per_held_out_event=1,
+        n_frames=72,
+        n_draws=2,
+        videos_per_draw=12,
+    )
+    return run_demo(tmp_path_factory.mktemp("demo"), seed=1, size=size, progress=False)

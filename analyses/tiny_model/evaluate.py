@@ -52,10 +52,13 @@ def answers(
         b = len(part)
         rows = ids.expand(b, -1)
         logits = model(
-            input_ids=rows, attention_mask=torch.ones_like(rows), pixel_values_videos=patchify(part).flatten(0, 1),
+            input_ids=rows,
+            attention_mask=torch.ones_like(rows),
+            pixel_values_videos=patchify(part).flatten(0, 1),
             video_grid_thw=torch.tensor([[part.shape[1] // 2, HEIGHT // 8, WIDTH // 8]] * b),
-            mm_token_type_ids=(rows == model.config.video_token_id).int() * 2, logits_to_keep=1,
-        ).logits[:, -1]  # fmt: skip
+            mm_token_type_ids=(rows == model.config.video_token_id).int() * 2,
+            logits_to_keep=1,
+        ).logits[:, -1]
         out += words.convert_ids_to_tokens(logits.argmax(-1).tolist())
     return out
 
@@ -64,9 +67,7 @@ def evaluate(folder: Path, n_clips: int, seed: int = 77) -> dict[str, dict[str, 
     """Balanced accuracy per kind of question on ``n_clips`` clips of the evaluation scenes."""
     model = Qwen2VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
     words = AutoTokenizer.from_pretrained(folder)
-    shots = [
-        scenes.clip([seed, i], split="evaluation") for i in tqdm(range(n_clips), desc="render", mininterval=5)
-    ]
+    shots = [scenes.clip([seed, i], split="evaluation") for i in tqdm(range(n_clips), desc="render", mininterval=5)]
     known = [facts(shot) for shot in shots]
     result: dict[str, dict[str, float | int]] = {}
     for kind in tqdm([k for k in TEMPLATES if k != "caption"], desc="ask", mininterval=5):
@@ -86,9 +87,7 @@ def evaluate(folder: Path, n_clips: int, seed: int = 77) -> dict[str, dict[str, 
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument(
         "--clips", type=int, default=tomllib.loads((HERE / "config.toml").read_text())["evaluation"]["clips"]

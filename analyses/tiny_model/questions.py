@@ -142,7 +142,7 @@ def facts(shot: Footage) -> dict[str, str]:
     elif under_way >= SURE and shot.event in _WHAT and (shot.event != "bag" or out.get("bag") == "yes"):
         out["happens"] = _WHAT[shot.event]
     if "happens" in out and "count" in out:
-        out["caption"] = f"{out['count']} people , {out['happens']} , {out['place']} , {out['light']} ."
+        out["caption"] = f"{out['count']} people {out['happens']} {out['place']} {out['light']}"
     return out
 
 

@@ -31,9 +31,7 @@ def record_of(model: Path, clips: int) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/tiny"))
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--install", action="store_true")
@@ -53,10 +51,7 @@ def main() -> None:
         "balanced_accuracy": {
             kind: {
                 "required": REQUIRED.get(kind),
-                **{
-                    f"seed{seed}": record["accuracy"][kind]["balanced_accuracy"]
-                    for seed, record in records.items()
-                },
+                **{f"seed{seed}": record["accuracy"][kind]["balanced_accuracy"] for seed, record in records.items()},
             }
             for kind in records[shipped]["accuracy"]
         },

@@ -20,9 +20,7 @@ def dense_targets(shot: Footage) -> Float[np.ndarray, "token target"]:
     owned_total = np.zeros(cells.shape[:3], np.float32)
     for index, actor in enumerate(shot.actors):
         owned = (
-            (shot.owner == index)
-            .reshape(n, height // CELL, CELL, width // CELL, CELL)
-            .sum((2, 4), dtype=np.float32)
+            (shot.owner == index).reshape(n, height // CELL, CELL, width // CELL, CELL).sum((2, 4), dtype=np.float32)
         )
         if not owned.any():
             continue
@@ -32,8 +30,6 @@ def dense_targets(shot: Footage) -> Float[np.ndarray, "token target"]:
         cells[..., 3:8] += owned[..., None] * values[:, None, None]
         owned_total += owned
     cells[..., 3:8] /= np.maximum(owned_total, 5.0)[..., None]
-    colour = shot.frames.reshape(n, height // CELL, CELL, width // CELL, CELL, 3).mean(
-        (2, 4), dtype=np.float32
-    )
+    colour = shot.frames.reshape(n, height // CELL, CELL, width // CELL, CELL, 3).mean((2, 4), dtype=np.float32)
     cells[..., 8:] = colour / 255 - 0.5
     return rearrange(cells, "(s f) (h p) (w q) c -> (s h w) (p q f c)", f=2, p=2, q=2)

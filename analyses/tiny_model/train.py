@@ -2,8 +2,8 @@
 
     python analyses/tiny_model/train.py --seed 0 --out runs/tiny/seed0
 
-Every clip is drawn from (seed, stage, index), torch runs on one thread, and the state is saved every hundred steps with the
-optimiser, so the same seed gives the same bits on one machine whether or not the run was interrupted.
+Every clip is drawn from (seed, stage, index), torch runs on one thread, and the state is saved every hundred steps with
+the optimiser, so the same seed gives the same bits on one machine whether or not the run was interrupted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ import torch
 import torch.nn.functional as F
 from network import (
     Tower,
-    block_mask,
     check_equal,
     configuration,
     language,
@@ -34,7 +33,6 @@ from network import (
     tokenizer,
 )
 from questions import ask
-from safetensors.torch import load_file, save_file
 from targets import CHANNELS, OUTPUTS, dense_targets
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -241,29 +239,21 @@ def train_language(
                 label.append([-100] * (len(q) - 1) + a + [-100])
             rows.append(row)
             labels.append(label)
-        lengths = [max(len(row[j]) for row in rows) for j in range(config["questions_per_clip"])]
-        ids = torch.tensor(
-            [sum((r + [pad] * (n - len(r)) for r, n in zip(row, lengths, strict=True)), []) for row in rows]
-        )
-        wanted = torch.tensor(
-            [
-                sum((r + [-100] * (n - len(r)) for r, n in zip(row, lengths, strict=True)), [])
-                for row in labels
-            ]
-        )
+        length = max(len(text) for row in rows for text in row)
+        ids = torch.tensor([[t for text in row for t in text + [pad] * (length - len(text))] for row in rows])
+        wanted = torch.tensor([[t for text in row for t in text + [-100] * (length - len(text))] for row in labels])
         with torch.no_grad():
             seen = tower(patchify(torch.from_numpy(frames)))
         b = len(rows)
         marks = embed(torch.tensor([start, end])).expand(b, -1, -1)
         embeds = torch.cat([marks[:, :1], seen, marks[:, 1:], embed(ids)], 1)
-        hidden = language(model, embeds, positions(prefix, lengths), block_mask(prefix.shape[1], lengths))
+        place = positions(prefix, len(rows[0]), length)
+        hidden = language(model, embeds, place, prefix.shape[1], length)
         keep = wanted != -100
         return F.cross_entropy(head(hidden[:, prefix.shape[1] :][keep]).float(), wanted[keep])
 
     def data(first: int) -> Batches:
-        return Batches(
-            Questions(config["questions_per_clip"]), (seed, 2), config["batch"], first, config["steps"]
-        )
+        return Batches(Questions(config["questions_per_clip"]), (seed, 2), config["batch"], first, config["steps"])
 
     return _run_stage("language", out, trainer, data, loss_of, config["steps"], workers)
 
@@ -292,12 +282,28 @@ def train(seed: int, out: Path, workers: int = 0, config_file: Path = HERE / "co
     model.half().save_pretrained(final)
     tokenizer().save_pretrained(final)
     (final / "preprocessor_config.json").write_text(json.dumps(preprocessor(), indent=1) + "\n")
-    steps = {k: {"steps": v["step"], "clips": v["step"] * config[k]["batch"], "seconds": round(v["seconds"], 1),
-                 "loss": v["losses"][-1]} for k, v in record.items()}  # fmt: skip
+    steps = {
+        k: {
+            "steps": v["step"],
+            "clips": v["step"] * config[k]["batch"],
+            "seconds": round(v["seconds"], 1),
+            "loss": v["losses"][-1],
+        }
+        for k, v in record.items()
+    }
     (final / "training.json").write_text(
-        json.dumps({"seed": seed, "stages": steps, "forward_difference": difference, "config": config,
-                    "data": "headprobe.video.scenes, split train, seen events only"}, indent=1) + "\n"
-    )  # fmt: skip
+        json.dumps(
+            {
+                "seed": seed,
+                "stages": steps,
+                "forward_difference": difference,
+                "config": config,
+                "data": "headprobe.video.scenes, split train, seen events only",
+            },
+            indent=1,
+        )
+        + "\n"
+    )
     return final
 
 
@@ -315,9 +321,7 @@ def _with_masters(model: Qwen2VLForConditionalGeneration, out: Path) -> Qwen2VLF
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--workers", type=int, default=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -86,9 +86,7 @@ def draws(
     kinds = [event for event in by_event if event != normal]
     half = n_videos // 2
     if len(by_event.get(normal, [])) < half or sum(len(by_event[k]) for k in kinds) < half:
-        raise InputError(
-            f"a draw needs {half} normal and {half} abnormal videos; the pool has {_counts(by_event)}"
-        )
+        raise InputError(f"a draw needs {half} normal and {half} abnormal videos; the pool has {_counts(by_event)}")
     for draw in range(n_draws):
         rng = np.random.default_rng([random_state, draw])
         chosen = rng.choice(by_event[normal], half, replace=False).tolist()
@@ -172,11 +170,10 @@ def _methods(
     anywhere = [HeadSet.random(all_heads, k, random_state=int(rng.integers(2**31))) for _ in range(N_RANDOM)]
     same_layers = [_same_layers(found.heads, all_heads, rng) for _ in range(N_RANDOM)]
 
-    assert part.resid_post is not None and m.test.resid_post is not None
+    assert part.resid_post is not None
+    assert m.test.resid_post is not None
     resid, resid_test = part.resid_post[prompt].numpy(), m.test.resid_post[prompt].numpy()
-    by_layer = [
-        _auc(y, out_of_fold(resid[:, layer], y, groups, random_state=seed)) for layer in range(resid.shape[1])
-    ]
+    by_layer = [_auc(y, out_of_fold(resid[:, layer], y, groups, random_state=seed)) for layer in range(resid.shape[1])]
     best = int(np.argmax(by_layer))
     untrained = m.untrained_calibration.subset(rows)
     untrained_heads = identify(untrained, y, k=k, random_state=seed).heads
@@ -222,8 +219,13 @@ def _evaluate_frames(m: Material, frames: Mapping[str, np.ndarray]) -> dict[str,
     for subset, prefix in (("seen", ""), ("held_out", "held_out_")):
         videos = m.subsets[subset]
         result = evaluate({v: frames[v] for v in videos}, {v: m.frame_truth[v] for v in videos})
-        out |= {prefix + key: float(result[key]) for key in _KEYS}
+        out |= {prefix + key: _number(result[key]) for key in _KEYS}
     return out
+
+
+def _number(value: float | None) -> float:
+    """An undefined measure (no video with both classes) as NaN."""
+    return math.nan if value is None else float(value)
 
 
 def _blind(m: Material) -> dict[str, dict[str, np.ndarray]]:
@@ -273,9 +275,7 @@ def paired_differences(
             other = other if len(other) == len(base) else other * len(base)
             difference = np.array([a[key] - b for a, b in zip(base, other, strict=True)])
             half = (
-                stats.t.ppf(0.5 + level / 2, len(difference) - 1)
-                * difference.std(ddof=1)
-                / math.sqrt(len(difference))
+                stats.t.ppf(0.5 + level / 2, len(difference) - 1) * difference.std(ddof=1) / math.sqrt(len(difference))
             )
             mean = float(difference.mean())
             row[key] = {"mean": mean, "low": mean - float(half), "high": mean + float(half)}

@@ -123,9 +123,7 @@ def parse_frame_counts(text: str) -> dict[str, int]:
             raise InputError(f"line {number}: expected 'name first last class', got {line!r}")
         (first, last) = _pairs(fields[1:3], number, line)[0]
         if first != 0 or last < 0:
-            raise InputError(
-                f"line {number}: frames must run from 0 to last, got {first} to {last} in {line!r}"
-            )
+            raise InputError(f"line {number}: frames must run from 0 to last, got {first} to {last} in {line!r}")
         name = fields[0].removesuffix(".mp4")
         if name in counts:
             raise InputError(f"line {number}: video {name!r} occurs twice")
@@ -165,22 +163,16 @@ def parse_ped2_ground_truth(text: str) -> dict[str, list[Span]]:
             continue
         match = _PED2_LINE.fullmatch(code)
         ranges = (
-            [_PED2_RANGE.fullmatch(part) for part in re.split(r"[,\s]+", match[1].strip()) if part]
-            if match
-            else []
+            [_PED2_RANGE.fullmatch(part) for part in re.split(r"[,\s]+", match[1].strip()) if part] if match else []
         )
         if match is None or not all(ranges):
-            raise InputError(
-                f"line {number}: expected 'TestVideoFile{{end+1}}.gt_frame = [first:last];', got {line!r}"
-            )
+            raise InputError(f"line {number}: expected 'TestVideoFile{{end+1}}.gt_frame = [first:last];', got {line!r}")
         pairs = [(int(r[1]) - 1, int(r[2] or r[1]) - 1) for r in ranges if r]
         _add(videos, f"test_{len(videos) + 1:02d}", pairs, number, line)
     return _not_empty(videos)
 
 
-def frame_labels(
-    events: Sequence[Span], n_frames: int, *, max_overrun: int = 0
-) -> Bool[np.ndarray, " frame"]:
+def frame_labels(events: Sequence[Span], n_frames: int, *, max_overrun: int = 0) -> Bool[np.ndarray, " frame"]:
     """Turn events into one label per frame.
 
     Parameters
@@ -228,9 +220,7 @@ def _lines(text: str) -> list[tuple[int, str]]:
 
 def _pairs(fields: Sequence[str], number: int, line: str) -> list[tuple[int, int]]:
     if not fields or len(fields) % 2:
-        raise InputError(
-            f"line {number}: expected pairs of start and end frame, got {len(fields)} numbers in {line!r}"
-        )
+        raise InputError(f"line {number}: expected pairs of start and end frame, got {len(fields)} numbers in {line!r}")
     try:
         values = [int(field) for field in fields]
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""The demo: render videos, hunt heads of the embedded model, compare, detect, and write a report; offline, in minutes."""
+"""The demo: render videos, hunt heads of the embedded model, compare, detect, and write a report; offline."""
 
 from __future__ import annotations
 
@@ -69,20 +69,14 @@ class Demo:
 def label_segments(video: LabelledVideo, segment_frames: int, sample_frames: int) -> list[Example]:
     """The segments of a video; label 1 where an event is under way in at least half of the segment's window."""
     examples = []
-    for example in clip_examples(
-        video.path, segment_frames, sample_frames, group=video.name, name=video.name
-    ):
+    for example in clip_examples(video.path, segment_frames, sample_frames, group=video.name, name=video.name):
         first, end = example.content.segment.window
         label = int(video.truth[first:end].mean() >= 0.5)
-        examples.append(
-            Example(example.content, id=example.id, label=label, group=video.name, span=example.span)
-        )
+        examples.append(Example(example.content, id=example.id, label=label, group=video.name, span=example.span))
     return examples
 
 
-def run_demo(
-    out: str | os.PathLike[str], *, seed: int = 0, size: Size | None = None, progress: bool = True
-) -> Demo:
+def run_demo(out: str | os.PathLike[str], *, seed: int = 0, size: Size | None = None, progress: bool = True) -> Demo:
     """Run everything and write ``results.json``, ``report.html``, figures, videos and the detector into ``out``.
 
     Parameters
@@ -96,7 +90,7 @@ def run_demo(
     progress
         Whether to show progress bars.
     """
-    from headprobe.headhunt.demo_report import write_figures, write_demo_report
+    from headprobe.headhunt.demo_report import write_demo_report, write_figures
 
     began = time.perf_counter()
     size = size or Size()
@@ -104,12 +98,12 @@ def run_demo(
     folder.mkdir(parents=True, exist_ok=True)
 
     calibration, test = _render(folder / "videos", seed, size, progress)
-    segments = {part: [e for v in videos for e in label_segments(v, SEGMENT_FRAMES, CLIP_FRAMES)]
-                for part, videos in (("calibration", calibration), ("test", test))}  # fmt: skip
-    model, control = load("tiny"), load("tiny-untrained", seed=seed)
-    acts = {
-        part: _capture(model, segments[part], progress, resid_post=True, answers=ANSWERS) for part in segments
+    segments = {
+        part: [e for v in videos for e in label_segments(v, SEGMENT_FRAMES, CLIP_FRAMES)]
+        for part, videos in (("calibration", calibration), ("test", test))
     }
+    model, control = load("tiny"), load("tiny-untrained", seed=seed)
+    acts = {part: _capture(model, segments[part], progress, resid_post=True, answers=ANSWERS) for part in segments}
     bare = {part: _capture(control, segments[part], progress) for part in segments}
     truth = {v.name: v.truth.astype(int) for v in (*calibration, *test)}
     normals = [v.name for v in test if v.event == NORMAL]
@@ -118,25 +112,32 @@ def run_demo(
         return normals + [v.name for v in test if v.event in events]
 
     material = Material(
-        calibration=acts["calibration"], test=acts["test"],
-        untrained_calibration=bare["calibration"], untrained_test=bare["test"],
-        motion_calibration=_motion(segments["calibration"], progress), motion_test=_motion(segments["test"], progress),
+        calibration=acts["calibration"],
+        test=acts["test"],
+        untrained_calibration=bare["calibration"],
+        untrained_test=bare["test"],
+        motion_calibration=_motion(segments["calibration"], progress),
+        motion_test=_motion(segments["test"], progress),
         text_test=_text(model, acts["test"], segments["test"], progress),
         event_of_video={v.name: v.event for v in (*calibration, *test)},
-        frame_truth=truth, subsets={"seen": subset(SEEN_EVENTS), "held_out": subset(HELD_OUT_EVENTS)},
-    )  # fmt: skip
+        frame_truth=truth,
+        subsets={"seen": subset(SEEN_EVENTS), "held_out": subset(HELD_OUT_EVENTS)},
+    )
     rows, table, hunted = compare(
-        material, k=size.k, n_draws=size.n_draws, n_videos=size.videos_per_draw, normal=NORMAL,
-        random_state=seed, progress=progress,
-    )  # fmt: skip
+        material,
+        k=size.k,
+        n_draws=size.n_draws,
+        n_videos=size.videos_per_draw,
+        normal=NORMAL,
+        random_state=seed,
+        progress=progress,
+    )
 
     hunter = HeadHunt(size.k, segment_frames=SEGMENT_FRAMES, sample_frames=CLIP_FRAMES, random_state=seed)
     hunter.fit(acts["calibration"], frame_truth={v.name: v.truth.astype(int) for v in calibration})
     hunter.save_pretrained(folder / "detector")
     shown = _shown(test)
-    detections = {
-        v.name: detect_video(hunter, model, v.path) for v in tqdm(shown, desc="detect", disable=not progress)
-    }
+    detections = {v.name: detect_video(hunter, model, v.path) for v in tqdm(shown, desc="detect", disable=not progress)}
 
     results: dict[str, Any] = {
         "experts": list(hunter.heads_.labels),
@@ -148,11 +149,16 @@ def run_demo(
         "data": _describe(calibration, test, segments, size),
         "seconds": 0.0,
         "provenance": {
-            "seed": seed, "size": size.__dict__, "prompts": dict(DEFAULT_PROMPTS), "scoring_prompt": hunter.prompt_,
-            "model": acts["calibration"].provenance.to_dict(), "fingerprint": acts["calibration"].provenance.fingerprint,
-            "versions": versions(), "split": "heads, scorers and locator: calibration videos; every number: test videos",
+            "seed": seed,
+            "size": size.__dict__,
+            "prompts": dict(DEFAULT_PROMPTS),
+            "scoring_prompt": hunter.prompt_,
+            "model": acts["calibration"].provenance.to_dict(),
+            "fingerprint": acts["calibration"].provenance.fingerprint,
+            "versions": versions(),
+            "split": "heads, scorers and locator: calibration videos; every number: test videos",
         },
-    }  # fmt: skip
+    }
     demo = Demo(results, hunter, detections, tuple(test), folder)
     figures = write_figures(demo)
     results["seconds"] = round(time.perf_counter() - began, 1)
@@ -161,24 +167,18 @@ def run_demo(
     return demo
 
 
-def _render(
-    folder: Path, seed: int, size: Size, progress: bool
-) -> tuple[list[LabelledVideo], list[LabelledVideo]]:
+def _render(folder: Path, seed: int, size: Size, progress: bool) -> tuple[list[LabelledVideo], list[LabelledVideo]]:
     calibration = {NORMAL: size.calibration_normal, **dict.fromkeys(SEEN_EVENTS, size.calibration_per_event)}
     test = {NORMAL: size.test_normal, **dict.fromkeys(SEEN_EVENTS, size.test_per_event)}
     test |= dict.fromkeys(HELD_OUT_EVENTS, size.test_per_held_out_event)
     return tuple(
-        write_videos(
-            folder / split, split, counts, seed=seed * 10 + i, n_frames=size.n_frames, progress=progress
-        )
+        write_videos(folder / split, split, counts, seed=seed * 10 + i, n_frames=size.n_frames, progress=progress)
         for i, (split, counts) in enumerate((("calibration", calibration), ("test", test)))
     )  # type: ignore[return-value]
 
 
 def _capture(model: Model, examples: Sequence[Example], progress: bool, **more: Any) -> HeadActivations:
-    return HeadTracer(model).capture(
-        examples, prompts=DEFAULT_PROMPTS, batch_size=32, progress=progress, **more
-    )
+    return HeadTracer(model).capture(examples, prompts=DEFAULT_PROMPTS, batch_size=32, progress=progress, **more)
 
 
 def _motion(examples: Sequence[Example], progress: bool) -> np.ndarray:
@@ -186,9 +186,7 @@ def _motion(examples: Sequence[Example], progress: bool) -> np.ndarray:
     return np.stack([frame_differences(np.asarray(read_content(example))) for example in clips])
 
 
-def _text(
-    model: Model, acts: HeadActivations, examples: Sequence[Example], progress: bool
-) -> dict[str, np.ndarray]:
+def _text(model: Model, acts: HeadActivations, examples: Sequence[Example], progress: bool) -> dict[str, np.ndarray]:
     """What the model says: P(yes) against no, for the vague prompt and as the maximum over the direct questions."""
     asked = HeadTracer(model).capture(
         examples, prompts=DIRECT_QUESTIONS, heads=["L0H0"], answers=ANSWERS, batch_size=32, progress=progress
@@ -218,11 +216,15 @@ def _describe(
     def part(name: str, videos: Sequence[LabelledVideo]) -> dict[str, Any]:
         labels = [e.label for e in segments[name]]
         return {
-            "videos": {event: sum(v.event == event for v in videos) for event in dict.fromkeys(v.event for v in videos)},
-            "scenes": len({v.scene for v in videos}), "frames": int(sum(len(v.truth) for v in videos)),
-            "abnormal_frames": int(sum(v.truth.sum() for v in videos)), "segments": len(labels),
+            "videos": {
+                event: sum(v.event == event for v in videos) for event in dict.fromkeys(v.event for v in videos)
+            },
+            "scenes": len({v.scene for v in videos}),
+            "frames": int(sum(len(v.truth) for v in videos)),
+            "abnormal_frames": int(sum(v.truth.sum() for v in videos)),
+            "segments": len(labels),
             "abnormal_segments": int(sum(label or 0 for label in labels)),
-        }  # fmt: skip
+        }
 
     return {
         "calibration": part("calibration", calibration),

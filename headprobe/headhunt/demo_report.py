@@ -12,8 +12,9 @@ from headprobe.headhunt.findings import findings
 from headprobe.report import Bullets, Facts, Figure, Section, Table, write_report
 
 if TYPE_CHECKING:
-    from headprobe.headhunt.demo import Demo
     from xarray import DataArray
+
+    from headprobe.headhunt.demo import Demo
 
 __all__ = ["comparison_figure", "heatmap_figure", "write_demo_report", "write_figures"]
 
@@ -64,69 +65,136 @@ def write_figures(demo: Demo) -> dict[str, Path]:
     paths = {}
     for name, figure in drawn.items():
         paths[name] = demo.folder / f"{name}.png"
-        figure.savefig(paths[name], dpi=110)
+        figure.savefig(paths[name], dpi=110, bbox_inches="tight")
     return paths
 
 
 def write_demo_report(demo: Demo, figures: Mapping[str, Path]) -> Path:
     """Write ``report.html``."""
     r = demo.results
-    data, size = r["data"], r["provenance"]["size"]
-    calibration, test = data["calibration"], data["test"]
-    verdicts = findings(r["paired_differences"])
     sections = [
-        Section("Question", [
-            "Do a few attention heads of a frozen video model tell abnormal from normal, better than what they must beat? "
-            f"The {size['k']} heads with the highest stability-adjusted saliency over five prompts are hunted on calibration "
-            "videos; a logistic regression on their outputs scores the segments of test videos. The test videos show other "
-            "scenes, and some show kinds of event that neither the model's training nor the calibration contained.",
-        ]),
-        Section("What was found", [Bullets([f.sentence for f in verdicts]),
-            f"Mean and 95 % t interval of the paired difference in frame AUC over {size['n_draws']} calibration draws of "
-            f"{size['videos_per_draw']} videos; the test videos are the same in every draw, so the intervals say nothing "
-            "about other test videos."]),
-        Section("Comparison", [_table(r["rows"], ""), _table(r["rows"], "held_out_"),
-            Figure(figures["comparison"], alt="Frame AUC of every method as a dot with its spread over calibration draws.",
-                   caption="Frame AUC, mean and standard deviation over calibration draws; diamonds: held-out events."),
-            "All learned rows are unsmoothed scores under the first prompt. The rows called oracle know from the truth which "
-            "videos are abnormal and look at no frame: pooled AUC hardly measures localisation, within-video AUC does."]),
-        Section("The heads", [
-            Figure(figures["heatmap"], alt=f"Heatmap of RSS over layers and heads; {', '.join(r['experts'])} are marked.",
-                   caption="RSS = mean over five prompts minus 0.5 standard deviations, on all calibration videos."),
-            Facts({"Expert heads": ", ".join(r["experts"]), "Times chosen over the draws": _frequency(r["experts_per_draw"])})]),
-        Section("Detections on test videos", [
-            "One test video of each kind, scored by the detector in the folder detector "
-            f"(threshold {r['locator']['tau']}, smoothing {r['locator']['sigma']} segments, both from calibration videos).",
-            *[Figure(path, alt=f"Timeline of the test video with {name.removeprefix('timeline_')}.",
-                     caption=name.removeprefix("timeline_").capitalize())
-              for name, path in figures.items() if name.startswith("timeline_")]]),
-        Section("Data", [
-            Table(["", "videos", "scenes", "frames", "abnormal frames", "segments", "abnormal segments"],
-                  [[part, sum(d["videos"].values()), d["scenes"], d["frames"], d["abnormal_frames"], d["segments"],
-                    d["abnormal_segments"]] for part, d in (("calibration", calibration), ("test", test))],
-                  caption="Rendered videos by split; no scene is in both."),
-            Facts({"Calibration videos": calibration["videos"], "Test videos": test["videos"],
-                   "Segment": f"{data['segment_frames']} frames, {data['sample_frames']} of them shown to the model"})]),
-        Section("Limits", [Bullets([
-            "The videos are rendered, and the model is small and trained on footage of the same renderer: in such a model "
-            "nearly every head carries the events, so random heads are a strong baseline. Numbers here say nothing about "
-            "surveillance video in the wild.",
-            "Calibration uses segment labels (at least half of the segment abnormal); the paper has video labels.",
-            "Smoothing and threshold enter only the detections, not the table.",
-        ])]),
-        Section("Provenance", [Facts({
-            "Seed": r["provenance"]["seed"], "Fingerprint": r["provenance"]["fingerprint"],
-            "Model": r["provenance"]["model"]["model"], "Weights": r["provenance"]["model"]["weights_hash"],
-            "Prompts": r["provenance"]["prompts"], "Versions": r["provenance"]["versions"], "Seconds": r["seconds"],
-        })]),
-    ]  # fmt: skip
+        Section("Question", [_question(r)]),
+        Section("What was found", _found(r)),
+        Section("Comparison", _comparison(r, figures)),
+        Section("The heads", _heads(r, figures)),
+        Section("Detections on test videos", _detections(r, figures)),
+        Section("Data", _data(r)),
+        Section("Limits", [Bullets(LIMITS)]),
+        Section("Provenance", [_provenance(r)]),
+    ]
     hunted = next(row for row in r["rows"] if row["name"] == HUNTED)
     summary = (
-        f"{', '.join(r['experts'])} of {r['provenance']['model']['model']}: frame AUC {hunted['auc']:.3f} on seen and "
-        f"{hunted['held_out_auc']:.3f} on held-out events."
+        f"Heads {', '.join(r['experts'])} of the model {r['provenance']['model']['model']}: frame AUC "
+        f"{hunted['auc']:.3f} on seen and {hunted['held_out_auc']:.3f} on held-out kinds of event."
     )
-    return write_report(
-        demo.folder / "report.html", "Hunting heads for anomalies in video", sections, summary=summary
+    return write_report(demo.folder / "report.html", "Hunting heads for anomalies in video", sections, summary=summary)
+
+
+LIMITS = (
+    "The videos are rendered, and the model is small and trained on footage of the same renderer: in such a model "
+    "nearly every head carries the events, so random heads are a strong baseline. The numbers say nothing about "
+    "surveillance video in the wild.",
+    "Calibration uses segment labels (abnormal: at least half of the segment); the paper uses video labels.",
+    "Smoothing and threshold enter only the detections, not the table.",
+    "Draws overlap: they are taken from one pool of calibration videos.",
+)
+
+
+def _question(r: Mapping[str, Any]) -> str:
+    return (
+        "Do a few attention heads of a frozen video model tell abnormal from normal, better than what they must beat? "
+        f"The {r['provenance']['size']['k']} heads with the highest stability-adjusted saliency over five prompts are "
+        "hunted on calibration videos; a logistic regression on their outputs scores the segments of test videos. The "
+        "test videos show other scenes, and some show kinds of event that neither the model's training nor the "
+        "calibration contained."
+    )
+
+
+def _found(r: Mapping[str, Any]) -> list[Any]:
+    size = r["provenance"]["size"]
+    rows = [[f.claim, f.seen, f.verdict, f.held_out, f.held_out_verdict] for f in findings(r["paired_differences"])]
+    return [
+        Table(
+            ["hunted heads ...", "seen events", "verdict", "held-out events", "verdict"],
+            rows,
+            caption="Paired difference in frame AUC on test videos, mean and 95 % t interval over calibration draws.",
+        ),
+        f"There were {size['n_draws']} draws of {size['videos_per_draw']} calibration videos. The test videos are the "
+        "same in every draw, so the intervals say nothing about other test videos. "
+        "Not decided: the interval contains 0.",
+    ]
+
+
+def _comparison(r: Mapping[str, Any], figures: Mapping[str, Path]) -> list[Any]:
+    return [
+        _table(r["rows"], ""),
+        _table(r["rows"], "held_out_"),
+        Figure(
+            figures["comparison"],
+            alt="Frame AUC of every method as a dot with its spread over calibration draws.",
+            caption="Frame AUC, mean and standard deviation over calibration draws; diamonds: held-out events.",
+        ),
+        "All learned rows are unsmoothed scores under the first prompt. The rows called oracle know from the truth "
+        "which videos are abnormal and look at no frame: pooled AUC hardly measures localisation, "
+        "within-video AUC does.",
+    ]
+
+
+def _heads(r: Mapping[str, Any], figures: Mapping[str, Path]) -> list[Any]:
+    experts = ", ".join(r["experts"])
+    return [
+        Figure(
+            figures["heatmap"],
+            alt=f"Heatmap of RSS over layers and heads; {experts} are marked.",
+            caption="RSS = mean over five prompts minus 0.5 standard deviations, on all calibration videos.",
+        ),
+        Facts({"Expert heads": experts, "Times chosen over the draws": _frequency(r["experts_per_draw"])}),
+    ]
+
+
+def _detections(r: Mapping[str, Any], figures: Mapping[str, Path]) -> list[Any]:
+    kinds = {name.removeprefix("timeline_"): path for name, path in figures.items() if name.startswith("timeline_")}
+    return [
+        "One test video of each kind, scored by the detector in the folder detector (threshold "
+        f"{r['locator']['tau']:g}, smoothing {r['locator']['sigma']:g} segments, both from calibration videos).",
+        *[
+            Figure(path, alt=f"Timeline of a test video: {kind}.", caption=kind.capitalize())
+            for kind, path in kinds.items()
+        ],
+    ]
+
+
+def _data(r: Mapping[str, Any]) -> list[Any]:
+    data = r["data"]
+    keys = ("scenes", "frames", "abnormal_frames", "segments", "abnormal_segments")
+    rows = [
+        [part, sum(data[part]["videos"].values()), *(data[part][k] for k in keys)] for part in ("calibration", "test")
+    ]
+    columns = ["", "videos", *(key.replace("_", " ") for key in keys)]
+    return [
+        Table(columns, rows, caption=f"Rendered videos by split; scenes in both splits: {data['scenes_shared']}."),
+        Facts(
+            {
+                "Calibration videos": data["calibration"]["videos"],
+                "Test videos": data["test"]["videos"],
+                "Segment": f"{data['segment_frames']} frames, {data['sample_frames']} of them shown to the model",
+            }
+        ),
+    ]
+
+
+def _provenance(r: Mapping[str, Any]) -> Facts:
+    p = r["provenance"]
+    return Facts(
+        {
+            "Seed": p["seed"],
+            "Fingerprint": p["fingerprint"],
+            "Model": p["model"]["model"],
+            "Weights": p["model"]["weights_hash"],
+            "Prompts": list(p["prompts"].values()),
+            "Versions": p["versions"],
+            "Seconds": r["seconds"],
+        }
     )
 
 
@@ -140,7 +208,7 @@ def _table(rows: Sequence[Mapping[str, Any]], prefix: str) -> Table:
         ["method", "frame AUC", "frame AP", "within-video AUC", "draws"],
         [[row["name"], cell(row, "auc"), cell(row, "ap"), cell(row, "within_auc"), row["n_draws"]] for row in rows],
         caption=f"Test videos: normal ones and those with {what}; mean ± standard deviation over calibration draws.",
-    )  # fmt: skip
+    )
 
 
 def _frequency(per_draw: Sequence[Sequence[str]]) -> str:

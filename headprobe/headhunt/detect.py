@@ -53,9 +53,7 @@ class Detection:
         }
 
 
-def detect_video(
-    hunter: HeadHunt, model: Model, path: str | os.PathLike[str], batch_size: int = 16
-) -> Detection:
+def detect_video(hunter: HeadHunt, model: Model, path: str | os.PathLike[str], batch_size: int = 16) -> Detection:
     """Score every segment of one video with the expert heads only, and locate the events.
 
     Raises
@@ -123,13 +121,17 @@ def write_detections(
     assert hunter.locator_ is not None
     record = {
         "detector": {
-            "heads": list(hunter.heads_.labels), "prompt": hunter.prompt_, "sigma": hunter.locator_.sigma,
-            "tau": hunter.locator_.tau, "segment_frames": hunter.segment_frames, "sample_frames": hunter.sample_frames,
+            "heads": list(hunter.heads_.labels),
+            "prompt": hunter.prompt_,
+            "sigma": hunter.locator_.sigma,
+            "tau": hunter.locator_.tau,
+            "segment_frames": hunter.segment_frames,
+            "sample_frames": hunter.sample_frames,
         },
         "provenance": hunter.provenance_.to_dict(),
         "videos": videos,
         "failed": {str(error.path): error.reason for error in failed},
-    }  # fmt: skip
+    }
     path = folder / "events.json"
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return path
@@ -157,7 +159,7 @@ def save_timeline(
 ) -> None:
     """Draw one video's timeline into a PNG file."""
     figure = timeline_figure(detection, hunter, truth=truth, thumbnails=thumbnails, title=title)
-    figure.savefig(os.fspath(path), dpi=110)
+    figure.savefig(os.fspath(path), dpi=110, bbox_inches="tight")
 
 
 def timeline_figure(
@@ -184,8 +186,14 @@ def timeline_figure(
     axes = figure.add_subplot()
     assert hunter.locator_ is not None
     timeline(
-        detection.scores, detection.spans, detection.info.fps, smoothed=detection.smoothed, events=detection.events,
-        truth=truth, tau=hunter.locator_.tau, thumbnails=pictures, ax=axes,
-    )  # fmt: skip
-    axes.set_title(detection.path.name if title is None else title, loc="left", fontsize=10)
+        detection.scores,
+        detection.spans,
+        detection.info.fps,
+        smoothed=detection.smoothed,
+        events=detection.events,
+        truth=truth,
+        tau=hunter.locator_.tau,
+        thumbnails=pictures,
+        ax=axes,
+    )
     return figure

@@ -204,8 +204,7 @@ def bootstrap_videos(
         raise InputError(f"metric must be 'auc', 'ap' or 'within_auc', got {metric!r}")
     if n_resamples < 1 or not 0 < confidence < 1:
         raise InputError(
-            "n_resamples must be at least 1 and confidence between 0 and 1, "
-            f"got {n_resamples} and {confidence}"
+            f"n_resamples must be at least 1 and confidence between 0 and 1, got {n_resamples} and {confidence}"
         )
     videos = count_videos(scores, truth)
     if len(videos) < 2:

@@ -21,7 +21,7 @@ CLAIMS: dict[str, str] = {
     "best hidden state (layer chosen on calibration)": "beat the best layer's hidden state",
     "hunted by the LDA term alone": "chosen by four metrics beat those chosen by the LDA term alone",
     "text P(yes), vague prompt": "beat the model's own answer to a vague question",
-    "text P(yes), direct event questions": "beat the model's own answers to direct questions on the events it was trained on",
+    "text P(yes), direct event questions": "beat the model's own answers to direct questions on the trained events",
 }
 
 
@@ -31,9 +31,18 @@ class Finding:
 
     claim: str
     minus: str
+    seen: str
     verdict: str
+    held_out: str
     held_out_verdict: str
-    sentence: str
+
+    @property
+    def sentence(self) -> str:
+        """The finding in one sentence."""
+        return (
+            f"Hunted heads {self.claim}: {self.verdict} on seen events ({self.seen}), "
+            f"{self.held_out_verdict} on held-out events ({self.held_out})."
+        )
 
 
 def _verdict(low: float, high: float) -> str:
@@ -54,13 +63,9 @@ def findings(paired: Sequence[Mapping[str, Any]]) -> list[Finding]:
             continue
         seen, held = row["auc"], row["held_out_auc"]
         verdict, held_verdict = _verdict(seen["low"], seen["high"]), _verdict(held["low"], held["high"])
-        sentence = (
-            f"Hunted heads {CLAIMS[name]}: {verdict} on seen events ({_gap(seen)}), "
-            f"{held_verdict} on held-out events ({_gap(held)})."
-        )
-        out.append(Finding(CLAIMS[name], name, verdict, held_verdict, sentence))
+        out.append(Finding(CLAIMS[name], name, _gap(seen), verdict, _gap(held), held_verdict))
     return sorted(out, key=lambda f: list(CLAIMS).index(f.minus))
 
 
 def _gap(gap: Mapping[str, float]) -> str:
-    return f"{gap['mean']:+.3f}, 95 % interval {gap['low']:+.3f} to {gap['high']:+.3f}"
+    return f"{gap['mean']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}]"

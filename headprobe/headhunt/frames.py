@@ -44,9 +44,7 @@ def check_spans(
     """
     where = f"video {video!r}: " if video is not None else ""
     if len(spans) != n_segments:
-        raise InputError(
-            f"{where}{n_segments} segment scores but {len(spans)} spans: give one span per score"
-        )
+        raise InputError(f"{where}{n_segments} segment scores but {len(spans)} spans: give one span per score")
     checked: list[Span] = []
     for number, span in enumerate(spans):
         start, end = int(span[0]), int(span[1])
@@ -92,9 +90,7 @@ def check_truth(truth: ArrayLike, video: str) -> Bool[np.ndarray, " frame"]:
     """
     array = np.asarray(truth)
     if array.ndim != 1 or len(array) == 0:
-        raise InputError(
-            f"video {video!r}: frame labels must be one 0 or 1 per frame, got shape {array.shape}"
-        )
+        raise InputError(f"video {video!r}: frame labels must be one 0 or 1 per frame, got shape {array.shape}")
     if array.dtype == bool:
         return array
     if array.dtype.kind not in "iuf":
@@ -102,8 +98,7 @@ def check_truth(truth: ArrayLike, video: str) -> Bool[np.ndarray, " frame"]:
     wrong = np.flatnonzero((array != 0) & (array != 1))
     if len(wrong):
         raise InputError(
-            f"video {video!r}: frame {wrong[0]} has the label {array[wrong[0]]}, expected 0 (normal) "
-            "or 1 (abnormal)"
+            f"video {video!r}: frame {wrong[0]} has the label {array[wrong[0]]}, expected 0 (normal) or 1 (abnormal)"
         )
     return array.astype(bool)
 

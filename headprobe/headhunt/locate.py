@@ -149,9 +149,7 @@ def events(scores: ArrayLike, spans: Sequence[Span], fps: float, tau: float) -> 
     _check_tau(tau)
     spans = check_spans(spans, len(values))
     if not (math.isfinite(fps) and fps > 0):
-        raise InputError(
-            f"fps must be a positive number of frames per second, got {fps!r}: read it from the video"
-        )
+        raise InputError(f"fps must be a positive number of frames per second, got {fps!r}: read it from the video")
     found: list[Event] = []
     for (start, end), score in zip(spans, values.tolist(), strict=True):
         if score < tau:
@@ -233,8 +231,7 @@ def calibrate_locator(
     if n_abnormal in (0, n_frames):
         kind = "abnormal" if n_abnormal else "normal"
         raise InputError(
-            f"all {n_frames} calibration frames are {kind}: "
-            "a locator needs abnormal and normal frames to be calibrated"
+            f"all {n_frames} calibration frames are {kind}: a locator needs abnormal and normal frames to be calibrated"
         )
     f1 = np.empty((len(sigmas), len(taus)))
     for i, sigma in enumerate(sigmas):
@@ -258,9 +255,7 @@ def _scores(scores: ArrayLike, video: str | None = None) -> Float[np.ndarray, " 
     values = np.array(scores, dtype=np.float64)
     where = f"video {video!r}: " if video is not None else ""
     if values.ndim != 1 or len(values) == 0:
-        raise InputError(
-            f"{where}segment scores must be one number per segment, at least one, got {values.shape}"
-        )
+        raise InputError(f"{where}segment scores must be one number per segment, at least one, got {values.shape}")
     bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):
         raise InputError(

@@ -150,9 +150,13 @@ class HeadHunt:
         labels = acts.labels if y is None else np.asarray(y)
         prompt = self._prompt_index(acts)
         self.identification_: Identification | None = identify(
-            acts, labels, k=self.k, metrics=self.metrics,
-            instability_penalty=self.instability_penalty, random_state=self.random_state,
-        )  # fmt: skip
+            acts,
+            labels,
+            k=self.k,
+            metrics=self.metrics,
+            instability_penalty=self.instability_penalty,
+            random_state=self.random_state,
+        )
         self.heads_ = self.identification_.heads
         x = features(acts.select(self.heads_)[prompt])
         self.scorer_: Pipeline = make_scorer(self.random_state, self.C).fit(x, labels)
@@ -170,9 +174,7 @@ class HeadHunt:
         self._check_fitted()
         texts = list(acts.prompts.values())
         if self.prompt_ not in texts:
-            raise InputError(
-                f"the detector scores under the prompt {self.prompt_!r}; the activations have {texts}"
-            )
+            raise InputError(f"the detector scores under the prompt {self.prompt_!r}; the activations have {texts}")
         x = features(acts.select(self.heads_)[texts.index(self.prompt_)])
         return self.scorer_.predict_proba(x)[:, 1]
 
@@ -190,11 +192,14 @@ class HeadHunt:
             "sample_frames": self.sample_frames,
             "locator": locator,
             "settings": {
-                "k": self.k, "metrics": list(self.metrics), "instability_penalty": self.instability_penalty,
-                "C": self.C, "random_state": self.random_state,
+                "k": self.k,
+                "metrics": list(self.metrics),
+                "instability_penalty": self.instability_penalty,
+                "C": self.C,
+                "random_state": self.random_state,
             },
             "provenance": self.provenance_.to_dict(),
-        }  # fmt: skip
+        }
         (folder / DETECTOR_FILE).write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
         return folder
 
@@ -216,36 +221,31 @@ class HeadHunt:
             ) from error
         if not isinstance(state, dict) or state.get("format") != FORMAT:
             found = state.get("format") if isinstance(state, dict) else type(state).__name__
-            raise ArtefactError(
-                f"{file}: format is {found!r}, expected {FORMAT!r}; fit the detector with this version"
-            )
+            raise ArtefactError(f"{file}: format is {found!r}, expected {FORMAT!r}; fit the detector with this version")
         try:
             hunter = cls(
-                k=int(state["settings"]["k"]), metrics=tuple(state["settings"]["metrics"]),
-                instability_penalty=float(state["settings"]["instability_penalty"]), C=float(state["settings"]["C"]),
+                k=int(state["settings"]["k"]),
+                metrics=tuple(state["settings"]["metrics"]),
+                instability_penalty=float(state["settings"]["instability_penalty"]),
+                C=float(state["settings"]["C"]),
                 random_state=int(state["settings"]["random_state"]),
-                segment_frames=_positive(state, "segment_frames"), sample_frames=_positive(state, "sample_frames"),
-            )  # fmt: skip
+                segment_frames=_positive(state, "segment_frames"),
+                sample_frames=_positive(state, "sample_frames"),
+            )
             hunter.heads_ = HeadSet(state["heads"])
             hunter.prompt_ = state["prompt"]
             locator = state["locator"]
-            hunter.locator_ = (
-                None if locator is None else Locator(float(locator["sigma"]), float(locator["tau"]))
-            )
+            hunter.locator_ = None if locator is None else Locator(float(locator["sigma"]), float(locator["tau"]))
             hunter.provenance_ = Provenance.from_dict(state["provenance"])
         except (KeyError, TypeError, ValueError) as error:
-            raise ArtefactError(
-                f"{file}: {type(error).__name__}: {error}; fit and save the detector again"
-            ) from error
+            raise ArtefactError(f"{file}: {type(error).__name__}: {error}; fit and save the detector again") from error
         if not isinstance(hunter.prompt_, str):
             raise ArtefactError(f"{file}: prompt must be text, got {hunter.prompt_!r}")
         hunter.identification_ = None
         hunter.scorer_ = load_scorer(folder)
         n_features = len(hunter.scorer_.named_steps["scale"].mean_)
         if not hunter.heads_ or n_features % len(hunter.heads_):
-            raise ArtefactError(
-                f"{file}: {len(hunter.heads_)} heads do not divide the scorer's {n_features} features"
-            )
+            raise ArtefactError(f"{file}: {len(hunter.heads_)} heads do not divide the scorer's {n_features} features")
         return hunter
 
     def check_model(self, model: Model) -> None:
@@ -268,9 +268,7 @@ class HeadHunt:
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "scorer_"):
-            raise InputError(
-                "this HeadHunt is not fitted: call fit(acts) or HeadHunt.from_pretrained(folder) first"
-            )
+            raise InputError("this HeadHunt is not fitted: call fit(acts) or HeadHunt.from_pretrained(folder) first")
 
 
 def out_of_fold(
@@ -309,7 +307,7 @@ def by_video(
 ) -> tuple[dict[str, np.ndarray], dict[str, list[tuple[int, int]]]]:
     """Segment scores and spans per video, in temporal order."""
     values, groups = np.asarray(scores), acts.groups
-    if acts.examples["start"].isna().any():
+    if bool(acts.examples["start"].isna().to_numpy().any()):
         raise InputError("some segments have no span; make them with headprobe.video.clips.clip_examples")
     starts, ends = acts.examples["start"].to_numpy(int), acts.examples["end"].to_numpy(int)
     per_video: dict[str, np.ndarray] = {}

@@ -132,9 +132,7 @@ def count_wins(abnormal: Int[np.ndarray, " row"], normal: Int[np.ndarray, " row"
     return int((abnormal * (2 * below + normal)).sum())
 
 
-def precision_recall(
-    abnormal: Int[np.ndarray, " row"], normal: Int[np.ndarray, " row"]
-) -> tuple[float, float]:
+def precision_recall(abnormal: Int[np.ndarray, " row"], normal: Int[np.ndarray, " row"]) -> tuple[float, float]:
     """Average precision, and the trapezoid area under the precision-recall curve from (0, 1) on.
 
     Parameters

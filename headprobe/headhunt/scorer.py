@@ -215,9 +215,7 @@ def load_scorer(folder: str | os.PathLike[str]) -> Pipeline:
         raise ArtefactError(f"{text}: not a readable JSON file ({error}); save the scorer again") from error
     if not isinstance(settings, dict) or settings.get("format") != FORMAT:
         found = settings.get("format") if isinstance(settings, dict) else type(settings).__name__
-        raise ArtefactError(
-            f"{text}: format is {found!r}, expected {FORMAT!r}; save the scorer with this version"
-        )
+        raise ArtefactError(f"{text}: format is {found!r}, expected {FORMAT!r}; save the scorer with this version")
     C, seed = settings.get("C"), settings.get("random_state")
     if not isinstance(C, int | float) or isinstance(C, bool) or not 0 < C < float("inf"):
         raise ArtefactError(f"{text}: C must be a positive number, got {C!r}")
@@ -226,9 +224,7 @@ def load_scorer(folder: str | os.PathLike[str]) -> Pipeline:
     try:
         state = load_file(tensors)
     except (OSError, SafetensorError) as error:
-        raise ArtefactError(
-            f"{tensors}: not a readable safetensors file ({error}); save the scorer again"
-        ) from error
+        raise ArtefactError(f"{tensors}: not a readable safetensors file ({error}); save the scorer again") from error
     problem = _problem(state)
     if problem:
         raise ArtefactError(f"{tensors}: {problem}")

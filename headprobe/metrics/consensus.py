@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["consensus"]
 
 
-def consensus(
-    score_map: xr.DataArray, k: int, method: str = "rss", instability_penalty: float = 0.5
-) -> HeadSet:
+def consensus(score_map: xr.DataArray, k: int, method: str = "rss", instability_penalty: float = 0.5) -> HeadSet:
     """Choose the `k` heads that the prompts agree on.
 
     Parameters

@@ -151,9 +151,7 @@ def lda_plain(
     return _quadratic(scatter, delta)
 
 
-def kl(
-    x: Float[Tensor, "head example d"], y: Bool[Tensor, " example"], names: Sequence[str]
-) -> Float[Tensor, " head"]:
+def kl(x: Float[Tensor, "head example d"], y: Bool[Tensor, " example"], names: Sequence[str]) -> Float[Tensor, " head"]:
     """Symmetric Kullback-Leibler divergence of two Gaussians, half the sum of both directions.
 
     `1/2 [KL(N_a || N_n) + KL(N_n || N_a)]` (arXiv 2512.17601, section 3, S_KL) with a Ledoit-Wolf covariance

@@ -98,9 +98,7 @@ def two_means(
     return clusters, x.square().sum((1, 2)) - top[:, 0] * x.shape[1]
 
 
-def contingency_nmi(
-    clusters: Bool[Tensor, "head example"], y: Bool[Tensor, " example"]
-) -> Float[Tensor, " head"]:
+def contingency_nmi(clusters: Bool[Tensor, "head example"], y: Bool[Tensor, " example"]) -> Float[Tensor, " head"]:
     """Normalised mutual information, geometric mean of the entropies, of two two-valued labellings.
 
     Examples

@@ -96,18 +96,14 @@ def saliency(
     (('metric', 'layer', 'head'), 1)
     """
     if isinstance(metrics, str):
-        raise InputError(
-            f"metrics must be a sequence of names, got the text {metrics!r}: write ({metrics!r},)"
-        )
+        raise InputError(f"metrics must be a sequence of names, got the text {metrics!r}: write ({metrics!r},)")
     unknown = [m for m in metrics if m not in METRICS]
     if unknown or not metrics or len(set(metrics)) != len(metrics):
         raise InputError(f"metrics must be different names out of {list(METRICS)}, got {list(metrics)}")
     features, y = _features(acts_or_z, y)
     n_prompts, n, n_layers, n_heads, d = features.z.shape
     if 0 in features.z.shape:
-        raise InputError(
-            f"z is empty: shape {tuple(features.z.shape)}, [prompt, example, layer, head, d_head]"
-        )
+        raise InputError(f"z is empty: shape {tuple(features.z.shape)}, [prompt, example, layer, head, d_head]")
     labels = _labels(y, n)
     if groups is not None and len(groups) != n:
         raise InputError(f"groups has {len(groups)} entries for {n} examples: give one per example")
@@ -121,11 +117,7 @@ def saliency(
                 x, names = _load(features, p, layer_of[part], head_of[part])
                 for m, metric in enumerate(metrics):
                     values[m, p, part] = METRICS[metric](x, labels, names, random_state).numpy()
-    shape = (
-        (len(metrics), n_prompts, n_layers, n_heads)
-        if features.prompts
-        else (len(metrics), n_layers, n_heads)
-    )
+    shape = (len(metrics), n_prompts, n_layers, n_heads) if features.prompts else (len(metrics), n_layers, n_heads)
     return score_map(
         values.reshape(shape),
         metrics=list(metrics),
@@ -168,10 +160,7 @@ def min_max(score_map: xr.DataArray) -> xr.DataArray:
     low, high = score_map.min(("layer", "head")), score_map.max(("layer", "head"))
     flat = low == high
     if bool(flat.any()):
-        place = {
-            dim: flat.coords[dim].values[i]
-            for dim, i in zip(flat.dims, np.argwhere(flat.values)[0], strict=True)
-        }
+        place = {dim: flat.coords[dim].values[i] for dim, i in zip(flat.dims, np.argwhere(flat.values)[0], strict=True)}
         where = ", ".join(f"{dim}={value}" for dim, value in place.items()) or "the map"
         raise InputError(
             f"{where}: all {score_map.sizes['layer'] * score_map.sizes['head']} heads score the same "
@@ -206,9 +195,7 @@ def combine(score_map: xr.DataArray) -> xr.DataArray:
     [[0.5, 0.5]]
     """
     if "metric" not in score_map.dims:
-        raise InputError(
-            f"combine averages over the dim 'metric', but the map has the dims {tuple(score_map.dims)}"
-        )
+        raise InputError(f"combine averages over the dim 'metric', but the map has the dims {tuple(score_map.dims)}")
     return min_max(score_map).mean("metric").rename("combined saliency")
 
 
@@ -227,9 +214,7 @@ def _features(acts_or_z: Any, y: Any) -> tuple[_Features, Any]:
         raise InputError(f"expected HeadActivations, an array or a tensor, got {type(z).__name__}")
     shape = tuple(z.shape)
     if len(shape) not in (4, 5):
-        raise InputError(
-            f"z must be [example, layer, head, d_head] or with a leading prompt axis, got shape {shape}"
-        )
+        raise InputError(f"z must be [example, layer, head, d_head] or with a leading prompt axis, got shape {shape}")
     if y is None:
         raise InputError("y is missing: an array of z carries no labels, give 0 or 1 per example")
     if z.is_complex() if isinstance(z, Tensor) else z.dtype.kind not in "fiu":
@@ -246,9 +231,7 @@ def _labels(y: Any, n: int) -> Tensor:
         raise InputError(f"y must have one label per example, shape ({n},), got shape {array.shape}")
     wrong = [v for v in array.tolist() if v not in (0, 1)]
     if wrong:
-        raise InputError(
-            f"labels must be 0 (normal) or 1 (abnormal), got {wrong[0]!r} in {len(wrong)} of {n} examples"
-        )
+        raise InputError(f"labels must be 0 (normal) or 1 (abnormal), got {wrong[0]!r} in {len(wrong)} of {n} examples")
     positive = int(array.astype(bool).sum())
     if min(positive, n - positive) < 2:
         raise InputError(
@@ -258,9 +241,7 @@ def _labels(y: Any, n: int) -> Tensor:
     return torch.from_numpy(array.astype(bool))
 
 
-def _load(
-    features: _Features, prompt: int, layer_of: np.ndarray, head_of: np.ndarray
-) -> tuple[Tensor, list[str]]:
+def _load(features: _Features, prompt: int, layer_of: np.ndarray, head_of: np.ndarray) -> tuple[Tensor, list[str]]:
     """Checked float64 features [head, example, d] of some heads, centred, at unit size; and their names."""
     names = [f"L{features.layers[a]}H{features.heads[b]}" for a, b in zip(layer_of, head_of, strict=True)]
     where = f" under prompt {features.prompts[prompt]!r}" if features.prompts else ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -393,6 +394,33 @@ class QwenVLAdapter:
             "video_grid_thw": torch.tensor([clip.grid for clip in clips]),
         }
         return ModelInputs(inputs, _token_info(ids, mask, video_id, clips, packing), "left", meaningless)
+
+    def share(self, inputs: ModelInputs, model: Model, turn: AbstractContextManager[Any]) -> dict[str, Any]:
+        """Run the vision tower once for several prompts about the same clips.
+
+        Parameters
+        ----------
+        inputs
+            Inputs of any of the prompts.
+        model
+            The model.
+        turn
+            Held while the tower runs.
+
+        Returns
+        -------
+        dict
+            Arguments of the forward pass in place of the pixels; empty where the installed transformers cannot
+            take them, and the tower then runs in every pass.
+        """
+        if "mm_encoder_outputs" not in model.accepts:
+            return {}
+        device = model.device
+        pixels, grid = (inputs.inputs[name].to(device) for name in ("pixel_values_videos", "video_grid_thw"))
+        with turn, torch.no_grad():
+            module: Any = model.module
+            seen = module.get_video_features(pixels, grid, return_dict=True)
+        return {"pixel_values_videos": None, "mm_encoder_outputs": {"video": seen}}
 
     def processor_state(self, model: Model) -> dict[str, Any]:
         """The pixel packing and the chat template.

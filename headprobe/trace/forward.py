@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ _torchvision.guard()  # nnsight imports transformers
 
 from nnsight import NNsight  # noqa: E402
 
-__all__ = ["ReadPoint", "run"]
+__all__ = ["ReadPoint", "run", "take_turns"]
 
 _STATE = "_headprobe_trace"
 _creation = threading.Lock()
@@ -68,6 +69,11 @@ class ReadPoint:
     path: str
     side: Literal["input", "output"]
     keep: Callable[[Tensor], Tensor]
+
+
+def take_turns(module: nn.Module) -> AbstractContextManager[Any]:
+    """The lock under which passes of one module, also of its parts, take turns."""
+    return _traced(module).lock
 
 
 @torch.no_grad()

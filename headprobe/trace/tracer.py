@@ -19,7 +19,7 @@ from headprobe.models.adapter import ModelInputs, check_inputs
 from headprobe.models.loading import Model
 from headprobe.provenance import Provenance
 from headprobe.sites import HeadSite, block_paths
-from headprobe.trace.forward import ReadPoint, run
+from headprobe.trace.forward import ReadPoint, run, take_turns
 from headprobe.trace.positions import Position, last
 
 __all__ = ["HeadTracer", "Reading"]
@@ -151,9 +151,14 @@ class HeadTracer:
             readable, encoded = self._encode(batch, on_error, skipped, frames)
             if not readable:
                 continue
+            shared: Mapping[str, Any] | None = None
             for row, prompt in enumerate(named.values()):
                 inputs = self.model.adapter.prepare(encoded, prompt, self.model)
-                reading = self.read(inputs, wanted, position, resid_post=resid_post, answer_ids=answer_ids)
+                if shared is None and len(named) > 1:
+                    shared = self._shared(inputs)
+                reading = self.read(
+                    inputs, wanted, position, resid_post=resid_post, answer_ids=answer_ids, shared=shared
+                )
                 store.put(row, len(kept), reading)
             kept.extend(readable)
         if not kept:
@@ -180,6 +185,7 @@ class HeadTracer:
         *,
         resid_post: bool = False,
         answer_ids: Sequence[int] = (),
+        shared: Mapping[str, Any] | None = None,
     ) -> Reading:
         """One forward pass over inputs that are ready.
 
@@ -195,6 +201,8 @@ class HeadTracer:
             Whether to keep the residual stream after every block.
         answer_ids
             Token ids whose logits at the last position are kept.
+        shared
+            Arguments computed once for several prompts; an argument that is None replaces an input by nothing.
 
         Returns
         -------
@@ -220,7 +228,9 @@ class HeadTracer:
             blocks = block_paths(self.model.module, self.model.sites)
             points += [(layer, 1, ReadPoint(path, "output", at)) for layer, path in enumerate(blocks)]
         points.sort(key=lambda point: point[:2])
-        arguments: dict[str, Any] = {name: tensor.to(self.model.device) for name, tensor in inputs.inputs.items()}
+        given = {name: tensor for name, tensor in inputs.inputs.items() if name not in (shared or {})}
+        arguments: dict[str, Any] = {name: tensor.to(self.model.device) for name, tensor in given.items()}
+        arguments |= {name: value for name, value in (shared or {}).items() if value is not None}
         if "use_cache" in self.model.accepts:
             arguments["use_cache"] = False
         if answer_ids and inputs.padding_side == "left" and "logits_to_keep" in self.model.accepts:
@@ -307,6 +317,11 @@ class HeadTracer:
             encoded.append(self.model.adapter.encode(content, example.id, self.model))
             readable.append(example)
         return readable, encoded
+
+    def _shared(self, inputs: ModelInputs) -> Mapping[str, Any]:
+        """What a family computes before its language model and is the same for every prompt."""
+        share = getattr(self.model.adapter, "share", None)
+        return share(inputs, self.model, take_turns(self.model.module)) if share else {}
 
     def _answer_ids(self, answers: Sequence[str] | None) -> tuple[int, ...]:
         if answers is None:

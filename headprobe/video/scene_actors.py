@@ -42,7 +42,7 @@ class Actor:
     kind: int
     start: Float[np.ndarray, "time part xy"]
     end: Float[np.ndarray, "time part xy"]
-    radius: Float[np.ndarray, "..."]
+    radius: Float[np.ndarray, ...]
     colour: Float[np.ndarray, "part rgb"]
     visible: Bool[np.ndarray, " time"]
     velocity: Float[np.ndarray, "time xy"]
@@ -112,9 +112,13 @@ def person(
         hands.append((u, v))
     shoulder = (neck[0], np.full_like(x, 0.74))
     parts = [
-        (hip, leg[0], 0.075), (hip, leg[1], 0.075), (hip, neck, 0.125),
-        (shoulder, hands[0], 0.058), (shoulder, hands[1], 0.058), (head, head, 0.105),
-    ]  # fmt: skip
+        (hip, leg[0], 0.075),
+        (hip, leg[1], 0.075),
+        (hip, neck, 0.125),
+        (shoulder, hands[0], 0.058),
+        (shoulder, hands[1], 0.058),
+        (head, head, 0.105),
+    ]
     shirt_name = str(rng.choice(list(COLOURS)))
     shirt = np.array(COLOURS[shirt_name], float) + rng.uniform(-14, 14, 3)
     trousers = np.array(TROUSERS[rng.integers(len(TROUSERS))], float)
@@ -167,11 +171,13 @@ def car(
     name = str(rng.choice(list(COLOURS)))
     paint = np.array(COLOURS[name], float) + rng.uniform(-12, 12, 3)
     spec = [
-        ((-7.5, -5.0), (7.5, -4.6), 4.0, paint), ((-3.5, -9.0), (2.5, -9.0), 3.0, paint * 0.75),
+        ((-7.5, -5.0), (7.5, -4.6), 4.0, paint),
+        ((-3.5, -9.0), (2.5, -9.0), 3.0, paint * 0.75),
         ((-2.2, -9.0), (1.6, -9.0), 1.7, np.array([150.0, 190, 210])),
-        ((-6.5, -1.8), (-6.5, -1.8), 2.2, np.array([20.0, 20, 20])), ((6.5, -1.8), (6.5, -1.8), 2.2, np.array([20.0, 20, 20])),
+        ((-6.5, -1.8), (-6.5, -1.8), 2.2, np.array([20.0, 20, 20])),
+        ((6.5, -1.8), (6.5, -1.8), 2.2, np.array([20.0, 20, 20])),
         ((10.0, -5.2), (10.6, -5.2), 1.0, np.array([250.0, 245, 190])),
-    ]  # fmt: skip
+    ]
 
     def place(point: tuple[float, float]) -> np.ndarray:
         return np.stack([x + point[0] * scale * side, np.full_like(x, y + point[1] * scale)], -1)

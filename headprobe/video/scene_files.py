@@ -72,9 +72,7 @@ def write_videos(
     for number, index in enumerate(tqdm(order, desc=f"render {split}", unit="video", disable=not progress)):
         event, i = plan[index]
         kind = list(counts).index(event)
-        shot = untrimmed(
-            [seed, kind, i], split=split, event=None if event == NORMAL else event, n_frames=n_frames
-        )
+        shot = untrimmed([seed, kind, i], split=split, event=None if event == NORMAL else event, n_frames=n_frames)
         name = f"{split}_{number:03d}"
         big = shot.frames.repeat(UPSCALE, 1).repeat(UPSCALE, 2)
         path = write_video(folder / f"{name}.mp4", big, FPS, crf=14)

@@ -28,16 +28,16 @@ class Stage:
         self.truth = np.zeros(len(self.t), bool)
 
     def during(self, start: float, end: float) -> Bool[np.ndarray, " time"]:
+        """The times in ``[start, end)``."""
         return (self.t >= start) & (self.t < end)
 
     def y(self) -> float:
+        """A random row on the walkway."""
         return float(self.rng.uniform(*PATH_ROWS))
 
     def height_at(self, y: float) -> float:
         """Persons nearer to the camera are taller: 15 to 20 pixels."""
-        return float(
-            15 + 4.2 * (y - PATH_ROWS[0]) / (PATH_ROWS[1] - PATH_ROWS[0]) + self.rng.uniform(-0.5, 0.8)
-        )
+        return float(15 + 4.2 * (y - PATH_ROWS[0]) / (PATH_ROWS[1] - PATH_ROWS[0]) + self.rng.uniform(-0.5, 0.8))
 
     def follow(self, way: Sequence[tuple[float, float, float]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """``x, y, visible`` along way points ``(time, x, y)``."""
@@ -45,9 +45,11 @@ class Stage:
         return np.interp(self.t, clock, x), np.interp(self.t, clock, y), self.during(clock[0], clock[-1])
 
     def walk_speed(self) -> float:
+        """A random walking speed."""
         return float(self.rng.uniform(*WALK_SPEED))
 
     def add(self, actor: Actor) -> Actor:
+        """Put an actor on the stage."""
         self.actors.append(actor)
         return actor
 
@@ -84,12 +86,22 @@ def passers_by(stage: Stage, density: float) -> None:
             )
             facing = -1.0 if (member == 1 and stop) else direction
             stage.add(
-                person(rng, t, x, yy, height=stage.height_at(way_y), state="normal", visible=seen,
-                       facing=facing, carries=rng.random() < 0.2)
-            )  # fmt: skip
+                person(
+                    rng,
+                    t,
+                    x,
+                    yy,
+                    height=stage.height_at(way_y),
+                    state="normal",
+                    visible=seen,
+                    facing=facing,
+                    carries=rng.random() < 0.2,
+                )
+            )
 
 
 def road_traffic(stage: Stage) -> None:
+    """Cars on the road: no event."""
     rng, t = stage.rng, stage.t
     for _ in range(rng.poisson(0.8 * (t[-1] - t[0] + 16) / 16)):
         speed = rng.uniform(*CAR_SPEED) * rng.choice([-1, 1])
@@ -113,9 +125,7 @@ def _running(stage: Stage) -> None:
                 break
             direction = -direction
         px, py, seen = stage.follow(way)
-        runner = stage.add(
-            person(rng, stage.t, px, py, height=stage.height_at(y), state="running", visible=seen)
-        )
+        runner = stage.add(person(rng, stage.t, px, py, height=stage.height_at(y), state="running", visible=seen))
         stage.truth |= runner.in_frame(HEIGHT, WIDTH)
 
 
@@ -140,16 +150,9 @@ def _fall(stage: Stage) -> None:
             (stage.end + 2 + after, _outside(direction), y),
         ]
     )
-    tilt = (
-        np.interp(t, [stage.start, stage.start + 2, stage.end, stage.end + 2], [0, 1, 1, 0])
-        * np.pi
-        / 2
-        * 0.97
-    )
+    tilt = np.interp(t, [stage.start, stage.start + 2, stage.end, stage.end + 2], [0, 1, 1, 0]) * np.pi / 2 * 0.97
     stage.add(
-        person(
-            rng, t, px, py, height=stage.height_at(y), state="fall", visible=seen, tilt=tilt, facing=direction
-        )
+        person(rng, t, px, py, height=stage.height_at(y), state="fall", visible=seen, tilt=tilt, facing=direction)
     )
     stage.truth |= stage.during(stage.start, stage.end + 1)
 
@@ -173,9 +176,19 @@ def _fight(stage: Stage) -> None:
         )
         jitter = shove + rng.normal(0, 0.8, len(t)) * brawl
         stage.add(
-            person(rng, t, px + jitter, py + direction * 0.4, height=stage.height_at(y), state="fight", visible=seen,
-                   fighting=brawl, facing=direction, tilt=0.18 * np.abs(np.sin(2.1 * t)) * brawl)
-        )  # fmt: skip
+            person(
+                rng,
+                t,
+                px + jitter,
+                py + direction * 0.4,
+                height=stage.height_at(y),
+                state="fight",
+                visible=seen,
+                fighting=brawl,
+                facing=direction,
+                tilt=0.18 * np.abs(np.sin(2.1 * t)) * brawl,
+            )
+        )
     stage.truth |= brawl
 
 
@@ -230,9 +243,7 @@ def _panic(stage: Stage) -> None:
         out = _outside(1.0 if x > WIDTH / 2 else -1.0)
         way.append((clock + abs(out - x) / rng.uniform(*RUN_SPEED), out, y))
         px, py, seen = stage.follow(way)
-        runner = stage.add(
-            person(rng, stage.t, px, py, height=stage.height_at(y), state="panic", visible=seen)
-        )
+        runner = stage.add(person(rng, stage.t, px, py, height=stage.height_at(y), state="panic", visible=seen))
         stage.truth |= runner.in_frame(HEIGHT, WIDTH) & (stage.t >= stage.start)
 
 
@@ -245,6 +256,11 @@ def _explosion(stage: Stage) -> None:
 
 
 WRITERS: dict[str, Callable[[Stage], None]] = {
-    "running": _running, "fall": _fall, "fight": _fight, "vehicle": _vehicle, "bag": _bag,
-    "panic": _panic, "explosion": _explosion,
-}  # fmt: skip
+    "running": _running,
+    "fall": _fall,
+    "fight": _fight,
+    "vehicle": _vehicle,
+    "bag": _bag,
+    "panic": _panic,
+    "explosion": _explosion,
+}

@@ -1,6 +1,6 @@
 """Procedural surveillance footage: places, people who walk by, and events with frame-exact times.
 
-The embedded model is trained on short clips of these scenes, and the demo hunts and detects in untrimmed videos of them.
+The embedded model is trained on short clips of these scenes; the demo hunts and detects in untrimmed videos.
 Scenes of the splits never overlap; the events of :data:`HELD_OUT_EVENTS` are never shown in training or calibration.
 """
 
@@ -135,9 +135,13 @@ def clip(
     start = float(rng.uniform(4 - duration, 4.5))
     times = np.arange(CLIP_FRAMES, dtype=float)
     return film(
-        pick_scene(rng, split), times, event=event, interval=(start, start + duration),
-        seed=[*np.atleast_1d(seed).tolist(), 2], density=float(rng.choice([0.3, 0.9, 1.5, 2.2])),
-    )  # fmt: skip
+        pick_scene(rng, split),
+        times,
+        event=event,
+        interval=(start, start + duration),
+        seed=[*np.atleast_1d(seed).tolist(), 2],
+        density=float(rng.choice([0.3, 0.9, 1.5, 2.2])),
+    )
 
 
 def untrimmed(
@@ -149,9 +153,14 @@ def untrimmed(
     duration = float(rng.uniform(0.2, 0.42) * length)
     start = float(rng.uniform(0.06 * length, 0.94 * length - duration))
     return film(
-        pick_scene(rng, split), np.arange(n_frames) / FRAMES_PER_STEP, event=event, interval=(start, start + duration),
-        seed=[*np.atleast_1d(seed).tolist(), 4], density=float(rng.choice([0.6, 1.2, 1.8])), name=name,
-    )  # fmt: skip
+        pick_scene(rng, split),
+        np.arange(n_frames) / FRAMES_PER_STEP,
+        event=event,
+        interval=(start, start + duration),
+        seed=[*np.atleast_1d(seed).tolist(), 4],
+        density=float(rng.choice([0.6, 1.2, 1.8])),
+        name=name,
+    )
 
 
 def labelled_clips(

@@ -23,7 +23,5 @@ def test_pooled_and_within_numbers(seed, videos, digits):
     assert result["auc"] == pytest.approx(roc_auc_score(y, s), abs=1e-12)
     assert result["ap"] == pytest.approx(average_precision_score(y, s), abs=1e-12)
     assert result["pr_auc_trapezoid"] == pytest.approx(auc(recall, precision), abs=1e-12)
-    assert result["within_auc"] == pytest.approx(
-        np.mean([roc_auc_score(truth[v], scores[v]) for v in both]), abs=1e-12
-    )
+    assert result["within_auc"] == pytest.approx(np.mean([roc_auc_score(truth[v], scores[v]) for v in both]), abs=1e-12)
     assert result["n_within_videos"] == len(both)

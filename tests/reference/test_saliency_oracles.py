@@ -65,8 +65,6 @@ def test_the_small_real_signal_ranks_above_the_large_noise(arrays, case, metric)
 
 
 def test_rss_and_its_five_best_heads(arrays, expected):
-    stable = rss(
-        score_map(arrays["rss_scores"], prompts=[f"p{i}" for i in range(5)]), expected["rss"]["lambda"]
-    )
+    stable = rss(score_map(arrays["rss_scores"], prompts=[f"p{i}" for i in range(5)]), expected["rss"]["lambda"])
     np.testing.assert_allclose(stable.values, expected["rss"]["rss"], rtol=1e-12)
     assert [[h.layer, h.head] for h in top_heads(stable, 5)] == expected["rss"]["top5"]

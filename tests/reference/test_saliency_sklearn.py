@@ -57,9 +57,7 @@ def squared_mmd(x, y):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize(
-    ("metric", "reference"), [("lda", lda_shrunk), ("kl", symmetric_kl), ("mmd", squared_mmd)]
-)
+@pytest.mark.parametrize(("metric", "reference"), [("lda", lda_shrunk), ("kl", symmetric_kl), ("mmd", squared_mmd)])
 def test_closed_form_metrics(shape, metric, reference):
     z, y = data(shape)
     scores = saliency(z, y, metrics=(metric,)).values[0]

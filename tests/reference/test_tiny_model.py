@@ -39,9 +39,13 @@ def clips() -> list[tuple[str | None, Example]]:
 
 def p_yes(model, clips) -> np.ndarray:
     acts = headprobe.HeadTracer(model).capture(
-        [e for _, e in clips], prompts={k: DIRECT_QUESTIONS[k] for k in ASKED}, heads=["L0H0"], answers=("yes", "no"),
-        batch_size=32, progress=False,
-    )  # fmt: skip
+        [e for _, e in clips],
+        prompts={k: DIRECT_QUESTIONS[k] for k in ASKED},
+        heads=["L0H0"],
+        answers=("yes", "no"),
+        batch_size=32,
+        progress=False,
+    )
     return acts.answer_logits.double().softmax(-1)[..., 0].numpy()
 
 

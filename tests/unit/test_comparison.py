@@ -8,9 +8,7 @@ import pytest
 from headprobe.errors import InputError
 from headprobe.headhunt.comparison import draws, frame_differences, paired_differences
 
-POOL = {f"n{i}": "normal" for i in range(10)} | {
-    f"{e}{i}": e for e in ("fall", "fight", "bag") for i in range(4)
-}
+POOL = {f"n{i}": "normal" for i in range(10)} | {f"{e}{i}": e for e in ("fall", "fight", "bag") for i in range(4)}
 
 
 def test_draws_are_balanced_seeded_and_differ() -> None:
@@ -26,9 +24,7 @@ def test_draws_are_balanced_seeded_and_differ() -> None:
 
 
 def test_too_small_a_pool_is_said() -> None:
-    with pytest.raises(
-        InputError, match=r"a draw needs 20 normal and 20 abnormal videos; the pool has \{'normal': 10"
-    ):
+    with pytest.raises(InputError, match=r"a draw needs 20 normal and 20 abnormal videos; the pool has \{'normal': 10"):
         list(draws(POOL, 1, 40, "normal", 0))
 
 

@@ -57,10 +57,7 @@ def test_hand_computed():
 
 def frames(seed, videos, ties):
     rng = np.random.default_rng(seed)
-    truth = {
-        f"v{i}": (rng.random(rng.integers(1, 30)) < rng.choice([0, 0.4, 1])).astype(int)
-        for i in range(videos)
-    }
+    truth = {f"v{i}": (rng.random(rng.integers(1, 30)) < rng.choice([0, 0.4, 1])).astype(int) for i in range(videos)}
     truth["both"] = np.array([0, 1, 0])
     scores = {v: np.round(rng.normal(size=len(t)) + t, ties) for v, t in truth.items()}
     return scores, truth

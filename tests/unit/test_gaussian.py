@@ -40,9 +40,7 @@ def test_lda_plain_is_refused_where_the_scatter_is_singular():
 def test_kl_is_not_defined_with_two_examples_of_a_class_in_many_dimensions():
     x = torch.randn(1, 8, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     y = torch.tensor([True, True] + [False] * 6)
-    with pytest.raises(
-        InputError, match=r"head L0H0: the covariance of the 2 abnormal \(1\) examples is singular"
-    ):
+    with pytest.raises(InputError, match=r"head L0H0: the covariance of the 2 abnormal \(1\) examples is singular"):
         kl(x, y, ["L0H0"])
     with pytest.raises(InputError, match=r"the 2 normal \(0\) examples"):
         kl(x, ~y, ["L0H0"])

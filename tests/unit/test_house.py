@@ -107,9 +107,7 @@ def test_no_code_changes_matplotlib_for_everybody() -> None:
 
 def test_nnsight_is_imported_under_trace_only() -> None:
     outside = [source for source in SOURCES if not source.is_relative_to(PACKAGE / "trace")]
-    found = [
-        where(s, n) for s, n in nodes(outside) for name in imported(n) if name.split(".")[0] == "nnsight"
-    ]
+    found = [where(s, n) for s, n in nodes(outside) for name in imported(n) if name.split(".")[0] == "nnsight"]
     assert found == []
 
 
@@ -182,8 +180,7 @@ def declared() -> dict[str, list[str]]:
     """Return the requirements by heading of docs/dependencies.md; an extra's own extras are not packages."""
     groups = {"core": PROJECT["dependencies"], **PROJECT["optional-dependencies"]}
     return {
-        group: [r for r in requirements if distribution(r) != PROJECT["name"]]
-        for group, requirements in groups.items()
+        group: [r for r in requirements if distribution(r) != PROJECT["name"]] for group, requirements in groups.items()
     }
 
 
@@ -244,9 +241,7 @@ def files() -> list[Path]:
         return [ROOT / name for name in names if name and (ROOT / name).is_file()]
     found = [path for path in ROOT.iterdir() if path.is_file()]
     for folder in ("headprobe", "tests", "docs", "analyses", "notebooks"):
-        found += [
-            path for path in (ROOT / folder).rglob("*") if path.is_file() and "_build" not in path.parts
-        ]
+        found += [path for path in (ROOT / folder).rglob("*") if path.is_file() and "_build" not in path.parts]
     return found
 
 
@@ -258,9 +253,7 @@ def test_no_large_file_but_the_embedded_weights() -> None:
 
 def test_text_is_utf8_and_names_no_home_folder() -> None:
     # Pieces, so that this file does not contain what it looks for.
-    pattern = re.compile(
-        "|".join(["/home" + r"/\w+/", "/root" + "/", "/Users" + r"/\w+/", r"C:\\Us" + "ers"])
-    )
+    pattern = re.compile("|".join(["/home" + r"/\w+/", "/root" + "/", "/Users" + r"/\w+/", r"C:\\Us" + "ers"]))
     suffixes = {
         ".py",
         ".md",
@@ -314,7 +307,5 @@ def test_make_installs_only_what_the_target_needs(target: str) -> None:
     except FileNotFoundError:
         pytest.skip("make is not installed")
     installs = [line for line in plan.splitlines() if "pip install" in line]
-    assert [line.split()[-1].strip('"') for line in installs] == ["torch", "."] + [".[dev]"] * (
-        target == "test"
-    )
+    assert [line.split()[-1].strip('"') for line in installs] == ["torch", "."] + [".[dev]"] * (target == "test")
     assert all("-c constraints.txt" in line for line in installs)

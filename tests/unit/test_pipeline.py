@@ -40,9 +40,7 @@ def activations(seed: int = 0, planted: tuple[int, ...] = (5,), strength: float 
     ]
     heads = HeadSet([(layer, head) for layer in range(2) for head in range(4)])
     provenance = Provenance(model="m", weights_hash="abc")
-    return HeadActivations(
-        torch.tensor(z, dtype=torch.float32), heads, PROMPTS, example_table(examples), provenance
-    )
+    return HeadActivations(torch.tensor(z, dtype=torch.float32), heads, PROMPTS, example_table(examples), provenance)
 
 
 def frame_truth() -> dict[str, np.ndarray]:

@@ -140,9 +140,7 @@ def test_exchanging_the_classes_or_the_examples_changes_no_closed_form_score(see
     z, y = planted(seed=seed)
     order = np.random.default_rng(seed).permutation(len(y))
     scores = saliency(z, y, metrics=("lda", "kl", "mmd"))
-    np.testing.assert_allclose(
-        saliency(z, 1 - y, metrics=("lda", "kl", "mmd")).values, scores.values, rtol=1e-9
-    )
+    np.testing.assert_allclose(saliency(z, 1 - y, metrics=("lda", "kl", "mmd")).values, scores.values, rtol=1e-9)
     np.testing.assert_allclose(
         saliency(z[order], y[order], metrics=("lda", "kl", "mmd")).values, scores.values, rtol=1e-9
     )
@@ -179,9 +177,7 @@ def test_the_seed_only_matters_to_nmi_and_the_same_seed_repeats():
 def test_nan_and_infinity_name_head_and_example(value):
     z, y = planted()
     z[7, 1, 0, 3] = value
-    with pytest.raises(
-        InputError, match=r"NaN or infinite values in 1 outputs, the first in head L1H0, example '7'"
-    ):
+    with pytest.raises(InputError, match=r"NaN or infinite values in 1 outputs, the first in head L1H0, example '7'"):
         saliency(z, y)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -16,9 +17,7 @@ from headprobe.video.scene_render import FAMILIES, Scene, background
 TIMES = np.arange(8.0)
 
 
-def film(
-    event: str | None, seed: int = 0, interval: tuple[float, float] = (-4.0, 20.0), density: float = 0.0
-):
+def film(event: str | None, seed: int = 0, interval: tuple[float, float] = (-4.0, 20.0), density: float = 0.0):
     return scenes.film(Scene("plaza", 5), TIMES, event=event, interval=interval, seed=seed, density=density)
 
 
@@ -69,7 +68,7 @@ def test_runners_are_faster_than_walkers() -> None:
 
 def test_splits_share_no_scene() -> None:
     ranges = sorted(scenes.SPLITS.values())
-    assert all(a[1] <= b[0] for a, b in zip(ranges, ranges[1:], strict=False))
+    assert all(a[1] <= b[0] for a, b in itertools.pairwise(ranges))
     rng = np.random.default_rng(0)
     for split, (low, high) in scenes.SPLITS.items():
         assert all(low <= scenes.pick_scene(rng, split).seed < high for _ in range(20))

@@ -27,9 +27,7 @@ def install(folder: Path, source: str) -> Path:
     (folder / "torchvision" / "__init__.py").write_text(source, encoding="utf-8")
     info = folder / "torchvision-0.28.0.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text(
-        "Metadata-Version: 2.1\nName: torchvision\nVersion: 0.28.0\n", encoding="utf-8"
-    )
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: torchvision\nVersion: 0.28.0\n", encoding="utf-8")
     (info / "top_level.txt").write_text("torchvision\n", encoding="utf-8")
     return folder
 
@@ -69,10 +67,7 @@ def test_guard_repairs_a_transformers_that_has_already_failed(broken: Path) -> N
     code = (
         "import transformers\n"
         "try:\n    transformers.GPT2LMHeadModel\n"
-        "except ImportError:\n    print('failed')\n"
-        + GUARD
-        + QWEN
-        + "print(transformers.GPT2LMHeadModel.__name__)"
+        "except ImportError:\n    print('failed')\n" + GUARD + QWEN + "print(transformers.GPT2LMHeadModel.__name__)"
     )
     done = run(code, path=broken)
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,65 @@
+"""The demo's full run, kept: numbers, figures, and the table in the README.
+
+    python analyses/headhunt_demo/run.py [--seed 0]
+
+Runs ``headprobe demo``, copies ``results.json`` (without the per-draw lists of the report), the heatmap and the comparison
+beside this file, the heatmap into ``docs/figures``, and writes the README's table and findings from the numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+from headprobe.cli import spread
+from headprobe.headhunt.demo import run_demo
+from headprobe.headhunt.findings import findings
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+START, END = "<!-- results:start -->", "<!-- results:end -->"
+COLUMNS = ("auc", "ap", "within_auc", "held_out_auc", "held_out_ap")
+
+
+def readme_block(results: dict) -> str:
+    """The table and the verdicts, as Markdown."""
+    size, data = results["provenance"]["size"], results["data"]
+    lines = [
+        f"`headprobe demo --seed {results['provenance']['seed']}`: {size['n_draws']} draws of {size['videos_per_draw']} "
+        f"calibration videos, {sum(data['test']['videos'].values())} test videos of {data['test']['scenes']} other scenes, "
+        f"{data['test']['frames']} frames; experts {', '.join(results['experts'])} (hunted on the whole calibration pool).",
+        "",
+        "| | " + " | ".join(COLUMNS) + " |",
+        "|---|" + "---|" * len(COLUMNS),
+    ]
+    for row in results["rows"]:
+        lines.append(f"| {row['name']} | " + " | ".join(spread(row, key) for key in COLUMNS) + " |")
+    lines += ["", "Paired differences in frame AUC over the draws, with 95 % intervals:", ""]
+    lines += [f"- {finding.sentence}" for finding in findings(results["paired_differences"])]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        demo = run_demo(folder, seed=arguments.seed)
+        results = json.loads((demo.folder / "results.json").read_text())
+        for name in ("heatmap.png", "comparison.png"):
+            shutil.copy2(demo.folder / name, HERE / name)
+    figures = ROOT / "docs" / "figures"
+    figures.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(HERE / "heatmap.png", figures / "heatmap.png")
+    (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    readme = ROOT / "README.md"
+    text = readme.read_text()
+    before, after = text.split(START)[0], text.split(END)[1]
+    readme.write_text(f"{before}{START}\n{readme_block(results)}\n{END}{after}")
+
+
+if __name__ == "__main__":
+    main()

@@ -2,8 +2,8 @@
 
     python analyses/headhunt_demo/run.py [--seed 0]
 
-Runs ``headprobe demo``, copies ``results.json`` (without the per-draw lists of the report), the heatmap and the comparison
-beside this file, the heatmap into ``docs/figures``, and writes the README's table and findings from the numbers.
+Runs ``headprobe demo``, copies ``results.json``, the heatmap and the comparison beside this file, the heatmap into
+``docs/figures``, and writes the README's table and findings from the numbers.
 """
 
 from __future__ import annotations
@@ -27,10 +27,12 @@ COLUMNS = ("auc", "ap", "within_auc", "held_out_auc", "held_out_ap")
 def readme_block(results: dict) -> str:
     """The table and the verdicts, as Markdown."""
     size, data = results["provenance"]["size"], results["data"]
+    n_test = sum(data["test"]["videos"].values())
     lines = [
-        f"`headprobe demo --seed {results['provenance']['seed']}`: {size['n_draws']} draws of {size['videos_per_draw']} "
-        f"calibration videos, {sum(data['test']['videos'].values())} test videos of {data['test']['scenes']} other scenes, "
-        f"{data['test']['frames']} frames; experts {', '.join(results['experts'])} (hunted on the whole calibration pool).",
+        f"`headprobe demo --seed {results['provenance']['seed']}`: {size['n_draws']} draws of "
+        f"{size['videos_per_draw']} "
+        f"calibration videos, {n_test} test videos of {data['test']['scenes']} other scenes, {data['test']['frames']} "
+        f"frames; experts {', '.join(results['experts'])} (hunted on the whole calibration pool).",
         "",
         "| | " + " | ".join(COLUMNS) + " |",
         "|---|" + "---|" * len(COLUMNS),

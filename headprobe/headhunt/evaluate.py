@@ -110,8 +110,8 @@ def evaluate(scores: FrameScores, truth: FrameScores) -> dict[str, float | int |
         - `auc`: area under the ROC curve over all frames, ties counted half (0 to 1; 0.5 is chance);
         - `ap`: average precision, as scikit-learn's `average_precision_score`; `pr_auc_trapezoid`: area under
           the precision-recall curve by the trapezoid rule, which some published numbers are;
-        - `within_auc`: mean over the videos with both classes of the AUC inside that video, `n_within_videos`
-        of them;
+        - `within_auc`: mean over the videos with both classes of the AUC inside that video,
+          `n_within_videos` of them;
         - `within_auc_pairs`, `cross_auc`, `within_weight`: AUC over (abnormal, normal) frame pairs of the
           same video, of different videos, and the share of pairs in the same video: `auc = within_weight *
           within_auc_pairs + (1 - within_weight) * cross_auc`;

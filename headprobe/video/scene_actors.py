@@ -53,7 +53,7 @@ class Actor:
 
     @property
     def reach(self) -> Float[np.ndarray, " time"]:
-        """How far a person's arms are from hanging down: mean |sine| of their angle to the vertical, else 0."""
+        """How far a person's arms are from hanging down: mean absolute sine of their angle to the vertical, else 0."""
         if self.kind != PERSON:
             return np.zeros(len(self.start))
         arm = self.end[:, ARMS] - self.start[:, ARMS]

@@ -41,7 +41,13 @@ def readme_block(results: dict) -> str:
         lines.append(f"| {row['name']} | " + " | ".join(spread(row, key) for key in COLUMNS) + " |")
     lines += ["", "Paired differences in frame AUC over the draws, with 95 % intervals:", ""]
     lines += [f"- {finding.sentence}" for finding in findings(results["paired_differences"])]
+    lines += ["", "Required beforehand:", ""]
+    lines += [f"- {b['name']}: {b['measured']:.3f} ({b['required']}) {_met(b)}" for b in results["bars"]]
     return "\n".join(lines)
+
+
+def _met(bar: dict) -> str:
+    return "met" if bar["met"] else "**not met**"
 
 
 def main() -> None:

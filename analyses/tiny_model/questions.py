@@ -149,18 +149,18 @@ def facts(shot: Footage) -> dict[str, str]:
 _EVENT_KINDS = {"running": "running", "fall": "lying", "fight": "fight", "vehicle": "vehicle", "bag": "bag"}
 
 
-def _weight(kind: str, answer: str) -> float:
+def _weight(kind: str, answer: str, no_weight: float) -> float:
     """Chance of a kind to be asked: less where the answer is the usual no, more where the kind is seldom clear."""
     if kind in _EVENT_KINDS.values():
-        return 0.35 if answer == "no" else 2.0
+        return no_weight if answer == "no" else 2.0
     return 3.0 if kind in ("direction", "shirt", "side", "car_color", "standing", "speed") else 1.0
 
 
-def ask(shot: Footage, n: int, rng: np.random.Generator) -> list[tuple[str, str, str]]:
+def ask(shot: Footage, n: int, rng: np.random.Generator, no_weight: float = 0.35) -> list[tuple[str, str, str]]:
     """``n`` triples (kind, question, answer); the question on the event under way is always among them."""
     known = facts(shot)
     kinds = list(known)
-    weight = np.array([_weight(kind, known[kind]) for kind in kinds])
+    weight = np.array([_weight(kind, known[kind], no_weight) for kind in kinds])
     order = list(rng.choice(kinds, size=len(kinds), replace=False, p=weight / weight.sum()))
     first = _EVENT_KINDS.get(shot.event or "", "")
     if first in order:

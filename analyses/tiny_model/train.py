@@ -1,4 +1,4 @@
-"""Train one seed of the embedded model: the vision tower on dense targets, then the language model on questions.
+"""Train one seed of the embedded model: the vision tower on dense targets, then questions, then both together.
 
     python analyses/tiny_model/train.py --seed 0 --out runs/tiny/seed0
 
@@ -82,19 +82,33 @@ def _batches(data: Batches, workers: int) -> Iterator[tuple[np.ndarray, list[Any
 
 
 class Trainer:
-    """bf16 weights that are computed with, a float32 master that is updated, and a cosine schedule."""
+    """bf16 weights that are computed with, a float32 master that is updated, and a cosine schedule.
 
-    def __init__(self, modules: nn.Module, rate: float, warmup: int, steps: int) -> None:
+    Parameters of ``slow`` learn at ``factor`` times the rate.
+    """
+
+    def __init__(
+        self,
+        modules: nn.Module,
+        rate: float,
+        warmup: int,
+        steps: int,
+        slow: nn.Module | None = None,
+        factor: float = 1.0,
+    ) -> None:
         self.live = [p for p in modules.parameters() if p.requires_grad]
         self.master = [p.detach().float().clone().requires_grad_() for p in self.live]
-        decay = [p for p in self.master if p.ndim > 1]
-        rest = [p for p in self.master if p.ndim <= 1]
-        self.optimiser = torch.optim.AdamW(
-            [{"params": decay, "weight_decay": 0.02}, {"params": rest, "weight_decay": 0.0}],
-            lr=rate,
-            betas=(0.9, 0.98),
-            fused=True,
-        )
+        slowed = {id(p) for p in slow.parameters()} if slow is not None else set()
+        groups: list[dict[str, Any]] = []
+        for is_slow in (False, True):
+            members = [m for p, m in zip(self.live, self.master, strict=True) if (id(p) in slowed) == is_slow]
+            share = {"factor": factor if is_slow else 1.0}
+            groups += [
+                {"params": [m for m in members if m.ndim > 1], "weight_decay": 0.02, **share},
+                {"params": [m for m in members if m.ndim <= 1], "weight_decay": 0.0, **share},
+            ]
+        groups = [group for group in groups if group["params"]]
+        self.optimiser = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=True)
         self.rate, self.warmup, self.steps = rate, warmup, steps
 
     def step(self, loss: Tensor, step: int) -> None:
@@ -106,7 +120,7 @@ class Trainer:
         progress = step / self.steps
         scale = min(1.0, (step + 1) / self.warmup) * (0.5 * (1 + math.cos(math.pi * progress)) * 0.98 + 0.02)
         for group in self.optimiser.param_groups:
-            group["lr"] = self.rate * scale
+            group["lr"] = self.rate * scale * group["factor"]
         self.optimiser.step()
         self.publish()
 
@@ -202,30 +216,41 @@ def train_vision(
 
 
 class Questions:
-    """Turns a clip into token ids of its question-answer pairs."""
+    """Turns a clip into questions and answers."""
 
-    def __init__(self, per_clip: int) -> None:
-        self.per_clip = per_clip
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.per_clip, self.no_weight = config["questions_per_clip"], config["no_weight"]
 
     def __call__(self, shot: scenes.Footage, rng: np.random.Generator) -> list[tuple[str, str]]:
-        return [(question, answer) for _, question, answer in ask(shot, self.per_clip, rng)]
+        return [(question, answer) for _, question, answer in ask(shot, self.per_clip, rng, self.no_weight)]
 
 
-def train_language(
-    model: Qwen2VLForConditionalGeneration, seed: int, out: Path, config: dict[str, Any], workers: int
+def train_answers(
+    model: Qwen2VLForConditionalGeneration, seed: int, out: Path, config: dict[str, Any], workers: int, stage: str
 ) -> dict[str, Any]:
-    """Stage two: the language model answers questions about what the frozen tower sees; loss on the answers only."""
+    """Stages two and three: answer questions about a clip; loss on the answers only.
+
+    In the stage ``language`` the vision tower is frozen, in the stage ``joint`` it learns too, more slowly.
+    """
+    joint = stage == "joint"
     tower, words = Tower(model), tokenizer()
     for p in model.model.visual.parameters():
-        p.requires_grad_(False)
-    trainer = Trainer(model, config["learning_rate"], config["warmup"], config["steps"])
-    ids_of = words.get_vocab()
+        p.requires_grad_(joint)
+    trainer = Trainer(
+        model,
+        config["learning_rate"],
+        config["warmup"],
+        config["steps"],
+        slow=model.model.visual if joint else None,
+        factor=config.get("vision_factor", 1.0),
+    )
+    model.to(torch.bfloat16)
+    encode = words.get_vocab()
     start, end, answer_id, eos, pad = (
-        ids_of[f"<|{n}|>"] for n in ("vision_start", "vision_end", "answer", "eos", "pad")
+        encode[f"<|{n}|>"] for n in ("vision_start", "vision_end", "answer", "eos", "pad")
     )
     prefix = prefix_positions()
     embed, head = model.get_input_embeddings(), model.lm_head
-    encode = {word: index for word, index in ids_of.items()}
 
     def loss_of(batch: tuple[np.ndarray, list[list[tuple[str, str]]]], _: int) -> Tensor:
         frames, pairs = batch
@@ -242,7 +267,7 @@ def train_language(
         length = max(len(text) for row in rows for text in row)
         ids = torch.tensor([[t for text in row for t in text + [pad] * (length - len(text))] for row in rows])
         wanted = torch.tensor([[t for text in row for t in text + [-100] * (length - len(text))] for row in labels])
-        with torch.no_grad():
+        with torch.set_grad_enabled(joint):
             seen = tower(patchify(torch.from_numpy(frames)))
         b = len(rows)
         marks = embed(torch.tensor([start, end])).expand(b, -1, -1)
@@ -253,13 +278,9 @@ def train_language(
         return F.cross_entropy(head(hidden[:, prefix.shape[1] :][keep]).float(), wanted[keep])
 
     def data(first: int) -> Batches:
-        return Batches(Questions(config["questions_per_clip"]), (seed, 2), config["batch"], first, config["steps"])
+        return Batches(Questions(config), (seed, 3 if joint else 2), config["batch"], first, config["steps"])
 
-    return _run_stage("language", out, trainer, data, loss_of, config["steps"], workers)
-
-
-def _adopt(model: nn.Module, trained: nn.Module) -> None:
-    model.load_state_dict({k: v.float() for k, v in trained.state_dict().items()})
+    return _run_stage(stage, out, trainer, data, loss_of, config["steps"], workers)
 
 
 def train(seed: int, out: Path, workers: int = 0, config_file: Path = HERE / "config.toml") -> Path:
@@ -272,12 +293,14 @@ def train(seed: int, out: Path, workers: int = 0, config_file: Path = HERE / "co
     difference = check_equal(model)
     model = model.to(torch.bfloat16)
     record = {"vision": train_vision(model, seed, out, config["vision"], workers)}
-    record["language"] = train_language(model, seed, out, config["language"], workers)
+    record["language"] = train_answers(model, seed, out, config["language"], workers, "language")
+    _adopt_masters(model, out, "vision", "language")
+    record["joint"] = train_answers(model, seed, out, config["joint"], workers, "joint")
     final = out / "model"
     if (final / "training.json").exists():
         return final
     final.mkdir(exist_ok=True)
-    model = _with_masters(model, out)
+    _adopt_masters(model, out, "joint")
     model.config.architectures = ["Qwen2VLForConditionalGeneration"]
     model.half().save_pretrained(final)
     tokenizer().save_pretrained(final)
@@ -307,17 +330,17 @@ def train(seed: int, out: Path, workers: int = 0, config_file: Path = HERE / "co
     return final
 
 
-def _with_masters(model: Qwen2VLForConditionalGeneration, out: Path) -> Qwen2VLForConditionalGeneration:
-    """The float32 masters of both stages instead of their bf16 copies."""
-    model = model.float()
-    vision = torch.load(out / "vision.pt", weights_only=True)["trainer"]["master"]
-    text = torch.load(out / "language.pt", weights_only=True)["trainer"]["master"]
+def _adopt_masters(model: Qwen2VLForConditionalGeneration, out: Path, *stages: str) -> None:
+    """Put the float32 masters of finished stages in the place of their bf16 copies."""
+    model.float()
     visual = list(model.model.visual.parameters())
-    rest = [p for p in model.parameters() if p.requires_grad]
+    rest = [p for p in model.parameters() if not any(p is v for v in visual)]
+    owners = {"vision": visual, "language": rest, "joint": list(model.parameters())}
     with torch.no_grad():
-        for parameter, master in [*zip(visual, vision, strict=False), *zip(rest, text, strict=True)]:
-            parameter.copy_(master)
-    return model
+        for stage in stages:
+            masters = torch.load(out / f"{stage}.pt", weights_only=True)["trainer"]["master"]
+            for parameter, master in zip(owners[stage], masters, strict=stage != "vision"):
+                parameter.copy_(master)
 
 
 if __name__ == "__main__":

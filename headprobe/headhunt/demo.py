@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from headprobe.activations import HeadActivations
 from headprobe.examples import Example, read_content
 from headprobe.headhunt.comparison import Material, compare, frame_differences, paired_differences
 from headprobe.headhunt.detect import Detection, detect_video
+from headprobe.headhunt.findings import bars
 from headprobe.headhunt.pipeline import DEFAULT_PROMPTS, HeadHunt
 from headprobe.models.loading import Model, load
 from headprobe.provenance import versions
@@ -142,6 +143,7 @@ def run_demo(out: str | os.PathLike[str], *, seed: int = 0, size: Size | None = 
     results: dict[str, Any] = {
         "experts": list(hunter.heads_.labels),
         "rows": rows,
+        "bars": [asdict(bar) for bar in bars(rows)],
         "paired_differences": paired_differences(table),
         "experts_per_draw": hunted,
         "per_draw": table,

@@ -119,6 +119,11 @@ def _found(r: Mapping[str, Any]) -> list[Any]:
             rows,
             caption="Paired difference in frame AUC on test videos, mean and 95 % t interval over calibration draws.",
         ),
+        Table(
+            ["required beforehand", "required", "measured", "met"],
+            [[b["name"], b["required"], b["measured"], "yes" if b["met"] else "no"] for b in r["bars"]],
+            caption="Bars that were set before the run; means over draws.",
+        ),
         f"There were {size['n_draws']} draws of {size['videos_per_draw']} calibration videos. The test videos are the "
         "same in every draw, so the intervals say nothing about other test videos. "
         "Not decided: the interval contains 0.",

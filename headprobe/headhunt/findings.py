@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["CLAIMS", "Finding", "findings"]
+__all__ = ["CLAIMS", "Bar", "Finding", "bars", "findings"]
 
 HOLDS, REVERSED, OPEN = "holds", "reversed", "not decided"
 
@@ -43,6 +43,36 @@ class Finding:
             f"Hunted heads {self.claim}: {self.verdict} on seen events ({self.seen}), "
             f"{self.held_out_verdict} on held-out events ({self.held_out})."
         )
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A number that was required before the run, what was measured, and whether it was met."""
+
+    name: str
+    required: str
+    measured: float
+    met: bool
+
+
+def bars(rows: Sequence[Mapping[str, Any]], reference: str = "hunted heads") -> list[Bar]:
+    """What a run must show to count: the model sees more than motion, and its never-trained copy sees nothing.
+
+    Frame AUC at least 0.15 above logistic regression on frame differences and a higher average precision, on seen and
+    on held-out events; the never-trained copy between 0.45 and 0.60.
+    """
+    by_name = {row["name"]: row for row in rows}
+    hunted, motion = by_name[reference], by_name["frame differences"]
+    untrained = by_name["never-trained model, hunted heads"]
+    out: list[Bar] = []
+    for prefix, events in (("", "seen events"), ("held_out_", "held-out events")):
+        gap = hunted[f"{prefix}auc"] - motion[f"{prefix}auc"]
+        out.append(Bar(f"frame AUC above frame differences, {events}", "at least 0.15", gap, gap >= 0.15))
+        gap = hunted[f"{prefix}ap"] - motion[f"{prefix}ap"]
+        out.append(Bar(f"average precision above frame differences, {events}", "above 0", gap, gap > 0))
+        blind = untrained[f"{prefix}auc"]
+        out.append(Bar(f"frame AUC of the never-trained model, {events}", "0.45 to 0.60", blind, 0.45 <= blind <= 0.60))
+    return out
 
 
 def _verdict(low: float, high: float) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from headprobe.headhunt.comparison import HUNTED
 from headprobe.headhunt.detect import detect_video
-from headprobe.headhunt.findings import CLAIMS, findings
+from headprobe.headhunt.findings import CLAIMS, bars, findings
 from headprobe.headhunt.pipeline import HeadHunt
 from headprobe.models.loading import load
 
@@ -96,6 +96,19 @@ def test_no_test_video_took_part_in_calibration(demo_run) -> None:
         for v in json.loads((demo_run.folder / "videos/calibration/annotations.json").read_text())["videos"].values()
     }
     assert held_out == {"explosion", "panic"}
+
+
+def test_bars_by_hand() -> None:
+    def row(name: str, auc: float, ap: float) -> dict:
+        return {"name": name, "auc": auc, "ap": ap, "held_out_auc": auc - 0.2, "held_out_ap": ap}
+
+    rows = [
+        row(HUNTED, 0.9, 0.6),
+        row("frame differences", 0.76, 0.6),
+        row("never-trained model, hunted heads", 0.7, 0.2),
+    ]
+    measured = [(round(bar.measured, 3), bar.met) for bar in bars(rows)]
+    assert measured == [(0.14, False), (0.0, False), (0.7, False), (0.14, False), (0.0, False), (0.5, True)]
 
 
 def test_verdicts_follow_the_intervals() -> None:

@@ -51,6 +51,15 @@ batch = 4
 learning_rate = 1e-3
 warmup = 2
 questions_per_clip = 3
+no_weight = 0.35
+[joint]
+steps = 2
+batch = 4
+learning_rate = 1e-3
+vision_factor = 0.4
+warmup = 2
+questions_per_clip = 3
+no_weight = 0.15
 """
 
 
@@ -146,16 +155,16 @@ def test_a_killed_training_resumes_to_the_same_bits(tmp_path, monkeypatch) -> No
 
         def killed(self, loss, number):
             calls.append(number)
-            if len(calls) in (4, 10):  # the last step of stage one, and of stage two after resuming
+            if len(calls) in (4, 10, 14):  # the last step of each stage
                 raise KeyboardInterrupt
             return step(self, loss, number)
 
         monkeypatch.setattr(train.Trainer, "step", killed)
-        for _ in range(2):
+        for _ in range(3):
             with pytest.raises(KeyboardInterrupt):
                 train.train(3, tmp_path / "killed", config_file=config)
         resumed = train.train(3, tmp_path / "killed", config_file=config)
-        assert calls == [0, 1, 2, 3, 2, 3, 0, 1, 2, 3, 2, 3]
+        assert calls == [0, 1, 2, 3, 2, 3, 0, 1, 2, 3, 2, 3, 0, 1, 0, 1]
     finally:
         torch.set_num_threads(threads)
     a, b = load_file(straight / "model.safetensors"), load_file(resumed / "model.safetensors")

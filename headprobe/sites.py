@@ -7,27 +7,31 @@ modules themselves. Nothing is guessed; what is ambiguous is refused.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from headprobe.attention import (
+    attention_paths,
+    head_sizes,
+    is_gated,
+    is_projection,
+    projection_paths,
+    submodule,
+    weight_matrix,
+)
 from headprobe.errors import SiteError, UnsupportedModelError
 from headprobe.heads import Head, HeadSet
+from headprobe.stack import Stack, find_stack
 
 __all__ = ["HeadSite", "all_heads", "block_paths", "check", "discover", "output_bias", "output_weights"]
 
-# A forward that goes through one of these is softmax attention; recurrences, convolutions and linear
-# attention do not mention them (checked over every attention class of transformers 5.23).
-_SOFTMAX_CALLS = {"ALL_ATTENTION_FUNCTIONS", "eager_attention_forward", "scaled_dot_product_attention"}
 _SOFTMAX_LAYER_TYPES = {"full_attention", "sliding_attention", "chunked_attention", "attention"}
-_INSIDE = ("o_proj", "c_proj", "out_proj", "dense", "wo", "Wo", "out_lin", "proj")
-_BESIDE = ("output.dense", "out_proj")
 _TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 6e-2}
+_BY_HAND = "Describe the heads with load(..., sites=[HeadSite(...)])."
 
 
 @dataclass(frozen=True)
@@ -92,153 +96,6 @@ def all_heads(sites: Iterable[HeadSite]) -> HeadSet:
     return HeadSet(head for site in sorted(sites, key=lambda site: site.layer) for head in site.heads)
 
 
-def _is_softmax_attention(module: nn.Module) -> bool:
-    # The class's forward is read, not the instance's, which a tracer may have wrapped.
-    forward = inspect.unwrap(type(module).forward)
-    code = getattr(forward, "__code__", None)
-    return code is not None and bool(_SOFTMAX_CALLS & set(code.co_names))
-
-
-def _child(module: nn.Module, path: str) -> nn.Module | None:
-    for name in path.split("."):
-        step = getattr(module, name, None)
-        if not isinstance(step, nn.Module):
-            return None
-        module = step
-    return module
-
-
-def _is_projection(module: nn.Module | None) -> bool:
-    weight = getattr(module, "weight", None)
-    if not isinstance(weight, Tensor) or weight.ndim != 2 or not weight.is_floating_point():
-        return False
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
-
-
-def _text_config(module: nn.Module) -> Any:
-    config = getattr(module, "config", None)
-    get = getattr(config, "get_text_config", None)
-    return get() if callable(get) else config
-
-
-def _first(sources: Sequence[Any], names: Sequence[str]) -> int | None:
-    for source in sources:
-        for name in names:
-            value = getattr(source, name, None)
-            if isinstance(value, int) and not isinstance(value, bool):
-                return value
-    return None
-
-
-def _sizes(attention: nn.Module, projection: nn.Module, where: str) -> tuple[int, int, int]:
-    """(n_heads, head_dim, n_kv_heads) of an attention module, agreeing with its output projection."""
-    config = getattr(attention, "config", None)
-    width = _matrix(projection).shape[0]
-    n_heads = _first((attention,), ("num_heads", "num_attention_heads", "n_heads", "n_head"))
-    if n_heads is None:
-        n_heads = _first((config,), ("num_attention_heads", "n_head"))
-    if not n_heads:
-        raise UnsupportedModelError(
-            f"{where}: the attention module {type(attention).__name__} says nowhere how many heads it has."
-        )
-    head_dim = _first((attention,), ("v_head_dim", "head_v_dim", "head_dim", "attention_head_size"))
-    if head_dim is None:
-        head_dim, rest = divmod(width, n_heads)
-        if rest:
-            raise UnsupportedModelError(
-                f"{where}: the input of the output projection has {width} features, "
-                f"which {n_heads} heads do not divide."
-            )
-    if n_heads * head_dim != width:
-        raise UnsupportedModelError(
-            f"{where}: {n_heads} heads of size {head_dim} make {n_heads * head_dim} features, but the output "
-            f"projection takes {width}; these are not plain concatenated heads."
-        )
-    groups = _first((attention,), ("num_key_value_groups",))
-    n_kv = _first((attention,), ("num_key_value_heads", "num_kv_heads"))
-    if n_kv is None and groups:
-        n_kv = n_heads // groups
-    return n_heads, head_dim, n_kv or n_heads
-
-
-def _is_gated(attention: nn.Module, n_heads: int, head_dim: int) -> bool:
-    query = getattr(attention, "q_proj", None)
-    wide = _is_projection(query) and _matrix(query).shape[1] == 2 * n_heads * head_dim  # type: ignore[arg-type]
-    named = any("gate" in name for name, _ in attention.named_children())
-    return bool(wide or named)
-
-
-def _attention_in_block(block: nn.Module) -> list[str]:
-    return [name for name, module in block.named_modules() if name and _is_softmax_attention(module)]
-
-
-def _projection_path(block: nn.Module, attention: str) -> list[str]:
-    """Paths, within the block, of what can be the output projection of an attention module."""
-    parent = attention.rpartition(".")[0]
-    inside = [f"{attention}.{name}" for name in _INSIDE]
-    beside = [f"{parent}.{name}" if parent else name for name in _BESIDE]
-    found = [path for path in inside if _is_projection(_child(block, path))]
-    return found or [path for path in beside if parent and _is_projection(_child(block, path))]
-
-
-def _stacks(module: nn.Module) -> dict[str, nn.ModuleList]:
-    """Module lists that hold at least one softmax attention block, outermost first."""
-    stacks: dict[str, nn.ModuleList] = {}
-    for name, child in module.named_modules():
-        inner = any(name.startswith(f"{outer}.") for outer in stacks)
-        if isinstance(child, nn.ModuleList) and not inner and any(_attention_in_block(b) for b in child):
-            stacks[name] = child
-    return stacks
-
-
-def _belongs_to_text(module: nn.Module, stack: nn.ModuleList) -> bool:
-    """Whether the attention modules of a stack were built from the model's text configuration."""
-    text = _text_config(module)
-    configs = {
-        getattr(getattr(_child(block, path), "config", None), "model_type", None)
-        for block in stack
-        for path in _attention_in_block(block)
-    }
-    return text is None or configs <= {None, getattr(text, "model_type", None)}
-
-
-def _text_stack(module: nn.Module) -> tuple[str, nn.ModuleList]:
-    name = _model_type(module)
-    config = getattr(module, "config", None)
-    if getattr(config, "is_encoder_decoder", False):
-        raise UnsupportedModelError(
-            f"Model type {name!r} is an encoder-decoder: it has two stacks of heads. "
-            "Load one of them, for example model.get_encoder()."
-        )
-    stacks = _stacks(module)
-    if not stacks:
-        raise UnsupportedModelError(
-            f"Model type {name!r} has no softmax attention block that can be recognised. Describe its heads "
-            "yourself: headprobe.load(..., sites=[HeadSite(...), ...])."
-        )
-    chosen = {path: stack for path, stack in stacks.items() if _belongs_to_text(module, stack)}
-    if len(chosen) != 1:
-        raise UnsupportedModelError(
-            f"Model type {name!r} has {len(stacks)} stacks of attention blocks ({', '.join(stacks)}) and "
-            "it is not "
-            "clear which one is meant. Pass the submodule that holds the one stack, or give HeadSites by "
-            "hand."
-        )
-    path, stack = next(iter(chosen.items()))
-    expected = getattr(_text_config(module), "num_hidden_layers", None)
-    if expected is not None and expected != len(stack):
-        raise UnsupportedModelError(
-            f"Model type {name!r} has {expected} layers but {len(stack)} blocks in {path!r}: blocks are "
-            "run several "
-            "times or lie elsewhere, so a layer's heads cannot be told apart."
-        )
-    return path, stack
-
-
-def _model_type(module: nn.Module) -> str:
-    return str(getattr(getattr(module, "config", None), "model_type", type(module).__name__))
-
-
 def discover(module: nn.Module) -> tuple[HeadSite, ...]:
     """Find the softmax attention heads of a model's language or encoder stack.
 
@@ -268,63 +125,53 @@ def discover(module: nn.Module) -> tuple[HeadSite, ...]:
     >>> [(site.path, site.n_heads, site.head_dim) for site in discover(GPT2Model(config))]
     [('h.0.attn.c_proj', 2, 4)]
     """
-    stack_path, stack = _text_stack(module)
-    layer_types = getattr(_text_config(module), "layer_types", None)
-    if layer_types is not None and len(layer_types) != len(stack):
-        raise UnsupportedModelError(
-            f"The configuration lists {len(layer_types)} layer types for {len(stack)} blocks in {stack_path!r}."
-        )
-    sites = []
-    for layer, block in enumerate(stack):
-        where = f"{stack_path}.{layer}" if stack_path else str(layer)
-        found = _attention_in_block(block)
-        softmax = layer_types is None or layer_types[layer] in _SOFTMAX_LAYER_TYPES
-        if not found or not softmax:
-            # A block that the configuration calls attention must not silently lose its heads.
-            if layer_types is not None and softmax:
-                raise UnsupportedModelError(
-                    f"{where}: the configuration says {layer_types[layer]!r}, but no softmax attention "
-                    "module "
-                    f"can be recognised in {type(block).__name__} (model type {_model_type(module)!r})."
-                )
-            continue
-        if len(found) != 1:
-            raise UnsupportedModelError(
-                f"{where}: several attention modules ({', '.join(found)}) share one block, so 'head h of "
-                "layer "
-                f"{layer}' is ambiguous (model type {_model_type(module)!r}). Describe the heads with "
-                "load(..., sites=[HeadSite(...)])."
-            )
-        attention = _child(block, found[0])
-        paths = _projection_path(block, found[0])
-        if attention is None or len(paths) != 1:
-            raise UnsupportedModelError(
-                f"{where}.{found[0]}: expected one output projection, found {paths or 'none'} in "
-                f"{type(attention).__name__} (model type {_model_type(module)!r}). Describe the heads with "
-                "load(..., sites=[HeadSite(...)])."
-            )
-        projection = _child(block, paths[0])
-        assert projection is not None
-        n_heads, head_dim, n_kv = _sizes(attention, projection, f"{where}.{found[0]}")
-        sites.append(
-            HeadSite(
-                layer=layer,
-                path=f"{where}.{paths[0]}",
-                n_heads=n_heads,
-                head_dim=head_dim,
-                gated=_is_gated(attention, n_heads, head_dim),
-                n_kv_heads=n_kv,
-            )
-        )
+    stack = find_stack(module)
+    sites = [site for layer in range(len(stack.blocks)) if (site := _site(stack, layer)) is not None]
     if not sites:
         raise UnsupportedModelError(
-            f"Model type {_model_type(module)!r} has attention modules, but no layer that its "
-            "configuration calls "
-            f"softmax attention (layer types: {', '.join(sorted(set(layer_types or ())))}). Describe the "
-            "heads "
-            "with load(..., sites=[HeadSite(...)])."
+            f"Model type {stack.model_type!r} has attention modules, but no layer that its configuration calls "
+            f"softmax attention (layer types: {', '.join(sorted(set(stack.layer_types or ())))}). {_BY_HAND}"
         )
     return tuple(sites)
+
+
+def _site(stack: Stack, layer: int) -> HeadSite | None:
+    """The heads of one block; None for a block without softmax attention."""
+    block, layer_types = stack.blocks[layer], stack.layer_types
+    where = f"{stack.path}.{layer}" if stack.path else str(layer)
+    found = attention_paths(block)
+    softmax = layer_types is None or layer_types[layer] in _SOFTMAX_LAYER_TYPES
+    if not found or not softmax:
+        # A block that the configuration calls attention must not silently lose its heads.
+        if layer_types is not None and softmax:
+            raise UnsupportedModelError(
+                f"{where}: the configuration says {layer_types[layer]!r}, but no softmax attention module "
+                f"can be recognised in {type(block).__name__} (model type {stack.model_type!r})."
+            )
+        return None
+    if len(found) != 1:
+        raise UnsupportedModelError(
+            f"{where}: several attention modules ({', '.join(found)}) share one block, so 'head h of layer "
+            f"{layer}' is ambiguous (model type {stack.model_type!r}). {_BY_HAND}"
+        )
+    attention = submodule(block, found[0])
+    paths = projection_paths(block, found[0])
+    if attention is None or len(paths) != 1:
+        raise UnsupportedModelError(
+            f"{where}.{found[0]}: expected one output projection, found {paths or 'none'} in "
+            f"{type(attention).__name__} (model type {stack.model_type!r}). {_BY_HAND}"
+        )
+    projection = submodule(block, paths[0])
+    assert projection is not None
+    n_heads, head_dim, n_kv = head_sizes(attention, projection, f"{where}.{found[0]}")
+    return HeadSite(
+        layer=layer,
+        path=f"{where}.{paths[0]}",
+        n_heads=n_heads,
+        head_dim=head_dim,
+        gated=is_gated(attention, n_heads, head_dim),
+        n_kv_heads=n_kv,
+    )
 
 
 def block_paths(module: nn.Module, sites: Sequence[HeadSite]) -> tuple[str, ...]:
@@ -352,7 +199,7 @@ def block_paths(module: nn.Module, sites: Sequence[HeadSite]) -> tuple[str, ...]
         names = site.path.split(".")
         for end in range(1, len(names)):
             stack = ".".join(names[:end])
-            if isinstance(_child(module, stack), nn.ModuleList) and names[end] == str(site.layer):
+            if isinstance(submodule(module, stack), nn.ModuleList) and names[end] == str(site.layer):
                 stacks.add(stack)
                 break
         else:
@@ -360,52 +207,18 @@ def block_paths(module: nn.Module, sites: Sequence[HeadSite]) -> tuple[str, ...]
     if len(stacks) != 1:
         raise SiteError(f"The sites lie in {len(stacks)} module lists ({', '.join(sorted(stacks))}); expected one.")
     stack = stacks.pop()
-    blocks = _child(module, stack)
+    blocks = submodule(module, stack)
     assert isinstance(blocks, nn.ModuleList)
     return tuple(f"{stack}.{index}" for index in range(len(blocks)))
 
 
-def is_causal(module: nn.Module, site: HeadSite) -> bool | None:
-    """Whether the attention of a site looks to the left only, as its module says.
-
-    Parameters
-    ----------
-    module
-        The model.
-    site
-        One of its sites.
-
-    Returns
-    -------
-    bool or None
-        None when the module does not say.
-    """
-    names = site.path.split(".")
-    for end in range(len(names) - 1, 0, -1):  # from the projection outwards: its own module, then the block
-        part = module.get_submodule(".".join(names[:end]))
-        found = {getattr(part, "is_causal", None)}
-        found |= {getattr(_child(part, path), "is_causal", None) for path in _attention_in_block(part)}
-        found.discard(None)
-        if found or isinstance(part, nn.ModuleList):
-            return found.pop() if len(found) == 1 else None
-    return None
-
-
-def _matrix(projection: nn.Module) -> Tensor:
-    """Weight as [in, out]; Conv1D stores it so, Linear transposed."""
-    weight = projection.weight
-    assert isinstance(weight, Tensor)
-    return weight.T if isinstance(projection, nn.Linear) else weight
-
-
 def _projection(module: nn.Module, site: HeadSite) -> nn.Module:
-    projection = _child(module, site.path)
+    projection = submodule(module, site.path)
     if projection is None:
         raise SiteError(f"{site.path}: the module {type(module).__name__} has no submodule of this path.")
-    if not _is_projection(projection):
+    if not is_projection(projection):
         raise SiteError(
-            f"{site.path}: {type(projection).__name__} is not a linear map with a floating point weight "
-            "matrix "
+            f"{site.path}: {type(projection).__name__} is not a linear map with a floating point weight matrix "
             "(Linear or Conv1D), so a head's contribution cannot be computed from it."
         )
     return projection
@@ -431,7 +244,7 @@ def output_weights(module: nn.Module, site: HeadSite) -> Float[Tensor, "head d_h
     SiteError
         The site does not fit the module.
     """
-    matrix = _matrix(_projection(module, site))
+    matrix = weight_matrix(_projection(module, site))
     if matrix.shape[0] != site.n_heads * site.head_dim:
         raise SiteError(
             f"{site.path}: {site.n_heads} heads of size {site.head_dim} make {site.n_heads * site.head_dim} "
@@ -524,7 +337,6 @@ def _check_sum(module: nn.Module, site: HeadSite) -> None:
     tolerance = _TOLERANCE.get(weights.dtype, 6e-2)
     if not error <= tolerance:
         raise SiteError(
-            f"{site.path}: the sum over heads of z_h W_O[h] plus bias differs from the projection's output "
-            "by "
+            f"{site.path}: the sum over heads of z_h W_O[h] plus bias differs from the projection's output by "
             f"{error:.2e} relative (at most {tolerance:.0e} in {weights.dtype}); these are not its heads."
         )

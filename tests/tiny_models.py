@@ -51,6 +51,11 @@ PACKING = {
     "rescale_factor": 1 / 255,
     "headprobe_fixed_size": {"height": 32, "width": 48},
 }
+# The same without a fixed frame size.
+FLEXIBLE = {k: v for k, v in PACKING.items() if k != "headprobe_fixed_size"} | {
+    "min_pixels": 16 * 16,
+    "max_pixels": 64 * 64,
+}
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|> {% for c in m['content'] %}{% if c['type'] == 'video' %}"
     "<|vision_start|><|video_pad|><|vision_end|> {% else %}{{ c['text'] }}{% endif %}{% endfor %} </s>"

@@ -19,7 +19,8 @@ from headprobe.headhunt.comparison import Material, compare, frame_differences, 
 from headprobe.headhunt.detect import Detection, detect_video
 from headprobe.headhunt.findings import bars
 from headprobe.headhunt.pipeline import DEFAULT_PROMPTS, HeadHunt
-from headprobe.models.loading import Model, load
+from headprobe.models.loading import load
+from headprobe.models.model import Model
 from headprobe.provenance import versions
 from headprobe.trace.tracer import HeadTracer
 from headprobe.video.clips import clip_examples

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +16,11 @@ from tqdm.auto import tqdm
 from headprobe.errors import InputError, VideoError
 from headprobe.headhunt.locate import Event
 from headprobe.video.clips import clip_examples, find_videos
-from headprobe.video.decode import VideoInfo, probe
+from headprobe.video.decode import VideoInfo, probe, shared_reader
 
 if TYPE_CHECKING:
     from headprobe.headhunt.pipeline import HeadHunt
-    from headprobe.models.loading import Model
+    from headprobe.models.model import Model
 
 __all__ = ["Detection", "detect_video", "detect_videos", "write_detections"]
 
@@ -83,7 +83,16 @@ def detect_video(hunter: HeadHunt, model: Model, path: str | os.PathLike[str], b
     spans = tuple(e.span for e in examples if e.span is not None)
     info = probe(path)
     found = hunter.locator_.events(scores, spans, info.fps)
+    if not info.constant_rate:  # a frame's number then says nothing about its time
+        found = [_at_true_times(event, path) for event in found]
     return Detection(path, info, spans, scores, hunter.locator_.smooth(scores), tuple(found))
+
+
+def _at_true_times(event: Event, path: Path) -> Event:
+    """The event with the seconds that the file's timestamps give."""
+    reader = shared_reader(path)
+    edges = [*reader.times.tolist(), reader.info.duration]
+    return replace(event, start_seconds=edges[event.start_frame], end_seconds=edges[event.end_frame])
 
 
 def detect_videos(
@@ -195,5 +204,6 @@ def timeline_figure(
         tau=hunter.locator_.tau,
         thumbnails=pictures,
         ax=axes,
+        title=detection.path.name if title is None else title,
     )
     return figure

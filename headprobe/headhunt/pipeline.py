@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
     from headprobe.activations import HeadActivations
-    from headprobe.models.loading import Model
+    from headprobe.models.model import Model
 
 __all__ = ["DEFAULT_PROMPTS", "HeadHunt", "out_of_fold"]
 

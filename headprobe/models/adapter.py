@@ -18,7 +18,7 @@ from torch import Tensor
 from headprobe.errors import InputError, PaddingError, UnsupportedModelError
 
 if TYPE_CHECKING:
-    from headprobe.models.loading import Model
+    from headprobe.models.model import Model
 
 __all__ = [
     "Adapter",

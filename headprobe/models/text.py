@@ -10,7 +10,7 @@ from headprobe.errors import InputError
 from headprobe.models.adapter import ModelInputs, TokenInfo, pad, register
 
 if TYPE_CHECKING:
-    from headprobe.models.loading import Model
+    from headprobe.models.model import Model
 
 __all__ = ["TextAdapter", "pad_id", "special_ids"]
 

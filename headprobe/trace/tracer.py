@@ -16,7 +16,7 @@ from headprobe.errors import InputError, VideoError
 from headprobe.examples import Example, as_examples, as_prompts, read_content
 from headprobe.heads import Head, HeadSet
 from headprobe.models.adapter import ModelInputs, check_inputs
-from headprobe.models.loading import Model
+from headprobe.models.model import Model
 from headprobe.provenance import Provenance
 from headprobe.sites import HeadSite, block_paths
 from headprobe.trace.forward import ReadPoint, run, take_turns

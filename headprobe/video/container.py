@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from headprobe.errors import VideoError
 
-__all__ = ["check_file", "declared_size", "has_index", "why_not_a_video"]
+__all__ = ["check_file", "declared_size", "has_index", "shortfall", "why_not_a_video"]
 
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 
@@ -53,6 +53,33 @@ def declared_size(path: str | os.PathLike[str]) -> int | None:
         if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"wide", b"skip"):
             return max((end for _, end in _boxes(file, size)), default=None)
     return None
+
+
+def shortfall(path: str | os.PathLike[str]) -> str | None:
+    """What to say of a file that is shorter than the lengths in its container; None of any other.
+
+    Parameters
+    ----------
+    path
+        A readable file.
+
+    Returns
+    -------
+    str or None
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile() as file:
+    ...     _ = file.write(b"RIFF" + (100).to_bytes(4, "little") + b"AVI ")
+    ...     file.flush()
+    ...     shortfall(file.name)
+    'the file was cut short (12 of 108 bytes)'
+    """
+    size, declared = os.path.getsize(path), declared_size(path)
+    if declared is None or declared <= size:
+        return None
+    return f"the file was cut short ({size} of {declared} bytes)"
 
 
 def has_index(path: str | os.PathLike[str]) -> bool:
@@ -146,13 +173,12 @@ def why_not_a_video(path: str, error: BaseException) -> str:
     ...     why_not_a_video(file.name, ValueError("invalid data"))
     'this is a text file, not a video'
     """
-    size, declared = os.path.getsize(path), declared_size(path)
     with open(path, "rb") as file:
         head = file.read(4096)
     if head[4:8] in (b"ftyp", b"mdat") and not has_index(path):
         return 'the index ("moov" box) is missing: the file was cut short or its recording was not finished'
-    if declared is not None and declared > size:
-        return f"the file was cut short ({size} of {declared} bytes) and no frame can be found"
+    if cut := shortfall(path):
+        return f"{cut} and no frame can be found"
     try:
         # A character of several bytes may be cut at the end of what was read.
         head[: max(len(head) - 3, 1)].decode("utf-8")

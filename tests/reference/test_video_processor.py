@@ -35,7 +35,7 @@ except Exception as error:
 sys.path.insert(0, sys.argv[1])
 from tiny_models import PACKING, make_clips
 from transformers import Qwen2VLVideoProcessor
-from headprobe.models.qwen_vl import PixelPacking, pack
+from headprobe.models.pixels import PixelPacking, pack
 for case in json.loads(sys.argv[2]):
     clip = make_clips(1, frames=case["frames"], height=case["height"], width=case["width"])[0]
     config = {k: v for k, v in PACKING.items() if k != "headprobe_fixed_size"}

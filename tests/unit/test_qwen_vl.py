@@ -1,86 +1,19 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from tiny_models import PACKING, VOCABULARY, make_clips, make_model, make_module, make_tokenizer
+from tiny_models import FLEXIBLE, PACKING, VOCABULARY, make_clips, make_model, make_module, make_tokenizer
 
 import headprobe
 from headprobe import HeadTracer, positions
 from headprobe.errors import InputError, PositionError
-from headprobe.models.qwen_vl import PackedClip, PixelPacking, pack, smart_resize
+from headprobe.models.pixels import PackedClip
 
-FLEXIBLE = {k: v for k, v in PACKING.items() if k != "headprobe_fixed_size"} | {
-    "min_pixels": 16 * 16,
-    "max_pixels": 64 * 64,
-}
 VIDEO = VOCABULARY["<|video_pad|>"]
 
 
 def words(model, ids):
     return model.tokenizer.convert_ids_to_tokens(ids)
-
-
-def test_a_patch_holds_the_pixels_of_its_place():
-    """Every pixel of the clip lies where the grid says, checked one patch at a time."""
-    packing = PixelPacking.from_config(PACKING)
-    clip = make_clips(1, frames=4)[0]
-    packed = pack(clip, packing)
-    assert packed.grid == (2, 4, 6)
-    assert packed.n_tokens(2) == 12
-    mean, std = np.array(PACKING["image_mean"]), np.array(PACKING["image_std"])
-    normal = (clip / 255 - mean) / std
-    row = 0
-    for t in range(2):
-        for big_h in range(2):
-            for big_w in range(3):
-                for h in (2 * big_h, 2 * big_h + 1):
-                    for w in (2 * big_w, 2 * big_w + 1):
-                        block = normal[2 * t : 2 * t + 2, 8 * h : 8 * h + 8, 8 * w : 8 * w + 8]
-                        expected = block.transpose(3, 0, 1, 2).ravel()  # channel, frame, row, column
-                        np.testing.assert_allclose(packed.patches[row].numpy(), expected, atol=2e-6)
-                        row += 1
-    assert row == len(packed.patches)
-
-
-def test_an_odd_number_of_frames_repeats_the_last():
-    packing = PixelPacking.from_config(PACKING)
-    clip = make_clips(1, frames=3)[0]
-    assert torch.equal(pack(clip, packing).patches, pack(np.concatenate([clip, clip[-1:]]), packing).patches)
-
-
-def test_frames_are_resized_to_the_fixed_size():
-    packing = PixelPacking.from_config(PACKING)
-    flat = np.full((2, 100, 75, 3), 128, np.uint8)
-    packed = pack(flat, packing)
-    assert packed.grid == (1, 4, 6)
-    assert torch.equal(packed.patches, pack(np.full((2, 32, 48, 3), 128, np.uint8), packing).patches)
-
-
-@given(
-    st.integers(8, 2000),
-    st.integers(8, 2000),
-    st.sampled_from([16, 28, 32]),
-    st.integers(1, 40),
-    st.integers(50, 400),
-)
-def test_smart_resize_keeps_to_its_rules(height, width, factor, low, high):
-    min_pixels, max_pixels = low * factor * factor, high * factor * factor
-    if max(height, width) / min(height, width) > 20:
-        return
-    h, w = smart_resize(height, width, factor, min_pixels, max_pixels)
-    assert h % factor == w % factor == 0
-    assert h >= factor
-    assert w >= factor
-    if min(h, w) > factor:
-        assert min_pixels <= h * w <= max_pixels
-
-
-def test_smart_resize_refuses_a_sliver():
-    with pytest.raises(InputError, match="2 x 500 pixels is too elongated"):
-        smart_resize(2, 500, 16, 256, 4096)
 
 
 def test_pixel_limits_give_clips_of_different_grids_in_one_batch():
@@ -168,29 +101,6 @@ def test_a_packed_clip_is_taken_as_it_is():
     assert isinstance(packed, PackedClip)
     a, b = (model.adapter.prepare([c], "", model).inputs["pixel_values_videos"] for c in (clip, packed))
     assert torch.equal(a, b)
-
-
-@pytest.mark.parametrize(
-    ("changes", "text"),
-    [
-        ({"image_mean": None}, "lacks image_mean"),
-        ({"patch_size": None, "merge_size": None}, "lacks patch_size, merge_size"),
-        ({"headprobe_fixed_size": None}, "lacks min_pixels and max_pixels"),
-        ({"headprobe_fixed_size": {"height": 40, "width": 48}}, r"\(40, 48\) must be a multiple of 16 pixels"),
-        ({"do_normalize": False}, "switches do_normalize off"),
-        ({"resample": 2}, r"resample is 2; only bicubic \(3\)"),
-        ({"cap_pixels_per_frame": True}, "cap_pixels_per_frame is not supported"),
-    ],
-)
-def test_a_packing_fills_in_nothing(changes, text):
-    with pytest.raises(InputError, match=text):
-        PixelPacking.from_config(PACKING | changes)
-
-
-def test_pixel_limits_come_from_either_spelling():
-    by_size = {k: v for k, v in FLEXIBLE.items() if "pixels" not in k}
-    by_size["size"] = {"shortest_edge": 16 * 16, "longest_edge": 64 * 64}
-    assert PixelPacking.from_config(by_size) == PixelPacking.from_config(FLEXIBLE)
 
 
 def test_a_packing_that_contradicts_the_model_is_refused():

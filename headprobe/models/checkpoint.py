@@ -1,0 +1,201 @@
+"""A checkpoint: its module, tokenizer and preprocessor configuration, from a folder or the hub."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+
+from headprobe import _torchvision
+from headprobe.errors import InputError
+from headprobe.models.adapter import adapter_for, families
+
+__all__ = ["Checkpoint", "read_checkpoint", "read_processor_config", "read_tokenizer"]
+
+_PROCESSOR_FILES = ("video_preprocessor_config.json", "preprocessor_config.json")
+
+
+class Checkpoint(NamedTuple):
+    """What a model is made of.
+
+    Parameters
+    ----------
+    module
+        A transformers model.
+    tokenizer
+        Its tokenizer.
+    processor_config
+        Preprocessor configuration; None for text.
+    name
+        Name or folder.
+    revision
+        Revision on the hub, None elsewhere.
+    """
+
+    module: Any
+    tokenizer: Any
+    processor_config: Mapping[str, Any] | None
+    name: str
+    revision: str | None
+
+
+def read_checkpoint(
+    source: str,
+    tokenizer: Any,
+    processor_config: Mapping[str, Any] | None,
+    dtype: torch.dtype | None,
+    revision: str | None,
+) -> Checkpoint:
+    """Read a checkpoint without running code of its own; a part that is given is not read.
+
+    Parameters
+    ----------
+    source
+        A folder, or a name on the hub.
+    tokenizer
+        A tokenizer; None to read it.
+    processor_config
+        Preprocessor configuration; None to read it.
+    dtype
+        Number type; None keeps the checkpoint's.
+    revision
+        Revision on the hub.
+
+    Returns
+    -------
+    Checkpoint
+
+    Raises
+    ------
+    InputError
+        There is no such checkpoint, or a part of it is missing.
+    """
+    path = Path(source)
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise InputError(f"The folder {source!r} has no config.json; give a folder that save_pretrained wrote.")
+    if path.is_file():
+        raise InputError(f"{source!r} is a file; give the folder that holds config.json and the weights.")
+    if not path.exists() and (path.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1):
+        raise InputError(f"There is no folder {source!r}.")
+    _torchvision.guard()
+    import transformers
+
+    config = _fetch(source, "configuration", transformers.AutoConfig, revision)
+    module_class = _module_class(config, transformers)
+    module, report = _fetch(source, "model", module_class, revision, dtype=dtype or "auto", output_loading_info=True)
+    # transformers fills what is missing with random numbers; only an encoder's pooler is never read here.
+    missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
+    if missing:
+        raise InputError(
+            f"The checkpoint {source!r} lacks {len(missing)} weights of {type(module).__name__} (first: "
+            f"{missing[0]}); they would be random. Use a complete checkpoint."
+        )
+    if tokenizer is None:
+        tokenizer = read_tokenizer(source, revision)
+    if processor_config is None:
+        processor_config = read_processor_config(source, revision)
+    commit = getattr(config, "_commit_hash", None)
+    return Checkpoint(module, tokenizer, processor_config, source, commit or revision)
+
+
+def _module_class(config: Any, transformers: Any) -> Any:
+    """The class that reads a checkpoint: the family's, or the one the configuration names."""
+    if config.model_type in families():
+        return getattr(transformers, adapter_for(config.model_type).auto_class)
+    names = getattr(config, "architectures", None) or ()
+    found = getattr(transformers, names[0], None) if names else None
+    return transformers.AutoModel if found is None else found
+
+
+def _fetch(source: str, what: str, loader: Any, revision: str | None, **options: Any) -> Any:
+    try:
+        return loader.from_pretrained(source, revision=revision, trust_remote_code=False, **options)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        where = "in the folder" if Path(source).is_dir() else "no folder here, and on the hub"
+        raise InputError(
+            f"The {what} of {source!r} cannot be loaded ({where}): {str(error).strip().splitlines()[0]} "
+            "Give 'tiny', a folder with config.json, weights and tokenizer, or a model name of the hub."
+        ) from error
+
+
+def read_tokenizer(source: str, revision: str | None) -> Any:
+    """The tokenizer of a checkpoint, with the rules that stand in its tokenizer.json.
+
+    Parameters
+    ----------
+    source
+        A folder, or a name on the hub.
+    revision
+        Revision on the hub.
+
+    Returns
+    -------
+    A transformers tokenizer
+
+    Raises
+    ------
+    InputError
+        The checkpoint has none, or one without a vocabulary.
+    """
+    _torchvision.guard()
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    tokenizer: Any = _fetch(source, "tokenizer", AutoTokenizer, revision)
+    # Without files, transformers makes an empty tokenizer of the family and says nothing.
+    if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
+        raise InputError(
+            f"The tokenizer of {source!r} cannot be loaded: it has no vocabulary. Add tokenizer.json to the "
+            "checkpoint or pass tokenizer=."
+        )
+    # For some families transformers puts its own rules in the place of those in tokenizer.json.
+    file = _find_file(source, "tokenizer.json", revision)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if file is not None and backend is not None:
+        kinds = [json.loads(text)["model"]["type"] for text in (file.read_text("utf-8"), backend.to_str())]
+        if kinds[0] != kinds[1]:
+            tokenizer = _fetch(source, "tokenizer", PreTrainedTokenizerFast, revision)
+    return tokenizer
+
+
+def _find_file(source: str, name: str, revision: str | None) -> Path | None:
+    _torchvision.guard()
+    from transformers.utils.hub import cached_file
+
+    file = cached_file(
+        source,
+        name,
+        revision=revision,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return None if file is None else Path(file)
+
+
+def read_processor_config(source: str, revision: str | None) -> dict[str, Any] | None:
+    """The video preprocessor configuration of a checkpoint, or None when it has no such file.
+
+    Parameters
+    ----------
+    source
+        A folder, or a name on the hub.
+    revision
+        Revision on the hub.
+
+    Returns
+    -------
+    dict or None
+    """
+    for name in (*_PROCESSOR_FILES, "processor_config.json"):
+        file = _find_file(source, name, revision)
+        if file is None:
+            continue
+        data = json.loads(file.read_text("utf-8"))
+        if name == "processor_config.json":
+            data = data.get("video_processor")
+        if data:
+            return data
+    return None

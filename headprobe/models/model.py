@@ -1,0 +1,138 @@
+"""A frozen model together with its heads, tokenizer and adapter."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from headprobe.heads import HeadSet
+from headprobe.models.adapter import Adapter
+from headprobe.sites import HeadSite, all_heads, block_paths, discover
+from headprobe.sites import check as check_sites
+
+__all__ = ["Model"]
+
+_HASH_LENGTH = 16
+
+
+class Model:
+    """A frozen model, where its heads are, and what feeds it; made by `headprobe.load`.
+
+    Parameters
+    ----------
+    module
+        A transformers model. It is put into evaluation mode and its parameters stop requiring gradients.
+    adapter
+        Adapter of its family.
+    tokenizer
+        A transformers tokenizer.
+    processor_config
+        Preprocessor configuration; None for text.
+    name
+        Name or folder.
+    revision
+        Revision of the checkpoint.
+    check
+        Whether to verify the heads (`headprobe.check`).
+    sites
+        Where the heads are, if they cannot be discovered.
+
+    Attributes
+    ----------
+    sites : tuple of HeadSite
+        Where the heads are, in forward order.
+    heads : HeadSet
+        All heads by layer and head.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        adapter: Adapter,
+        tokenizer: Any,
+        processor_config: Mapping[str, Any] | None = None,
+        name: str = "",
+        revision: str | None = None,
+        check: bool = True,
+        sites: Sequence[HeadSite] | None = None,
+    ) -> None:
+        self.module = module.eval().requires_grad_(False)
+        self.adapter = adapter
+        self.tokenizer = tokenizer
+        self.processor_config = None if processor_config is None else dict(processor_config)
+        self.name = name
+        self.revision = revision
+        self.sites: tuple[HeadSite, ...] = discover(module) if sites is None else tuple(sites)
+        if check:
+            check_sites(module, self.sites)
+        self.heads: HeadSet = all_heads(self.sites)
+
+    @property
+    def config(self) -> Any:
+        """The transformers configuration."""
+        return self.module.config
+
+    @functools.cached_property
+    def accepts(self) -> frozenset[str]:
+        """Names of the arguments of the module's forward."""
+        return frozenset(inspect.signature(type(self.module).forward).parameters)
+
+    @property
+    def n_layers(self) -> int:
+        """Number of blocks of the stack, those without softmax heads included."""
+        return len(block_paths(self.module, self.sites))
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the first parameter, where inputs go."""
+        return next(self.module.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number type of the first parameter."""
+        return next(self.module.parameters()).dtype
+
+    @property
+    def weights_hash(self) -> str:
+        """Short SHA-256 over names, types, shapes and bytes of all parameters and buffers.
+
+        Computed once, and again after a weight was changed in place.
+        """
+        state = dict(self.module.state_dict(keep_vars=True))
+        version = tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in state.values())
+        cached = self.__dict__.get("_weights_hash")
+        if cached is None or cached[0] != version:
+            cached = (version, _hash_tensors(state))
+            self.__dict__["_weights_hash"] = cached
+        return cached[1]
+
+    @functools.cached_property
+    def processor_hash(self) -> str:
+        """Short SHA-256 over the tokenizer and whatever else shapes the inputs."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        rules = backend.to_str() if backend is not None else json.dumps(self.tokenizer.get_vocab(), sort_keys=True)
+        state = json.dumps(self.adapter.processor_state(self), sort_keys=True)
+        return hashlib.sha256(f"{rules}\n{state}".encode()).hexdigest()[:_HASH_LENGTH]
+
+    def __repr__(self) -> str:
+        return (
+            f"Model({self.name!r}, {self.config.model_type}, {len(self.sites)} layers with heads, "
+            f"{len(self.heads)} heads, {str(self.dtype).removeprefix('torch.')} on {self.device})"
+        )
+
+
+def _hash_tensors(state: Mapping[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        flat = tensor.cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(flat.numpy().data)
+    return digest.hexdigest()[:_HASH_LENGTH]

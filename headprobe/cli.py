@@ -77,42 +77,36 @@ def detect(
 
     Files that cannot be decoded are named, the others are still processed, and the exit code is then 1.
     """
-    from headprobe.errors import VideoError
-    from headprobe.headhunt.detect import detect_videos, write_detections
+    from headprobe.headhunt.detect import detect_videos, shown_name
+    from headprobe.headhunt.events_file import EventsFile
     from headprobe.headhunt.pipeline import HeadHunt
     from headprobe.models.loading import load
 
-    results: list[Any] = []
-
-    def work() -> tuple[Path, bool]:
+    def work() -> EventsFile:
         hunter = HeadHunt.from_pretrained(detector)
-        loaded = load(model or hunter.provenance_.model)
+        events = EventsFile(out, hunter)
+        fitted = hunter.provenance_
+        loaded = load(model or fitted.model, dtype=fitted.dtype or None, revision=fitted.revision)
         hunter.check_model(loaded)
-        interrupted = False
         try:
             for result in detect_videos(hunter, loaded, videos):
-                results.append(result)
+                events.add(result)
         except KeyboardInterrupt:
-            interrupted = True
-        found = [r for r in results if not isinstance(r, VideoError)]
-        failed = [r for r in results if isinstance(r, VideoError)]
-        return write_detections(found, failed, hunter, out), interrupted
+            events.interrupt()
+        return events
 
-    path, interrupted = _run(work)
-    n_failed = n_events = 0
-    for result in results:
-        if isinstance(result, VideoError):
-            n_failed += 1
-            typer.echo(f"FAILED {result}", err=True)
-            continue
-        n_events += len(result.events)
-        events = ", ".join(f"{e.start_seconds:.1f}-{e.end_seconds:.1f} s (peak {e.peak:.2f})" for e in result.events)
-        typer.echo(f"{result.path}: {events or 'no event'}")
+    done = _run(work)
+    for detection in done.found:
+        found = ", ".join(f"{e.start_seconds:.1f}-{e.end_seconds:.1f} s (peak {e.peak:.2f})" for e in detection.events)
+        typer.echo(f"{shown_name(detection.path)}: {found or 'no event'}")
+    for error in done.failed:
+        typer.echo(f"FAILED {shown_name(error.path)}: {error.reason}", err=True)
+    n_found, n_failed = len(done.found), len(done.failed)
     typer.echo(
-        f"{len(results) - n_failed} of {len(results)} videos processed, {n_events} events, {n_failed} failed; "
-        f"results in {path}"
+        f"{n_found} of {n_found + n_failed} videos processed, {sum(len(d.events) for d in done.found)} events, "
+        f"{n_failed} failed; results in {done.path}"
     )
-    if interrupted:
+    if done.interrupted:
         typer.echo("headprobe: interrupted; the videos after these were not processed", err=True)
         raise typer.Exit(130)
     if n_failed:

@@ -13,6 +13,7 @@ import json
 import tomllib
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,11 +64,11 @@ def answers(
     return out
 
 
-def evaluate(folder: Path, n_clips: int, seed: int = 77) -> dict[str, dict[str, float | int]]:
-    """Balanced accuracy per kind of question on ``n_clips`` clips of the evaluation scenes."""
+def evaluate(folder: Path, n_clips: int, seed: int, split: str) -> dict[str, dict[str, float | int]]:
+    """Balanced accuracy per kind of question on ``n_clips`` clips of a split, asked in its first wording."""
     model = Qwen2VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
     words = AutoTokenizer.from_pretrained(folder)
-    shots = [scenes.clip([seed, i], split="evaluation") for i in tqdm(range(n_clips), desc="render", mininterval=5)]
+    shots = [scenes.clip([seed, i], split=split) for i in tqdm(range(n_clips), desc="render", mininterval=5)]
     known = [facts(shot) for shot in shots]
     result: dict[str, dict[str, float | int]] = {}
     for kind in tqdm([k for k in TEMPLATES if k != "caption"], desc="ask", mininterval=5):
@@ -86,22 +87,28 @@ def evaluate(folder: Path, n_clips: int, seed: int = 77) -> dict[str, dict[str, 
     return result
 
 
+def record_accuracy(folder: Path) -> dict[str, Any]:
+    """The training record of a model folder with its accuracies; evaluated anew unless the same evaluation is there."""
+    setting = tomllib.loads((HERE / "config.toml").read_text())["evaluation"]
+    file = folder / "training.json"
+    record = json.loads(file.read_text())
+    if record.get("evaluation") != setting:
+        record["accuracy"] = evaluate(folder, setting["clips"], setting["seed"], setting["split"])
+        record["evaluation"] = setting
+        file.write_text(json.dumps(record, indent=1) + "\n")
+    return record
+
+
+def _verdict(reached: float, need: float) -> str:
+    return "met" if reached >= need else "NOT MET"
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
-    parser.add_argument(
-        "--clips", type=int, default=tomllib.loads((HERE / "config.toml").read_text())["evaluation"]["clips"]
-    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    record = evaluate(arguments.model, arguments.clips)
-    training = arguments.model / "training.json"
-    training.write_text(json.dumps({**json.loads(training.read_text()), "accuracy": record}, indent=1) + "\n")
-    for kind, row in record.items():
+    for kind, row in record_accuracy(arguments.model)["accuracy"].items():
         need = REQUIRED.get(kind)
-        verdict = (
-            ""
-            if need is None
-            else f"  (required {need:.2f}: {'met' if row['balanced_accuracy'] >= need else 'NOT MET'})"
-        )
+        verdict = "" if need is None else f"  (required {need:.2f}: {_verdict(row['balanced_accuracy'], need)})"
         print(f"{kind:12s} {row['balanced_accuracy']:.3f}  n={row['clips']}{verdict}")

@@ -14,20 +14,10 @@ import shutil
 import tomllib
 from pathlib import Path
 
-from evaluate import HERE, REQUIRED, evaluate
+from evaluate import HERE, REQUIRED, record_accuracy
 from train import train
 
 WEIGHTS = HERE.parents[1] / "headprobe" / "models" / "tiny" / "weights"
-
-
-def record_of(model: Path, clips: int) -> dict:
-    """The training record of a model folder with its accuracies; evaluated once."""
-    file = model / "training.json"
-    training = json.loads(file.read_text())
-    if "accuracy" not in training:
-        training["accuracy"] = evaluate(model, clips)
-        file.write_text(json.dumps(training, indent=1) + "\n")
-    return training
 
 
 def main() -> None:
@@ -37,11 +27,11 @@ def main() -> None:
     parser.add_argument("--install", action="store_true")
     arguments = parser.parse_args()
     config = tomllib.loads((HERE / "config.toml").read_text())
-    shipped, clips = config["seeds"]["shipped"], config["evaluation"]["clips"]
+    shipped = config["seeds"]["shipped"]
     records = {}
     for seed in (shipped, *config["seeds"]["others"]):
         model = train(seed, arguments.runs / f"seed{seed}", arguments.workers)
-        records[seed] = record_of(model, clips)
+        records[seed] = record_accuracy(model)
         if seed == shipped and arguments.install:
             WEIGHTS.mkdir(exist_ok=True)
             for file in model.iterdir():
@@ -56,7 +46,7 @@ def main() -> None:
             for kind in records[shipped]["accuracy"]
         },
         "stages": {f"seed{seed}": record["stages"] for seed, record in records.items()},
-        "evaluation": f"{clips} clips of the evaluation scenes, answers over the whole vocabulary",
+        "evaluation": config["evaluation"],
     }
     (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
 

@@ -9,6 +9,7 @@ the optimiser, so the same seed gives the same bits on one machine whether or no
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import os
@@ -140,9 +141,17 @@ class Trainer:
         self.publish()
 
 
+def fingerprint(seed: int, config: dict[str, Any], stage: str) -> str:
+    """Hash of all that decides a stage's bits: the seed and the settings of the model and of the stages up to it."""
+    stages = ["vision", "language", "joint"]
+    used = {name: config[name] for name in ("model", *stages[: stages.index(stage) + 1])}
+    return hashlib.sha256(json.dumps([seed, used], sort_keys=True).encode()).hexdigest()[:16]
+
+
 def _run_stage(
     name: str,
     out: Path,
+    made_from: str,
     trainer: Trainer,
     data: Callable[[int], Batches],
     loss_of: Callable[[Any, int], Tensor],
@@ -154,6 +163,8 @@ def _run_stage(
     record: dict[str, Any] = {"step": 0, "seconds": 0.0, "losses": []}
     if file.exists():
         saved = torch.load(file, weights_only=True)
+        if saved.get("fingerprint") != made_from:
+            raise SystemExit(f"{file} was made with other settings or another seed; move {out} away or restore them")
         trainer.load(saved["trainer"])
         record = saved["record"]
     if record["step"] >= steps:
@@ -162,7 +173,7 @@ def _run_stage(
         time.perf_counter(),
         tqdm(total=steps, initial=record["step"], desc=f"{out.name} {name}", mininterval=5),
     )
-    already, running = record["seconds"], None
+    already, running = record["seconds"], record.get("running")
     for offset, batch in enumerate(_batches(data(record["step"]), workers), start=record["step"]):
         loss = loss_of(batch, offset)
         trainer.step(loss, offset)
@@ -175,9 +186,10 @@ def _run_stage(
                 "step": offset + 1,
                 "seconds": already + time.perf_counter() - began,
                 "losses": [*record["losses"], round(running, 5)],
+                "running": running,
             }
             temporary = file.with_suffix(".tmp")
-            torch.save({"trainer": trainer.state(), "record": record}, temporary)
+            torch.save({"trainer": trainer.state(), "record": record, "fingerprint": made_from}, temporary)
             os.replace(temporary, file)
     bar.close()
     return record
@@ -188,7 +200,7 @@ def _vision_targets(shot: scenes.Footage, _: np.random.Generator) -> np.ndarray:
 
 
 def train_vision(
-    model: Qwen2VLForConditionalGeneration, seed: int, out: Path, config: dict[str, Any], workers: int
+    model: Qwen2VLForConditionalGeneration, seed: int, out: Path, config: dict[str, Any], workers: int, made_from: str
 ) -> dict[str, Any]:
     """Stage one: every merged token predicts what its cells hold."""
     tower = Tower(model)
@@ -212,7 +224,7 @@ def train_vision(
     def data(first: int) -> Batches:
         return Batches(_vision_targets, (seed, 1), config["batch"], first, config["steps"])
 
-    return _run_stage("vision", out, trainer, data, loss_of, config["steps"], workers)
+    return _run_stage("vision", out, made_from, trainer, data, loss_of, config["steps"], workers)
 
 
 class Questions:
@@ -226,7 +238,13 @@ class Questions:
 
 
 def train_answers(
-    model: Qwen2VLForConditionalGeneration, seed: int, out: Path, config: dict[str, Any], workers: int, stage: str
+    model: Qwen2VLForConditionalGeneration,
+    seed: int,
+    out: Path,
+    config: dict[str, Any],
+    workers: int,
+    stage: str,
+    made_from: str,
 ) -> dict[str, Any]:
     """Stages two and three: answer questions about a clip; loss on the answers only.
 
@@ -280,7 +298,7 @@ def train_answers(
     def data(first: int) -> Batches:
         return Batches(Questions(config), (seed, 3 if joint else 2), config["batch"], first, config["steps"])
 
-    return _run_stage(stage, out, trainer, data, loss_of, config["steps"], workers)
+    return _run_stage(stage, out, made_from, trainer, data, loss_of, config["steps"], workers)
 
 
 def train(seed: int, out: Path, workers: int = 0, config_file: Path = HERE / "config.toml") -> Path:
@@ -292,12 +310,13 @@ def train(seed: int, out: Path, workers: int = 0, config_file: Path = HERE / "co
     model = Qwen2VLForConditionalGeneration(configuration(config["model"]))
     difference = check_equal(model)
     model = model.to(torch.bfloat16)
-    record = {"vision": train_vision(model, seed, out, config["vision"], workers)}
-    record["language"] = train_answers(model, seed, out, config["language"], workers, "language")
+    marks = {stage: fingerprint(seed, config, stage) for stage in ("vision", "language", "joint")}
+    record = {"vision": train_vision(model, seed, out, config["vision"], workers, marks["vision"])}
+    record["language"] = train_answers(model, seed, out, config["language"], workers, "language", marks["language"])
     _adopt_masters(model, out, "vision", "language")
-    record["joint"] = train_answers(model, seed, out, config["joint"], workers, "joint")
+    record["joint"] = train_answers(model, seed, out, config["joint"], workers, "joint", marks["joint"])
     final = out / "model"
-    if (final / "training.json").exists():
+    if (final / "training.json").exists():  # written last, after the same stages
         return final
     final.mkdir(exist_ok=True)
     _adopt_masters(model, out, "joint")
@@ -318,6 +337,7 @@ def train(seed: int, out: Path, workers: int = 0, config_file: Path = HERE / "co
         json.dumps(
             {
                 "seed": seed,
+                "fingerprint": marks["joint"],
                 "stages": steps,
                 "forward_difference": difference,
                 "config": config,

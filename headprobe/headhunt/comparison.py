@@ -21,10 +21,25 @@ from headprobe.heads import HeadSet
 if TYPE_CHECKING:
     from headprobe.activations import HeadActivations
 
-__all__ = ["HUNTED", "Material", "compare", "draws", "frame_differences", "paired_differences"]
+__all__ = [
+    "HUNTED",
+    "NEVER_TRAINED",
+    "RANDOM",
+    "SAME_LAYERS",
+    "Material",
+    "compare",
+    "draws",
+    "evaluate_segments",
+    "frame_differences",
+    "paired_differences",
+    "summary",
+]
 
 HUNTED = "hunted heads"
+NEVER_TRAINED = "never-trained model, hunted heads"
 N_RANDOM = 5  # random head sets averaged per draw
+RANDOM = f"random heads (mean of {N_RANDOM} sets)"
+SAME_LAYERS = f"random heads of the same layers (mean of {N_RANDOM} sets)"
 _KEYS = ("auc", "ap", "within_auc")
 
 Features = Float[np.ndarray, "segment feature"]
@@ -34,7 +49,8 @@ Features = Float[np.ndarray, "segment feature"]
 class Material:
     """Everything the comparison reads; rows of all arrays are the segments of the two activation sets.
 
-    ``subsets`` names sets of test videos that are evaluated apart: ``"seen"`` and ``"held_out"``.
+    ``subsets`` names sets of test videos that are evaluated apart. The measures of ``"seen"`` have bare names, those of
+    every other subset are prefixed with its name.
     """
 
     calibration: HeadActivations
@@ -58,6 +74,8 @@ def frame_differences(frames: np.ndarray) -> Float[np.ndarray, " feature"]:
     >>> frame_differences(np.zeros((4, 16, 16, 3), np.uint8)).tolist()
     [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
     """
+    if len(frames) < 2 or min(frames.shape[1:3]) < 8:
+        raise InputError(f"frame differences need two frames of at least 8 x 8 pixels, got shape {frames.shape}")
     grey = frames.astype(np.float32).mean(-1)
     change = np.abs(np.diff(grey, axis=0))
     rows, cols = change.shape[1] // 8, change.shape[2] // 8
@@ -84,6 +102,8 @@ def draws(
     for video, event in event_of_video.items():
         by_event.setdefault(event, []).append(video)
     kinds = [event for event in by_event if event != normal]
+    if n_videos < 2 or n_videos % 2:
+        raise InputError(f"a draw is half normal and half abnormal; {n_videos} videos cannot be: give an even number")
     half = n_videos // 2
     if len(by_event.get(normal, [])) < half or sum(len(by_event[k]) for k in kinds) < half:
         raise InputError(f"a draw needs {half} normal and {half} abnormal videos; the pool has {_counts(by_event)}")
@@ -117,9 +137,11 @@ def compare(
 
     Every learned row is fitted on the same calibration segments and evaluated, unsmoothed, on the same test frames.
     A row has ``name``, ``auc``, ``auc_sd``, ``ap``, ``within_auc`` (on normal videos and seen events), the same with
-    ``held_out_`` (normal videos and held-out events), and ``n_draws``; ``*_sd`` is the sample standard deviation over
-    draws, None where nothing was drawn.
+    ``held_out_`` (the same normal videos and held-out events), and ``n_draws``; ``*_sd`` is the sample standard
+    deviation over draws, None where nothing was drawn.
     """
+    if n_draws < 2:
+        raise InputError(f"n_draws is {n_draws}; spread and intervals over draws need at least 2")
     m = material
     table: dict[str, list[dict[str, float]]] = {}
     hunted: list[list[str]] = []
@@ -138,12 +160,12 @@ def compare(
         methods, heads = _methods(m, rows, labels[rows], groups[rows], k, random_state * 1000 + number)
         hunted.append(heads)
         for name, scores in methods.items():
-            table.setdefault(name, []).append(_mean([_evaluate(m, s) for s in scores]))
+            table.setdefault(name, []).append(_mean([evaluate_segments(m, s) for s in scores]))
     for name, scores in m.text_test.items():
-        table[name] = [_evaluate(m, scores)]
+        table[name] = [evaluate_segments(m, scores)]
     for name, frames in _blind(m).items():
         table[name] = [_evaluate_frames(m, frames)]
-    return [_summary(name, results) for name, results in table.items()], table, hunted
+    return [summary(name, results) for name, results in table.items()], table, hunted
 
 
 def _methods(
@@ -173,7 +195,14 @@ def _methods(
     assert part.resid_post is not None
     assert m.test.resid_post is not None
     resid, resid_test = part.resid_post[prompt].numpy(), m.test.resid_post[prompt].numpy()
-    by_layer = [_auc(y, out_of_fold(resid[:, layer], y, groups, random_state=seed)) for layer in range(resid.shape[1])]
+
+    def held_out_auc(x: Features) -> float:
+        def score(train: np.ndarray, test: np.ndarray) -> np.ndarray:
+            return make_scorer(seed).fit(x[train], y[train]).predict_proba(x[test])[:, 1]
+
+        return _auc(y, out_of_fold(score, y, groups, random_state=seed))
+
+    by_layer = [held_out_auc(resid[:, layer]) for layer in range(resid.shape[1])]
     best = int(np.argmax(by_layer))
     untrained = m.untrained_calibration.subset(rows)
     untrained_heads = identify(untrained, y, k=k, random_state=seed).heads
@@ -181,13 +210,13 @@ def _methods(
     return {
         HUNTED: [on(found.heads)],
         "hunted by the LDA term alone": [on(by_lda)],
-        "random heads": [on(heads) for heads in anywhere],
-        "random heads of the same layers": [on(heads) for heads in same_layers],
+        RANDOM: [on(heads) for heads in anywhere],
+        SAME_LAYERS: [on(heads) for heads in same_layers],
         "worst heads by RSS": [on(worst)],
         "all heads": [on(all_heads)],
         "last hidden state": [probe(resid[:, -1], resid_test[:, -1])],
         "best hidden state (layer chosen on calibration)": [probe(resid[:, best], resid_test[:, best])],
-        "never-trained model, hunted heads": [heads_probe(untrained_heads, untrained, m.untrained_test)],
+        NEVER_TRAINED: [heads_probe(untrained_heads, untrained, m.untrained_test)],
         "frame differences": [probe(m.motion_calibration[rows], m.motion_test)],
     }, list(found.heads.labels)
 
@@ -208,7 +237,8 @@ def _auc(y: np.ndarray, scores: np.ndarray) -> float:
     return float(roc_auc_score(y, scores))
 
 
-def _evaluate(m: Material, scores: Float[np.ndarray, " segment"]) -> dict[str, float]:
+def evaluate_segments(m: Material, scores: Float[np.ndarray, " segment"]) -> dict[str, float]:
+    """Frame measures of segment scores on the test videos, for every subset of ``m``."""
     values, spans = by_video(scores, m.test)
     frames = {video: to_frames(values[video], spans[video], len(m.frame_truth[video])) for video in values}
     return _evaluate_frames(m, frames)
@@ -216,8 +246,8 @@ def _evaluate(m: Material, scores: Float[np.ndarray, " segment"]) -> dict[str, f
 
 def _evaluate_frames(m: Material, frames: Mapping[str, np.ndarray]) -> dict[str, float]:
     out: dict[str, float] = {}
-    for subset, prefix in (("seen", ""), ("held_out", "held_out_")):
-        videos = m.subsets[subset]
+    for subset, videos in m.subsets.items():
+        prefix = "" if subset == "seen" else f"{subset}_"
         result = evaluate({v: frames[v] for v in videos}, {v: m.frame_truth[v] for v in videos})
         out |= {prefix + key: _number(result[key]) for key in _KEYS}
     return out
@@ -245,7 +275,12 @@ def _mean(results: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {key: float(np.mean([r[key] for r in results])) for key in results[0]}
 
 
-def _summary(name: str, results: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+def summary(name: str, results: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """One row: the mean of each measure over draws, its sample standard deviation (None for one draw), the count.
+
+    >>> summary("a", [{"auc": 0.5}, {"auc": 0.75}])["auc"]
+    0.625
+    """
     row: dict[str, Any] = {"name": name}
     for key in results[0]:
         values = np.array([r[key] for r in results])

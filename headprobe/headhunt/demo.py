@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -15,8 +14,16 @@ from tqdm.auto import tqdm
 
 from headprobe.activations import HeadActivations
 from headprobe.examples import Example, read_content
-from headprobe.headhunt.comparison import Material, compare, frame_differences, paired_differences
+from headprobe.headhunt.comparison import (
+    Material,
+    compare,
+    evaluate_segments,
+    frame_differences,
+    paired_differences,
+    summary,
+)
 from headprobe.headhunt.detect import Detection, detect_video
+from headprobe.headhunt.events_file import write_json
 from headprobe.headhunt.findings import bars
 from headprobe.headhunt.pipeline import DEFAULT_PROMPTS, HeadHunt
 from headprobe.models.loading import load
@@ -36,8 +43,9 @@ DIRECT_QUESTIONS = {
     "vehicle": "is there a car on the path ?",
     "bag": "is there a bag on the ground ?",
 }
-VAGUE = "dangerous"  # of the five prompts the one that can be answered with yes or no and names no event
+VAGUE = "dangerous"  # fixed beforehand; three of the other prompts could be answered with yes or no too
 ANSWERS = ("yes", "no")
+SAVED = "the saved detector (hunted on the whole calibration pool)"
 TEXT_VAGUE = "text P(yes), vague prompt"
 TEXT_DIRECT = "text P(yes), direct event questions"
 
@@ -98,6 +106,7 @@ def run_demo(out: str | os.PathLike[str], *, seed: int = 0, size: Size | None = 
     size = size or Size()
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
+    _forget(folder)
 
     calibration, test = _render(folder / "videos", seed, size, progress)
     segments = {
@@ -123,7 +132,11 @@ def run_demo(out: str | os.PathLike[str], *, seed: int = 0, size: Size | None = 
         text_test=_text(model, acts["test"], segments["test"], progress),
         event_of_video={v.name: v.event for v in (*calibration, *test)},
         frame_truth=truth,
-        subsets={"seen": subset(SEEN_EVENTS), "held_out": subset(HELD_OUT_EVENTS)},
+        subsets={
+            "seen": subset(SEEN_EVENTS),
+            "held_out": subset(HELD_OUT_EVENTS),
+            **{event: subset([event]) for event in HELD_OUT_EVENTS},
+        },
     )
     rows, table, hunted = compare(
         material,
@@ -138,11 +151,13 @@ def run_demo(out: str | os.PathLike[str], *, seed: int = 0, size: Size | None = 
     hunter = HeadHunt(size.k, segment_frames=SEGMENT_FRAMES, sample_frames=CLIP_FRAMES, random_state=seed)
     hunter.fit(acts["calibration"], frame_truth={v.name: v.truth.astype(int) for v in calibration})
     hunter.save_pretrained(folder / "detector")
+    rows.append(summary(SAVED, [evaluate_segments(material, hunter.score(acts["test"]))]))
     shown = _shown(test)
     detections = {v.name: detect_video(hunter, model, v.path) for v in tqdm(shown, desc="detect", disable=not progress)}
 
     results: dict[str, Any] = {
         "experts": list(hunter.heads_.labels),
+        "n_heads": len(model.heads),
         "rows": rows,
         "bars": [asdict(bar) for bar in bars(rows)],
         "paired_differences": paired_differences(table),
@@ -166,8 +181,16 @@ def run_demo(out: str | os.PathLike[str], *, seed: int = 0, size: Size | None = 
     figures = write_figures(demo)
     results["seconds"] = round(time.perf_counter() - began, 1)
     write_demo_report(demo, figures)
-    (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / "results.json", results)
     return demo
+
+
+def _forget(folder: Path) -> None:
+    """Remove what an earlier run wrote, so that no old number stands beside a new one."""
+    stale = [folder / "results.json", folder / "report.html", *folder.glob("timeline_*.png")]
+    stale += [path for split in ("calibration", "test") for path in (folder / "videos" / split).glob(f"{split}_*.mp4")]
+    for path in stale:
+        path.unlink(missing_ok=True)
 
 
 def _render(folder: Path, seed: int, size: Size, progress: bool) -> tuple[list[LabelledVideo], list[LabelledVideo]]:

@@ -6,21 +6,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from headprobe.headhunt.comparison import HUNTED, NEVER_TRAINED, RANDOM, SAME_LAYERS
+
 __all__ = ["CLAIMS", "Bar", "Finding", "bars", "findings"]
 
 HOLDS, REVERSED, OPEN = "holds", "reversed", "not decided"
 
 CLAIMS: dict[str, str] = {
     "frame differences": "look at more than motion: they beat logistic regression on frame differences",
-    "never-trained model, hunted heads": "read what was learned: they beat heads hunted in the never-trained model",
-    "worst heads by RSS": "are ranked sensibly: they beat the five heads with the lowest RSS",
-    "random heads": "beat as many random heads",
-    "random heads of the same layers": "beat as many random heads of the same layers",
+    NEVER_TRAINED: "read what was learned: they beat heads hunted in the never-trained model",
+    "worst heads by RSS": "are ranked sensibly: they beat as many heads with the lowest RSS",
+    RANDOM: "beat as many random heads",
+    SAME_LAYERS: "beat as many random heads of the same layers",
     "all heads": "beat all heads together (representation dilution)",
     "last hidden state": "beat the last layer's hidden state",
     "best hidden state (layer chosen on calibration)": "beat the best layer's hidden state",
     "hunted by the LDA term alone": "chosen by four metrics beat those chosen by the LDA term alone",
-    "text P(yes), vague prompt": "beat the model's own answer to a vague question",
+    "text P(yes), vague prompt": "beat the model's own answer to a vague question in words it was never trained on",
     "text P(yes), direct event questions": "beat the model's own answers to direct questions on the trained events",
 }
 
@@ -55,7 +57,7 @@ class Bar:
     met: bool
 
 
-def bars(rows: Sequence[Mapping[str, Any]], reference: str = "hunted heads") -> list[Bar]:
+def bars(rows: Sequence[Mapping[str, Any]], reference: str = HUNTED) -> list[Bar]:
     """What a run must show to count: the model sees more than motion, and its never-trained copy sees nothing.
 
     Frame AUC at least 0.15 above logistic regression on frame differences and a higher average precision, on seen and
@@ -63,7 +65,7 @@ def bars(rows: Sequence[Mapping[str, Any]], reference: str = "hunted heads") -> 
     """
     by_name = {row["name"]: row for row in rows}
     hunted, motion = by_name[reference], by_name["frame differences"]
-    untrained = by_name["never-trained model, hunted heads"]
+    untrained = by_name[NEVER_TRAINED]
     out: list[Bar] = []
     for prefix, events in (("", "seen events"), ("held_out_", "held-out events")):
         gap = hunted[f"{prefix}auc"] - motion[f"{prefix}auc"]
@@ -83,7 +85,7 @@ def findings(paired: Sequence[Mapping[str, Any]]) -> list[Finding]:
     """Verdicts on :data:`CLAIMS` from :func:`~headprobe.headhunt.comparison.paired_differences`.
 
     >>> gap = {"mean": 0.1, "low": 0.05, "high": 0.15}
-    >>> findings([{"minus": "random heads", "auc": gap, "held_out_auc": gap}])[0].verdict
+    >>> findings([{"minus": "all heads", "auc": gap, "held_out_auc": gap}])[0].verdict
     'holds'
     """
     out = []

@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator
 
 from headprobe.errors import ArtefactError, FingerprintError, InputError
 from headprobe.headhunt.identify import Identification, identify
@@ -43,7 +44,7 @@ DEFAULT_PROMPTS: dict[str, str] = {
 }
 
 
-class HeadHunt:
+class HeadHunt(BaseEstimator):
     """Video anomaly detection by a few attention heads of a frozen model (HeadHunt-VAD, arXiv 2512.17601, section 3).
 
     Parameters
@@ -139,8 +140,8 @@ class HeadHunt:
         y
             ``[example]``, 0 or 1; default: the labels of the activations.
         frame_truth
-            Video (group) to ``[frame]`` 0 / 1. With it the locator is calibrated on scores that the scorer gives to
-            videos it was not fitted on; without it there is no locator, only scores.
+            Video (group) to ``[frame]`` 0 / 1. With it the locator is calibrated on held-out scores: in each fold
+            heads and scorer are chosen without the videos that they score. Without it there is no locator.
 
         Raises
         ------
@@ -149,6 +150,7 @@ class HeadHunt:
         """
         labels = acts.labels if y is None else np.asarray(y)
         prompt = self._prompt_index(acts)
+        self._check_segments(acts)
         self.identification_: Identification | None = identify(
             acts,
             labels,
@@ -164,7 +166,7 @@ class HeadHunt:
         self.prompt_ = list(acts.prompts.values())[prompt]
         self.locator_: Locator | None = None
         if frame_truth is not None:
-            held_out = out_of_fold(x, labels, acts.groups, self.n_folds, self.C, self.random_state)
+            held_out = self._held_out_scores(acts, labels, prompt)
             scores, spans = by_video(held_out, acts)
             self.locator_ = calibrate_locator(scores, spans, frame_truth, self.sigmas, self.taus)
         return self
@@ -175,6 +177,8 @@ class HeadHunt:
         texts = list(acts.prompts.values())
         if self.prompt_ not in texts:
             raise InputError(f"the detector scores under the prompt {self.prompt_!r}; the activations have {texts}")
+        given = acts.provenance
+        self._check_origin(given.model, given.weights_hash, given.processor)
         x = features(acts.select(self.heads_)[texts.index(self.prompt_)])
         return self.scorer_.predict_proba(x)[:, 1]
 
@@ -187,6 +191,7 @@ class HeadHunt:
         state = {
             "format": FORMAT,
             "heads": list(self.heads_.labels),
+            "head_dim": len(self.scorer_.named_steps["scale"].mean_) // len(self.heads_),
             "prompt": self.prompt_,
             "segment_frames": self.segment_frames,
             "sample_frames": self.sample_frames,
@@ -200,7 +205,7 @@ class HeadHunt:
             },
             "provenance": self.provenance_.to_dict(),
         }
-        (folder / DETECTOR_FILE).write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
+        (folder / DETECTOR_FILE).write_text(json.dumps(state, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         return folder
 
     @classmethod
@@ -229,11 +234,12 @@ class HeadHunt:
                 instability_penalty=float(state["settings"]["instability_penalty"]),
                 C=float(state["settings"]["C"]),
                 random_state=int(state["settings"]["random_state"]),
-                segment_frames=_positive(state, "segment_frames"),
-                sample_frames=_positive(state, "sample_frames"),
+                segment_frames=_whole(state["segment_frames"], "segment_frames"),
+                sample_frames=_whole(state["sample_frames"], "sample_frames"),
             )
             hunter.heads_ = HeadSet(state["heads"])
             hunter.prompt_ = state["prompt"]
+            head_dim = _whole(state["head_dim"], "head_dim")
             locator = state["locator"]
             hunter.locator_ = None if locator is None else Locator(float(locator["sigma"]), float(locator["tau"]))
             hunter.provenance_ = Provenance.from_dict(state["provenance"])
@@ -244,18 +250,66 @@ class HeadHunt:
         hunter.identification_ = None
         hunter.scorer_ = load_scorer(folder)
         n_features = len(hunter.scorer_.named_steps["scale"].mean_)
-        if not hunter.heads_ or n_features % len(hunter.heads_):
-            raise ArtefactError(f"{file}: {len(hunter.heads_)} heads do not divide the scorer's {n_features} features")
+        if len(hunter.heads_) != hunter.k or n_features != hunter.k * head_dim:
+            raise ArtefactError(
+                f"{file}: k is {hunter.k}, with {len(hunter.heads_)} heads of {head_dim} numbers and a scorer of "
+                f"{n_features} features, which do not fit together; fit and save the detector again"
+            )
         return hunter
 
     def check_model(self, model: Model) -> None:
         """Raise :class:`~headprobe.errors.FingerprintError` unless ``model`` is the one the detector was fitted on."""
         self._check_fitted()
+        self._check_origin(model.name, model.weights_hash, model.processor_hash)
+
+    def _check_origin(self, name: str, weights_hash: str, processor: str) -> None:
         fitted = self.provenance_
-        if model.weights_hash != fitted.weights_hash:
+        if weights_hash != fitted.weights_hash:
             raise FingerprintError(
                 f"the detector was fitted on {fitted.model} with weights {fitted.weights_hash or 'unknown'}, but "
-                f"{model.name} has weights {model.weights_hash}; load that model, or fit a detector on this one"
+                f"{name} has weights {weights_hash}; load that model, or fit a detector on this one"
+            )
+        if processor != fitted.processor:
+            raise FingerprintError(
+                f"the detector was fitted with the processor {fitted.processor or 'unknown'} of {fitted.model}, but "
+                f"{name} has {processor}: tokenizer, chat template or pixel settings differ; use the same"
+            )
+
+    def _held_out_scores(self, acts: HeadActivations, labels: np.ndarray, prompt: int) -> np.ndarray:
+        """Scores of each segment by heads and a scorer that never saw its video, ``[example]``."""
+
+        def score(train: np.ndarray, test: np.ndarray) -> np.ndarray:
+            heads = identify(
+                acts.subset(train),
+                labels[train],
+                k=self.k,
+                metrics=self.metrics,
+                instability_penalty=self.instability_penalty,
+                random_state=self.random_state,
+            ).heads
+            x = features(acts.select(heads)[prompt])
+            return make_scorer(self.random_state, self.C).fit(x[train], labels[train]).predict_proba(x[test])[:, 1]
+
+        return out_of_fold(score, labels, acts.groups, self.n_folds, self.random_state)
+
+    def _check_segments(self, acts: HeadActivations) -> None:
+        """Refuse activations of segments that detection would not make: the scorer would not fit them."""
+        for name in ("segment_frames", "sample_frames"):
+            _whole(getattr(self, name), name)
+        frames = acts.provenance.frames
+        if frames is not None and frames != self.sample_frames:
+            raise InputError(
+                f"the calibration clips have {frames} frames but sample_frames is {self.sample_frames}; "
+                "calibrate on what the detector will see, or set sample_frames"
+            )
+        if acts.examples["start"].isna().to_numpy().any():
+            return
+        lengths = acts.examples["end"].to_numpy(int) - acts.examples["start"].to_numpy(int)
+        longest, several = int(lengths.max()), len(set(acts.groups.tolist())) < len(lengths)
+        if longest > self.segment_frames or (several and longest < self.segment_frames):
+            raise InputError(
+                f"the calibration segments have {longest} frames but segment_frames is {self.segment_frames}; "
+                "calibrate on segments of the length used in detection, or set segment_frames"
             )
 
     def _prompt_index(self, acts: HeadActivations) -> int:
@@ -272,14 +326,23 @@ class HeadHunt:
 
 
 def out_of_fold(
-    x: Float[np.ndarray, "example feature"],
+    score: Callable[[np.ndarray, np.ndarray], np.ndarray],
     y: ArrayLike,
     groups: ArrayLike,
     n_folds: int = 4,
-    C: float = 1.0,
     random_state: int = 0,
 ) -> Float[np.ndarray, " example"]:
-    """Scores of each example by a scorer fitted on other groups only, ``[example]``, 0 to 1.
+    """Scores of each example by whatever is fitted on other groups only.
+
+    Parameters
+    ----------
+    score
+        Takes the rows to fit on and the rows to score, and returns the scores of the latter. Everything that is chosen
+        with labels has to be chosen in here.
+    y, groups
+        ``[example]``, labels 0 or 1 and the group (video) of each example.
+    n_folds, random_state
+        Number of folds (fewer where a class has fewer groups) and seed of the split.
 
     Raises
     ------
@@ -297,8 +360,8 @@ def out_of_fold(
         )
     scores = np.full(len(y), math.nan)
     split = StratifiedGroupKFold(folds, shuffle=True, random_state=random_state)
-    for train, test in split.split(x, y, groups):
-        scores[test] = make_scorer(random_state, C).fit(x[train], y[train]).predict_proba(x[test])[:, 1]
+    for train, test in split.split(np.zeros((len(y), 1)), y, groups):
+        scores[test] = score(train, test)
     return scores
 
 
@@ -320,8 +383,7 @@ def by_video(
     return per_video, spans
 
 
-def _positive(state: Mapping[str, Any], key: str) -> int:
-    value = state[key]
+def _whole(value: Any, name: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{key} must be a whole number of at least 1, got {value!r}")
+        raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
     return value

@@ -255,12 +255,3 @@ def fire(
         ground=np.broadcast_to(centre, (len(t), 2)).copy(),
         state="fire",
     )
-
-
-def bounce(
-    t: Float[np.ndarray, " time"], x0: float, speed: float, low: float, high: float
-) -> Float[np.ndarray, " time"]:
-    """A path that runs to and fro between ``low`` and ``high`` at constant speed."""
-    span = high - low
-    phase = np.mod(x0 - low + speed * t, 2 * span)
-    return low + np.where(phase < span, phase, 2 * span - phase)

@@ -47,7 +47,7 @@ def write_videos(
     folder
         Created if missing. File names do not tell the label.
     split
-        Which scenes: ``"train"``, ``"calibration"``, ``"test"`` or ``"evaluation"``.
+        Which scenes: a key of :data:`headprobe.video.scenes.SPLITS`.
     counts
         How many videos of each kind.
     seed

@@ -32,7 +32,8 @@ SPLITS = {
     "train": (0, 2000),
     "calibration": (20_000, 30_000),
     "test": (40_000, 50_000),
-    "evaluation": (60_000, 70_000),
+    "evaluation": (60_000, 70_000),  # looked at while the embedded model's recipe was chosen
+    "final": (80_000, 90_000),  # its reported accuracies
 }
 
 
@@ -82,7 +83,7 @@ def _camera(
 
 
 def pick_scene(rng: np.random.Generator, split: str) -> Scene:
-    """A random place of a split (``"train"``, ``"calibration"``, ``"test"`` or ``"evaluation"``)."""
+    """A random place of a split (a key of :data:`SPLITS`)."""
     if split not in SPLITS:
         raise InputError(f"unknown split {split!r}; expected one of {tuple(SPLITS)}")
     return Scene(str(rng.choice(FAMILIES)), int(rng.integers(*SPLITS[split])))
@@ -147,7 +148,7 @@ def clip(
 def untrimmed(
     seed: int | Sequence[int], *, split: str, event: str | None, n_frames: int = 160, name: str = ""
 ) -> Footage:
-    """A video at :data:`FPS` with at most one event of 3 to 7 seconds at a random time."""
+    """A video at :data:`FPS` with at most one event at a random time, a fifth to two fifths of its length."""
     rng = np.random.default_rng([*np.atleast_1d(seed).tolist(), 3])
     length = n_frames / FRAMES_PER_STEP
     duration = float(rng.uniform(0.2, 0.42) * length)
@@ -181,7 +182,7 @@ def labelled_clips(
     attempt = 0
     while len(examples) < n:
         label = len(examples) % 2
-        shot = clip([seed, attempt, label], split=split, events=events, event_share=float(label))
+        shot = clip([seed, attempt, label, 5], split=split, events=events, event_share=float(label))
         attempt += 1
         if shot.truth.mean() < 0.5 * label:
             continue

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from headprobe.headhunt.comparison import HUNTED
+from headprobe.headhunt.comparison import HUNTED, NEVER_TRAINED, RANDOM, SAME_LAYERS
 from headprobe.headhunt.detect import detect_video
 from headprobe.headhunt.findings import CLAIMS, bars, findings
 from headprobe.headhunt.pipeline import HeadHunt
@@ -16,14 +16,14 @@ from headprobe.models.loading import load
 
 NAMES = {
     HUNTED,
-    "random heads",
-    "random heads of the same layers",
+    RANDOM,
+    SAME_LAYERS,
     "all heads",
     "last hidden state",
     "best hidden state (layer chosen on calibration)",
     "text P(yes), vague prompt",
     "text P(yes), direct event questions",
-    "never-trained model, hunted heads",
+    NEVER_TRAINED,
     "frame differences",
     "oracle constant per video",
     "position prior",
@@ -53,7 +53,7 @@ def test_results_have_the_promised_keys(results) -> None:
 def test_it_sees(results) -> None:
     rows = {row["name"]: row for row in results["rows"]}
     assert rows[HUNTED]["auc"] > rows["frame differences"]["auc"] + 0.1
-    assert rows[HUNTED]["auc"] > rows["never-trained model, hunted heads"]["auc"] + 0.1
+    assert rows[HUNTED]["auc"] > rows[NEVER_TRAINED]["auc"] + 0.1
 
 
 def test_controls_are_what_they_claim(results) -> None:
@@ -117,7 +117,7 @@ def test_verdicts_follow_the_intervals() -> None:
 
     rows = [
         {"minus": "all heads", "auc": gap(-0.2, -0.1), "held_out_auc": gap(-0.1, 0.1)},
-        {"minus": "random heads", "auc": gap(0.01, 0.1), "held_out_auc": gap(0.0, 0.1)},
+        {"minus": RANDOM, "auc": gap(0.01, 0.1), "held_out_auc": gap(0.0, 0.1)},
         {"minus": "position prior", "auc": gap(0.1, 0.2), "held_out_auc": gap(0.1, 0.2)},
     ]
     random, dilution = findings(rows)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -52,8 +55,11 @@ def test_detect_writes_every_segment_once(detector, good, tmp_path) -> None:
     assert spans == [(0, 16), (16, 32), (32, 37)]
     assert all(0 <= s["score"] <= 1 for s in video["segments"])
     assert len({s["score"] for s in video["segments"]}) == 3
+    assert [s["end_seconds"] for s in video["segments"]] == pytest.approx([16 / 12.5, 32 / 12.5, 37 / 12.5])
     for event in video["events"]:
-        assert event["end_seconds"] == event["end_frame"] / 12.5
+        assert event["end_seconds"] == pytest.approx(event["end_frame"] / 12.5)
+    assert record["run"]["weights_hash"] == record["detector"]["calibration"]["weights_hash"]
+    assert record["interrupted"] is False
     picture = (tmp_path / "out" / video["timeline"]).read_bytes()
     assert picture[:8] == b"\x89PNG\r\n\x1a\n"
 
@@ -106,6 +112,7 @@ def test_an_interrupted_run_keeps_what_it_has(detector, good, tmp_path, monkeypa
     assert "interrupted" in result.output
     record = json.loads((tmp_path / "out" / "events.json").read_text())
     assert list(record["videos"]) == [str(good)]
+    assert record["interrupted"] is True
 
 
 def test_files_of_one_name_do_not_overwrite_each_other(detector, good, tmp_path) -> None:
@@ -118,6 +125,51 @@ def test_files_of_one_name_do_not_overwrite_each_other(detector, good, tmp_path)
     pictures = {v["timeline"] for v in record["videos"].values()}
     assert len(pictures) == 2
     assert all((tmp_path / "out" / p).exists() for p in pictures)
+
+
+def test_an_unusable_output_folder_is_found_before_any_work(detector, good, tmp_path, monkeypatch) -> None:
+    (tmp_path / "taken").write_text("a file")
+
+    def never(*_args, **_kwargs):
+        raise AssertionError("work was done before the output folder was tried")
+
+    monkeypatch.setattr(detect_module, "detect_video", never)
+    result = run(app, ["detect", str(good), "--detector", detector, "--out", str(tmp_path / "taken")])
+    assert result.exit_code == 2
+    assert "cannot write results into" in result.output
+
+
+@pytest.mark.parametrize(
+    "name", ["cost $\\bad{$ 5.mp4", "x" * 240 + ".mp4", "<script>.mp4", os.fsdecode(b"caf\xe9.mp4")]
+)
+def test_odd_file_names(detector, good, tmp_path, name) -> None:
+    odd = tmp_path / "odd" / name
+    odd.parent.mkdir()
+    odd.write_bytes(good.read_bytes())
+    result = run(app, ["detect", str(odd), str(good), "--detector", detector, "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    record = json.loads((tmp_path / "out" / "events.json").read_text())
+    assert len(record["videos"]) == 2
+    assert all((tmp_path / "out" / v["timeline"]).exists() for v in record["videos"].values())
+
+
+def test_variable_frame_rate_gives_true_seconds(detector, tmp_path) -> None:
+    path = tmp_path / "vfr.mp4"
+    rng = np.random.default_rng(0)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=30, options={"crf": "20"})
+        stream.width, stream.height, stream.pix_fmt, stream.time_base = 64, 48, "yuv420p", Fraction(1, 30)
+        stream.codec_context.time_base = Fraction(1, 30)
+        for i in range(48):
+            frame = av.VideoFrame.from_ndarray(rng.integers(0, 255, (48, 64, 3), dtype=np.uint8), format="rgb24")
+            frame.pts, frame.time_base = (i if i < 32 else 32 + (i - 32) * 15), Fraction(1, 30)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    result = run(app, ["detect", str(path), "--detector", detector, "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    (video,) = json.loads((tmp_path / "out" / "events.json").read_text())["videos"].values()
+    assert video["constant_rate"] is False
+    assert [s["start_seconds"] for s in video["segments"]] == pytest.approx([0, 16 / 30, 32 / 30], abs=1e-3)
 
 
 def test_the_demo_command_prints_its_table(tmp_path, monkeypatch, demo_run) -> None:

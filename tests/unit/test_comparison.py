@@ -26,6 +26,8 @@ def test_draws_are_balanced_seeded_and_differ() -> None:
 def test_too_small_a_pool_is_said() -> None:
     with pytest.raises(InputError, match=r"a draw needs 20 normal and 20 abnormal videos; the pool has \{'normal': 10"):
         list(draws(POOL, 1, 40, "normal", 0))
+    with pytest.raises(InputError, match="7 videos cannot be: give an even number"):
+        list(draws(POOL, 1, 7, "normal", 0))
 
 
 def test_frame_differences_see_motion_but_not_a_still_picture() -> None:
@@ -36,6 +38,11 @@ def test_frame_differences_see_motion_but_not_a_still_picture() -> None:
     moving = still.copy()
     moving[4:, 8:20, 8:20] = 255 - moving[4:, 8:20, 8:20]
     assert (frame_differences(moving)[[0, 1, 5, 6, 7]] > 0).all()
+
+
+def test_one_frame_has_no_difference() -> None:
+    with pytest.raises(InputError, match=r"need two frames of at least 8 x 8 pixels, got shape \(1, 48, 64, 3\)"):
+        frame_differences(np.zeros((1, 48, 64, 3), np.uint8))
 
 
 def test_paired_differences_by_hand() -> None:

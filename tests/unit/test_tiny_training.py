@@ -167,6 +167,9 @@ def test_a_killed_training_resumes_to_the_same_bits(tmp_path, monkeypatch) -> No
         assert calls == [0, 1, 2, 3, 2, 3, 0, 1, 2, 3, 2, 3, 0, 1, 0, 1]
     finally:
         torch.set_num_threads(threads)
+    config.write_text(CONFIG.replace("beta = 0.1", "beta = 0.2"))
+    with pytest.raises(SystemExit, match=r"vision.pt was made with other settings"):
+        train.train(3, tmp_path / "killed", config_file=config)
     a, b = load_file(straight / "model.safetensors"), load_file(resumed / "model.safetensors")
     assert set(a) == set(b)
     assert all(torch.equal(a[name], b[name]) for name in a)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EventsFile", "timeline_figure", "write_json"]
 
+_LONGEST_TITLE = 90
 _LONGEST_STEM = 120  # with the ending well below the 255 bytes that file systems allow
 
 
@@ -161,6 +162,7 @@ def timeline_figure(
         stretches = edges[changes.reshape(-1, 2)]
     figure = Figure(figsize=(9, 3.6 if pictures else 2.8), layout="constrained")
     name = shown_name(detection.path.name) if title is None else title
+    name = name if len(name) <= _LONGEST_TITLE else f"{name[: _LONGEST_TITLE - 3]}..."
     timeline(
         detection.scores,
         edges[np.array(detection.spans)],

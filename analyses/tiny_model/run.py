@@ -11,10 +11,14 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import sys
 import tomllib
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from evaluate import HERE, REQUIRED, record_accuracy
+from readme_block import replace_block
 from train import train
 
 WEIGHTS = HERE.parents[1] / "headprobe" / "models" / "tiny" / "weights"
@@ -37,6 +41,21 @@ def summary(records: dict[int, dict], config: dict) -> dict:
     }
 
 
+def readme_block(results: dict) -> str:
+    """Required and reached accuracies of all seeds, as Markdown."""
+    seeds = list(results["stages"])
+    shipped = f"seed{results['shipped_seed']}"
+    head = ["question", "required", *(f"{s} (shipped)" if s == shipped else s for s in seeds)]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for kind, row in results["balanced_accuracy"].items():
+        need = row["required"]
+        cells = [f"**{row[s]:.3f}**" if need is not None and row[s] < need else f"{row[s]:.3f}" for s in seeds]
+        lines.append(f"| {kind} | {'' if need is None else f'{need:.2f}'} | " + " | ".join(cells) + " |")
+    missed = [k for k, r in results["balanced_accuracy"].items() if r["required"] and r[shipped] < r["required"]]
+    lines += ["", f"Below what was required, in the shipped seed: {', '.join(missed) or 'nothing'}."]
+    return "\n".join(lines)
+
+
 def main() -> None:
     config = tomllib.loads((HERE / "config.toml").read_text())
     shipped = config["seeds"]["shipped"]
@@ -54,7 +73,9 @@ def main() -> None:
             WEIGHTS.mkdir(exist_ok=True)
             for file in model.iterdir():
                 shutil.copy2(file, WEIGHTS / file.name)
-        (HERE / "results.json").write_text(json.dumps(summary(records, config), indent=1) + "\n")
+        results = summary(records, config)
+        (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+        replace_block("model", readme_block(results))
 
 
 if __name__ == "__main__":

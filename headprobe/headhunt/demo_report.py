@@ -42,7 +42,7 @@ def comparison_figure(rows: Sequence[Mapping[str, Any]]) -> Any:
 
     from headprobe.plotting.curves import comparison
 
-    figure = Canvas(figsize=(8.2, 0.42 * len(rows) + 1.6), layout="constrained")
+    figure = Canvas(figsize=(11.5, 0.42 * len(rows) + 1.6), layout="constrained")
     names = {"auc": "frame AUC, seen events", "held_out_auc": "frame AUC, held-out events"}
     comparison(rows, ax=figure.add_subplot(), second="held_out_auc", names=names, highlight=[HUNTED])
     return figure

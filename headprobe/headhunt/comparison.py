@@ -13,8 +13,8 @@ from tqdm.auto import tqdm
 
 from headprobe.errors import InputError
 from headprobe.headhunt.evaluate import constant_per_video, evaluate, position_prior, to_frames
+from headprobe.headhunt.held_out import by_video, out_of_fold
 from headprobe.headhunt.identify import identify
-from headprobe.headhunt.pipeline import by_video, out_of_fold
 from headprobe.headhunt.scorer import features, make_scorer
 from headprobe.heads import HeadSet
 

@@ -6,9 +6,8 @@ Built from the generic parts alone: identification of expert heads, a linear sco
 from __future__ import annotations
 
 import json
-import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
 
 from headprobe.errors import ArtefactError, FingerprintError, InputError
+from headprobe.headhunt.held_out import by_video, out_of_fold
 from headprobe.headhunt.identify import Identification, identify
 from headprobe.headhunt.locate import Locator, calibrate_locator
 from headprobe.headhunt.scorer import features, load_scorer, make_scorer, save_scorer
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from headprobe.activations import HeadActivations
     from headprobe.models.model import Model
 
-__all__ = ["DEFAULT_PROMPTS", "HeadHunt", "out_of_fold"]
+__all__ = ["DEFAULT_PROMPTS", "HeadHunt"]
 
 FORMAT = "headprobe.headhunt/1"
 DETECTOR_FILE = "detector.json"
@@ -151,14 +151,7 @@ class HeadHunt(BaseEstimator):
         labels = acts.labels if y is None else np.asarray(y)
         prompt = self._prompt_index(acts)
         self._check_segments(acts)
-        self.identification_: Identification | None = identify(
-            acts,
-            labels,
-            k=self.k,
-            metrics=self.metrics,
-            instability_penalty=self.instability_penalty,
-            random_state=self.random_state,
-        )
+        self.identification_: Identification | None = self._identify(acts, labels)
         self.heads_ = self.identification_.heads
         x = features(acts.select(self.heads_)[prompt])
         self.scorer_: Pipeline = make_scorer(self.random_state, self.C).fit(x, labels)
@@ -275,18 +268,21 @@ class HeadHunt(BaseEstimator):
                 f"{name} has {processor}: tokenizer, chat template or pixel settings differ; use the same"
             )
 
+    def _identify(self, acts: HeadActivations, labels: np.ndarray) -> Identification:
+        return identify(
+            acts,
+            labels,
+            k=self.k,
+            metrics=self.metrics,
+            instability_penalty=self.instability_penalty,
+            random_state=self.random_state,
+        )
+
     def _held_out_scores(self, acts: HeadActivations, labels: np.ndarray, prompt: int) -> np.ndarray:
         """Scores of each segment by heads and a scorer that never saw its video, ``[example]``."""
 
         def score(train: np.ndarray, test: np.ndarray) -> np.ndarray:
-            heads = identify(
-                acts.subset(train),
-                labels[train],
-                k=self.k,
-                metrics=self.metrics,
-                instability_penalty=self.instability_penalty,
-                random_state=self.random_state,
-            ).heads
+            heads = self._identify(acts.subset(train), labels[train]).heads
             x = features(acts.select(heads)[prompt])
             return make_scorer(self.random_state, self.C).fit(x[train], labels[train]).predict_proba(x[test])[:, 1]
 
@@ -323,64 +319,6 @@ class HeadHunt(BaseEstimator):
     def _check_fitted(self) -> None:
         if not hasattr(self, "scorer_"):
             raise InputError("this HeadHunt is not fitted: call fit(acts) or HeadHunt.from_pretrained(folder) first")
-
-
-def out_of_fold(
-    score: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    y: ArrayLike,
-    groups: ArrayLike,
-    n_folds: int = 4,
-    random_state: int = 0,
-) -> Float[np.ndarray, " example"]:
-    """Scores of each example by whatever is fitted on other groups only.
-
-    Parameters
-    ----------
-    score
-        Takes the rows to fit on and the rows to score, and returns the scores of the latter. Everything that is chosen
-        with labels has to be chosen in here.
-    y, groups
-        ``[example]``, labels 0 or 1 and the group (video) of each example.
-    n_folds, random_state
-        Number of folds (fewer where a class has fewer groups) and seed of the split.
-
-    Raises
-    ------
-    InputError
-        If the groups of one class are fewer than two, so that no fold can leave one out.
-    """
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    y, groups = np.asarray(y), np.asarray(groups)
-    holding = [len(set(groups[y == label].tolist())) for label in (0, 1)]
-    folds = min(n_folds, *holding)
-    if folds < 2:
-        raise InputError(
-            f"{holding[0]} videos hold normal and {holding[1]} abnormal segments; held-out scores need two of each"
-        )
-    scores = np.full(len(y), math.nan)
-    split = StratifiedGroupKFold(folds, shuffle=True, random_state=random_state)
-    for train, test in split.split(np.zeros((len(y), 1)), y, groups):
-        scores[test] = score(train, test)
-    return scores
-
-
-def by_video(
-    scores: ArrayLike, acts: HeadActivations
-) -> tuple[dict[str, np.ndarray], dict[str, list[tuple[int, int]]]]:
-    """Segment scores and spans per video, in temporal order."""
-    values, groups = np.asarray(scores), acts.groups
-    if bool(acts.examples["start"].isna().to_numpy().any()):
-        raise InputError("some segments have no span; make them with headprobe.video.clips.clip_examples")
-    starts, ends = acts.examples["start"].to_numpy(int), acts.examples["end"].to_numpy(int)
-    per_video: dict[str, np.ndarray] = {}
-    spans: dict[str, list[tuple[int, int]]] = {}
-    for video in dict.fromkeys(groups.tolist()):
-        rows = np.flatnonzero(groups == video)
-        rows = rows[np.argsort(starts[rows])]
-        per_video[video] = values[rows]
-        spans[video] = [(int(starts[i]), int(ends[i])) for i in rows]
-    return per_video, spans
 
 
 def _whole(value: Any, name: str) -> int:

@@ -13,7 +13,8 @@ import torch
 from headprobe.activations import HeadActivations, example_table
 from headprobe.errors import ArtefactError, FingerprintError, InputError
 from headprobe.examples import Example
-from headprobe.headhunt.pipeline import DETECTOR_FILE, HeadHunt, by_video, out_of_fold
+from headprobe.headhunt.held_out import by_video, out_of_fold
+from headprobe.headhunt.pipeline import DETECTOR_FILE, HeadHunt
 from headprobe.headhunt.scorer import make_scorer
 from headprobe.heads import HeadSet
 from headprobe.provenance import Provenance

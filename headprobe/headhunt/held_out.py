@@ -1,0 +1,76 @@
+"""Scores that were given without having been seen, and scores in the order of the videos."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+
+from headprobe.errors import InputError
+
+if TYPE_CHECKING:
+    from headprobe.activations import HeadActivations
+
+__all__ = ["by_video", "out_of_fold"]
+
+
+def out_of_fold(
+    score: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    y: ArrayLike,
+    groups: ArrayLike,
+    n_folds: int = 4,
+    random_state: int = 0,
+) -> Float[np.ndarray, " example"]:
+    """Scores of each example by whatever is fitted on other groups only.
+
+    Parameters
+    ----------
+    score
+        Takes the rows to fit on and the rows to score, and returns the scores of the latter. Everything that is chosen
+        with labels has to be chosen in here.
+    y, groups
+        ``[example]``, labels 0 or 1 and the group (video) of each example.
+    n_folds, random_state
+        Number of folds (fewer where a class has fewer groups) and seed of the split.
+
+    Raises
+    ------
+    InputError
+        If the groups of one class are fewer than two, so that no fold can leave one out.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    y, groups = np.asarray(y), np.asarray(groups)
+    holding = [len(set(groups[y == label].tolist())) for label in (0, 1)]
+    folds = min(n_folds, *holding)
+    if folds < 2:
+        raise InputError(
+            f"{holding[0]} videos hold normal and {holding[1]} abnormal segments; held-out scores need two of each"
+        )
+    scores = np.full(len(y), math.nan)
+    split = StratifiedGroupKFold(folds, shuffle=True, random_state=random_state)
+    for train, test in split.split(np.zeros((len(y), 1)), y, groups):
+        scores[test] = score(train, test)
+    return scores
+
+
+def by_video(
+    scores: ArrayLike, acts: HeadActivations
+) -> tuple[dict[str, np.ndarray], dict[str, list[tuple[int, int]]]]:
+    """Segment scores and spans per video, in temporal order."""
+    values, groups = np.asarray(scores), acts.groups
+    if bool(acts.examples["start"].isna().to_numpy().any()):
+        raise InputError("some segments have no span; make them with headprobe.video.clips.clip_examples")
+    starts, ends = acts.examples["start"].to_numpy(int), acts.examples["end"].to_numpy(int)
+    per_video: dict[str, np.ndarray] = {}
+    spans: dict[str, list[tuple[int, int]]] = {}
+    for video in dict.fromkeys(groups.tolist()):
+        rows = np.flatnonzero(groups == video)
+        rows = rows[np.argsort(starts[rows])]
+        per_video[video] = values[rows]
+        spans[video] = [(int(starts[i]), int(ends[i])) for i in rows]
+    return per_video, spans

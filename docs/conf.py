@@ -87,6 +87,12 @@ def write_reference(_app: object) -> None:
             page.write_text(text, encoding="utf-8")
 
 
+def is_routing(_app: object, _what: str, name: str, _obj: object, skip: bool, _options: object) -> bool:
+    """Leave out the methods that scikit-learn adds to every estimator; their text links into its own pages."""
+    return skip or (name.startswith("set_") and name.endswith("_request"))
+
+
 def setup(app) -> None:
     """Generate the reference before the sources are read."""
     app.connect("builder-inited", write_reference)
+    app.connect("autodoc-skip-member", is_routing)

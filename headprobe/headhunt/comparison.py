@@ -93,6 +93,24 @@ def draws(
 ) -> Iterator[list[str]]:
     """Calibration videos of each draw: half normal, half abnormal, the kinds of event as even as they can be.
 
+    Parameters
+    ----------
+    event_of_video
+        The pool: each video's kind of event.
+    n_draws
+        Number of draws; they overlap, each is taken from the whole pool.
+    n_videos
+        Videos per draw, an even number.
+    normal
+        The kind that means no event.
+    random_state
+        Seed.
+
+    Yields
+    ------
+    list of str
+        Names of the videos of one draw.
+
     Raises
     ------
     InputError
@@ -134,6 +152,20 @@ def compare(
     progress: bool = True,
 ) -> tuple[list[dict[str, Any]], dict[str, list[dict[str, float]]], list[list[str]]]:
     """Rows of the comparison, the per-draw numbers behind them, and the heads hunted in each draw.
+
+    Parameters
+    ----------
+    material
+        Activations, baselines and truth of calibration and test videos.
+    k
+        Heads per set.
+    n_draws, n_videos, normal, random_state
+        As in :func:`draws`; at least two draws.
+    progress
+        Whether to show a progress bar.
+
+    Notes
+    -----
 
     Every learned row is fitted on the same calibration segments and evaluated, unsmoothed, on the same test frames.
     A row has ``name``, ``auc``, ``auc_sd``, ``ap``, ``within_auc`` (on normal videos and seen events), the same with
@@ -294,6 +326,22 @@ def paired_differences(
 ) -> list[dict[str, Any]]:
     """Reference minus every other row, draw by draw: mean and t interval, for each measure.
 
+    Parameters
+    ----------
+    table
+        Row name to its measures in each draw.
+    reference
+        The row from which the others are subtracted.
+    level
+        Coverage of the interval, 0 to 1.
+
+    Returns
+    -------
+    list of dict
+        ``minus`` (the other row's name) and, per measure, ``mean``, ``low`` and ``high``.
+
+    Notes
+    -----
     The interval covers the choice of calibration videos only: the test videos are the same in every draw. A row without
     draws (text, controls) is subtracted as a constant.
     """

@@ -77,7 +77,20 @@ class Demo:
 
 
 def label_segments(video: LabelledVideo, segment_frames: int, sample_frames: int) -> list[Example]:
-    """The segments of a video; label 1 where an event is under way in at least half of the segment's window."""
+    """The segments of a video; label 1 where an event is under way in at least half of the segment's window.
+
+    Parameters
+    ----------
+    video
+        A rendered video with its truth.
+    segment_frames, sample_frames
+        Frames per segment, and how many of them are sampled.
+
+    Returns
+    -------
+    list of Example
+        Lazily decoded, with id, label, group (the video) and span.
+    """
     examples = []
     for example in clip_examples(video.path, segment_frames, sample_frames, group=video.name, name=video.name):
         first, end = example.content.segment.window
@@ -99,6 +112,18 @@ def run_demo(out: str | os.PathLike[str], *, seed: int = 0, size: Size | None = 
         How much to do; the default takes about two minutes on two cores.
     progress
         Whether to show progress bars.
+
+    Returns
+    -------
+    Demo
+        The results, also written to ``results.json``.
+
+    Raises
+    ------
+    InputError
+        ``size`` asks for fewer videos or draws than the comparison needs.
+    ArtefactError
+        The embedded model is missing from the installation.
     """
     from headprobe.headhunt.demo_report import write_demo_report, write_figures
 

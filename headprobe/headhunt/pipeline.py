@@ -165,7 +165,25 @@ class HeadHunt(BaseEstimator):
         return self
 
     def score(self, acts: HeadActivations) -> Float[np.ndarray, " example"]:
-        """Probability of an anomaly per segment, 0 to 1, from activations that hold at least the expert heads."""
+        """Probability of an anomaly per segment, from activations that hold at least the expert heads.
+
+        Parameters
+        ----------
+        acts
+            Activations of the same model under at least the scoring prompt.
+
+        Returns
+        -------
+        Float[ndarray, "example"]
+            0 to 1, unsmoothed.
+
+        Raises
+        ------
+        InputError
+            The detector is not fitted, or the scoring prompt or an expert head was not captured.
+        FingerprintError
+            The activations come from another model or processor.
+        """
         self._check_fitted()
         texts = list(acts.prompts.values())
         if self.prompt_ not in texts:
@@ -176,7 +194,23 @@ class HeadHunt(BaseEstimator):
         return self.scorer_.predict_proba(x)[:, 1]
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
-        """Write the fitted detector: ``detector.json``, ``scorer.json`` and ``scorer.safetensors``."""
+        """Write the fitted detector: ``detector.json``, ``scorer.json`` and ``scorer.safetensors``.
+
+        Parameters
+        ----------
+        folder
+            Created if missing.
+
+        Returns
+        -------
+        Path
+            The folder.
+
+        Raises
+        ------
+        InputError
+            The detector is not fitted.
+        """
         self._check_fitted()
         folder = Path(folder)
         save_scorer(self.scorer_, folder)
@@ -204,6 +238,11 @@ class HeadHunt(BaseEstimator):
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> HeadHunt:
         """Read a detector written by :meth:`save_pretrained`; nothing in the folder is executed.
+
+        Parameters
+        ----------
+        folder
+            As given to :meth:`save_pretrained`.
 
         Raises
         ------

@@ -149,6 +149,7 @@ def timeline_figure(
     from headprobe.plotting.timeline import timeline
     from headprobe.video.clips import sample_indices
     from headprobe.video.decode import read_frames
+    from headprobe.video.stretches import stretches
 
     edges = detection.edges
     pictures = None
@@ -156,10 +157,7 @@ def timeline_figure(
         index = sample_indices((0, detection.info.n_frames), min(thumbnails, detection.info.n_frames))
         frames = read_frames(detection.path, index)
         pictures = [(float(edges[i]), frame) for i, frame in zip(index, frames, strict=True)]
-    stretches = None
-    if truth is not None:
-        changes = np.flatnonzero(np.diff(np.concatenate([[0], truth.astype(int), [0]])))
-        stretches = edges[changes.reshape(-1, 2)]
+    abnormal = None if truth is None else edges[np.array(stretches(truth), int).reshape(-1, 2)]
     figure = Figure(figsize=(9, 3.6 if pictures else 2.8), layout="constrained")
     name = shown_name(detection.path.name) if title is None else title
     name = name if len(name) <= _LONGEST_TITLE else f"{name[: _LONGEST_TITLE - 3]}..."
@@ -169,7 +167,7 @@ def timeline_figure(
         1.0,  # the spans are in seconds
         smoothed=detection.smoothed,
         events=detection.events,
-        truth=stretches,
+        truth=abnormal,
         tau=None if hunter.locator_ is None else hunter.locator_.tau,
         thumbnails=pictures,
         ax=figure.add_subplot(),

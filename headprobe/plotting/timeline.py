@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 
 from headprobe.errors import InputError
 from headprobe.plotting.canvas import BLUE, GREY, INK, VERMILION, below, new_axes, size_in_points
+from headprobe.video.stretches import stretches
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -139,8 +140,7 @@ def _stretches(truth: Any) -> list[tuple[float, float]]:
     if array.ndim == 2 and array.shape[1] == 2:
         return [(float(a), float(b)) for a, b in array]
     if array.ndim == 1 and np.isin(array, (0, 1)).all():
-        change = np.flatnonzero(np.diff(np.concatenate([[0], array.astype(int), [0]])))
-        return [(float(a), float(b)) for a, b in change.reshape(-1, 2)]
+        return [(float(a), float(b)) for a, b in stretches(array)]
     raise InputError(f"truth must be 0 or 1 for each frame, or (start, end) frame pairs, got shape {array.shape}")
 
 

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from headprobe.errors import InputError
 from headprobe.video.encode import write_video
 from headprobe.video.scenes import FPS, untrimmed
+from headprobe.video.stretches import stretches
 
 NORMAL = "normal"
 UPSCALE = 2  # two file pixels per rendered pixel, so that 4:2:0 chroma loses nothing
@@ -81,7 +82,7 @@ def write_videos(
         v.path.name: {
             "event": v.event,
             "scene": v.scene,
-            "intervals": _intervals(v.truth),
+            "intervals": stretches(v.truth),
             "n_frames": len(v.truth),
         }
         for v in videos
@@ -90,8 +91,3 @@ def write_videos(
         json.dumps({"split": split, "fps": FPS, "seed": seed, "videos": table}, indent=1) + "\n"
     )
     return videos
-
-
-def _intervals(truth: np.ndarray) -> list[list[int]]:
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], truth.astype(int), [0]])))
-    return edges.reshape(-1, 2).tolist()

@@ -17,6 +17,7 @@ from headprobe.errors import InputError
 from headprobe.video.scene_actors import Actor
 from headprobe.video.scene_render import FAMILIES, Camera, Scene, render
 from headprobe.video.scene_stories import WRITERS, Stage, passers_by, road_traffic
+from headprobe.video.stretches import stretches
 
 if TYPE_CHECKING:
     from headprobe.examples import Example
@@ -53,13 +54,11 @@ class Footage:
     event: str | None
     times: Float[np.ndarray, " frame"]
     gain: float
-    name: str = ""
 
     @property
     def intervals(self) -> list[tuple[int, int]]:
         """The events as ``(first frame, last frame + 1)``."""
-        edges = np.flatnonzero(np.diff(np.concatenate([[0], self.truth.astype(int), [0]])))
-        return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
+        return stretches(self.truth)
 
 
 def _camera(
@@ -97,7 +96,6 @@ def film(
     interval: tuple[float, float] = (0.0, 0.0),
     seed: int | Sequence[int],
     density: float = 1.2,
-    name: str = "",
 ) -> Footage:
     """Render one stretch of footage; ``times`` and the event's ``interval`` are in steps (two frames of video).
 
@@ -119,7 +117,7 @@ def film(
         WRITERS[event](stage)
     camera, base = _camera(rng, stage.t, stage.truth, event)
     frames, owner = render(scene, stage.actors, camera, rng)
-    return Footage(frames, stage.truth, owner, tuple(stage.actors), scene, event, stage.t, base, name)
+    return Footage(frames, stage.truth, owner, tuple(stage.actors), scene, event, stage.t, base)
 
 
 def clip(
@@ -145,9 +143,7 @@ def clip(
     )
 
 
-def untrimmed(
-    seed: int | Sequence[int], *, split: str, event: str | None, n_frames: int = 160, name: str = ""
-) -> Footage:
+def untrimmed(seed: int | Sequence[int], *, split: str, event: str | None, n_frames: int = 160) -> Footage:
     """A video at :data:`FPS` with at most one event at a random time, a fifth to two fifths of its length."""
     rng = np.random.default_rng([*np.atleast_1d(seed).tolist(), 3])
     length = n_frames / FRAMES_PER_STEP
@@ -160,7 +156,6 @@ def untrimmed(
         interval=(start, start + duration),
         seed=[*np.atleast_1d(seed).tolist(), 4],
         density=float(rng.choice([0.6, 1.2, 1.8])),
-        name=name,
     )
 
 

@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 # public name -> (module, attribute); None stands for the module itself
 _NAMES: dict[str, tuple[str, str | None]] = {
     "Example": ("headprobe.examples", "Example"),
+    "Frames": ("headprobe.examples", "Frames"),
     "Head": ("headprobe.heads", "Head"),
     "HeadActivations": ("headprobe.activations", "HeadActivations"),
     "HeadHunt": ("headprobe.headhunt.pipeline", "HeadHunt"),
@@ -33,6 +34,7 @@ _NAMES: dict[str, tuple[str, str | None]] = {
 
 __all__ = [
     "Example",
+    "Frames",
     "Head",
     "HeadActivations",
     "HeadHunt",
@@ -54,7 +56,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from headprobe.activations import HeadActivations
-    from headprobe.examples import Example
+    from headprobe.examples import Example, Frames
     from headprobe.headhunt.pipeline import HeadHunt
     from headprobe.heads import Head, HeadSet
     from headprobe.metrics.consensus import consensus

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,64 +12,38 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from headprobe.errors import FingerprintError, InputError
-from headprobe.examples import Example
 from headprobe.heads import Head, HeadSet
 from headprobe.provenance import Provenance
+from headprobe.tables import COLUMNS, READ_COLUMNS, example_table, join_read, read_summary, row_index
+from headprobe.values import dense, each, group, select, sizes
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["HeadActivations", "concatenate", "example_table"]
 
-COLUMNS = ("id", "label", "group", "start", "end")
 
-
-def example_table(examples: Sequence[Example]) -> pd.DataFrame:
-    """Table of examples.
-
-    Parameters
-    ----------
-    examples
-        The examples, in order.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Columns id, label, group, start, end; what is unknown is missing (``<NA>``), never a number.
-
-    Examples
-    --------
-    >>> example_table([Example("x", id="a", label=1)]).label.tolist()
-    [1]
-    """
-    import pandas as pd
-
-    spans = [example.span or (None, None) for example in examples]
-    return pd.DataFrame(
-        {
-            "id": pd.array([example.id for example in examples], dtype="string"),
-            "label": pd.array([example.label for example in examples], dtype="Int64"),
-            "group": pd.array([example.group for example in examples], dtype="string"),
-            "start": pd.array([span[0] for span in spans], dtype="Int64"),
-            "end": pd.array([span[1] for span in spans], dtype="Int64"),
-        }
-    )
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class HeadActivations:
     """Outputs z of attention heads, one vector per prompt, example and head.
+
+    The examples of a capture that reads several tokens or steps of each are those rows; their table says which
+    example a row comes from.
 
     Parameters
     ----------
     values
-        float32 on the CPU, [prompt, example, entry, d_head]; entry i is ``heads[i]``.
+        float32 on the CPU, [prompt, example, entry, d_head]; entry i is ``heads[i]``. Heads of several sizes come as
+        a mapping from the heads of one size to their values; reading ``values`` is then an error, because there is
+        no such tensor: use `select`, `by_size` or ``tensors``.
     heads
         The heads, in the order of the entries.
     prompts
         Prompt name to text, in the order of the first axis.
     examples
-        Table with columns id, label, group, start, end (frames, end exclusive).
+        Table with columns id, label, group, start, end (frames, end exclusive); and, where an example has several
+        rows, example (its id) and token (index among its real tokens; missing where prompts differ in it) or
+        frame and frame_end (the sampled frames of a row, end exclusive).
     provenance
         What the values were made from.
     skipped
@@ -80,6 +54,15 @@ class HeadActivations:
         Logits of the answer tokens at the last position, [prompt, example, answer].
     answers
         The answer tokens.
+    read
+        Which token was read: one row per prompt and example, in that order, with the columns prompt, id, index
+        (among the example's real tokens; missing for a mean), first, last, count (of the tokens averaged),
+        n_tokens (of the example), token_id and token (its text; both missing for a mean).
+
+    Attributes
+    ----------
+    tensors : mapping
+        Values by the heads of one size; a single entry when all heads have the same size.
 
     Raises
     ------
@@ -88,6 +71,7 @@ class HeadActivations:
 
     Examples
     --------
+    >>> from headprobe.examples import Example
     >>> heads = HeadSet([(layer, head) for layer in range(2) for head in range(3)])
     >>> table = example_table([Example("x", id="a", label=0), Example("y", id="b", label=1)])
     >>> acts = HeadActivations(torch.zeros(1, 2, 6, 4), heads, {"none": ""}, table, Provenance(model="m"))
@@ -106,23 +90,48 @@ class HeadActivations:
     resid_post: Float[Tensor, "prompt example layer d_model"] | None = None
     answer_logits: Float[Tensor, "prompt example answer"] | None = None
     answers: Sequence[str] = ()
+    read: pd.DataFrame | None = None
+    tensors: Mapping[HeadSet, Float[Tensor, "prompt example k d_head"]] = field(init=False)
 
     def __post_init__(self) -> None:
-        expected = (len(self.prompts), len(self.examples), len(self.heads))
-        if self.values.ndim != 4 or tuple(self.values.shape[:3]) != expected:
-            raise InputError(
-                f"values must be [prompt, example, entry, d_head] = [{', '.join(map(str, expected))}, "
-                "d_head]; "
-                f"got {list(self.values.shape)}."
-            )
+        shape = (len(self.prompts), len(self.examples))
+        object.__setattr__(self, "tensors", group(self.values, self.heads, shape))
+        if len(self.tensors) > 1:  # without the attribute, reading it reaches __getattr__, which explains
+            object.__delattr__(self, "values")
+        else:
+            object.__setattr__(self, "values", self.tensors[self.heads])
         missing = [name for name in COLUMNS if name not in self.examples.columns]
         if missing:
             raise InputError(f"The example table lacks the columns {missing}; it needs {list(COLUMNS)}.")
         for name, tensor in (("resid_post", self.resid_post), ("answer_logits", self.answer_logits)):
-            if tensor is not None and tuple(tensor.shape[:2]) != expected[:2]:
-                raise InputError(f"{name} must start with [prompt, example] = {list(expected[:2])}.")
+            if tensor is not None and tuple(tensor.shape[:2]) != shape:
+                raise InputError(f"{name} must start with [prompt, example] = {list(shape)}.")
         if self.answer_logits is not None and self.answer_logits.shape[-1] != len(self.answers):
             raise InputError(f"answer_logits has {self.answer_logits.shape[-1]} answers; expected {len(self.answers)}.")
+        if self.read is not None and (
+            len(self.read) != shape[0] * shape[1] or not set(READ_COLUMNS) <= set(self.read.columns)
+        ):
+            raise InputError(
+                f"The table of what was read must have {shape[0]} x {shape[1]} rows and the columns "
+                f"{list(READ_COLUMNS)}; got {len(self.read)} rows and {list(self.read.columns)}."
+            )
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if name == "values" and "tensors" in self.__dict__:
+                raise InputError(f"{sizes(self.tensors)} Use .select(heads) with heads of one size, or .by_size().")
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    @property
+    def _widths(self) -> str:
+        return "/".join(str(values.shape[-1]) for values in self.tensors.values())
+
+    def __repr__(self) -> str:
+        return (
+            f"HeadActivations({len(self.prompts)} prompts, {len(self.examples)} examples, {len(self.heads)} heads of "
+            f"size {self._widths}, {self.provenance.model!r}, {self.provenance.positions})"
+        )
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -136,20 +145,19 @@ class HeadActivations:
         Raises
         ------
         InputError
-            The heads are not a full layer by head rectangle in order; use ``select`` then.
+            The heads have several sizes or are not a full layer by head rectangle in order; use ``select`` then.
         """
-        layers = self.heads.layers
+        values, layers = self.values, self.heads.layers
         per_layer = sorted({head.head for head in self.heads})
         if tuple(self.heads) != tuple(Head(layer, head) for layer in layers for head in per_layer):
             raise InputError(
                 "z needs the same heads in every layer, ordered by layer and head; these "
-                f"{len(self.heads)} heads in "
-                f"{len(layers)} layers are not that. Use .select(heads) or .values."
+                f"{len(self.heads)} heads in {len(layers)} layers are not that. Use .select(heads) or .values."
             )
-        return self.values.view(*self.values.shape[:2], len(layers), len(per_layer), self.values.shape[-1])
+        return values.view(*values.shape[:2], len(layers), len(per_layer), values.shape[-1])
 
     def select(self, heads: Iterable[Head | str | tuple[int, int]]) -> Float[Tensor, "prompt example k d_head"]:
-        """Values of some heads, in the order asked for.
+        """Values of some heads of one size, in the order asked for.
 
         Parameters
         ----------
@@ -163,17 +171,29 @@ class HeadActivations:
         Raises
         ------
         InputError
-            A head was not read.
+            A head was not read, or the heads have different sizes.
         """
-        wanted = heads if isinstance(heads, HeadSet) else HeadSet(heads)
-        entry = {head: i for i, head in enumerate(self.heads)}
-        absent = [head.label for head in wanted if head not in entry]
-        if absent:
-            raise InputError(
-                f"{', '.join(absent[:5])} not among the {len(self.heads)} heads that were read; "
-                "capture them with heads=."
-            )
-        return self.values[:, :, [entry[head] for head in wanted]]
+        return select(self.tensors, heads)
+
+    def by_size(self) -> dict[int, HeadActivations]:
+        """The same activations, heads of each size apart.
+
+        Returns
+        -------
+        dict
+            d_head to the activations of the heads of that size, in the order in which the sizes first occur; the
+            other contents are shared, not copied.
+
+        Examples
+        --------
+        >>> from headprobe.examples import Example
+        >>> values = {HeadSet(["L0H0"]): torch.zeros(1, 1, 1, 2), HeadSet(["L1H0"]): torch.zeros(1, 1, 1, 3)}
+        >>> table, heads = example_table([Example("x", id="a")]), HeadSet(["L0H0", "L1H0"])
+        >>> acts = HeadActivations(values, heads, {"none": ""}, table, Provenance("m"))
+        >>> {size: part.heads.labels for size, part in acts.by_size().items()}
+        {2: ('L0H0',), 3: ('L1H0',)}
+        """
+        return {values.shape[-1]: replace(self, values=values, heads=heads) for heads, values in self.tensors.items()}
 
     @property
     def labels(self) -> Int[np.ndarray, " example"]:
@@ -228,24 +248,16 @@ class HeadActivations:
             A mask of the wrong length or an index out of range.
         """
         n = len(self.examples)
-        rows = np.arange(n)[index] if isinstance(index, slice) else np.asarray(index)
-        if rows.dtype == bool:
-            if rows.shape != (n,):
-                raise InputError(f"A mask over examples must have length {n}; got shape {rows.shape}.")
-            rows = np.flatnonzero(rows)
-        rows = rows.astype(np.int64) if rows.size == 0 else rows
-        if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer):
-            raise InputError(f"An index over examples must be a list of integers or a mask; got {index!r}.")
-        if rows.size and (rows.min() < -n or rows.max() >= n):
-            raise InputError(f"The index {int(rows.max())} lies outside the {n} examples.")
-        rows = np.where(rows < 0, rows + n, rows)
+        rows = row_index(index, n)
         keep = torch.from_numpy(rows)
+        of_all_prompts = (np.arange(len(self.prompts))[:, None] * n + rows).ravel()
         return replace(
             self,
-            values=self.values[:, keep],
+            values=each(self.tensors, lambda values: values[:, keep]),
             examples=self.examples.iloc[rows].reset_index(drop=True),
             resid_post=None if self.resid_post is None else self.resid_post[:, keep],
             answer_logits=None if self.answer_logits is None else self.answer_logits[:, keep],
+            read=None if self.read is None else self.read.iloc[of_all_prompts].reset_index(drop=True),
         )
 
 
@@ -270,6 +282,7 @@ def concatenate(parts: Sequence[HeadActivations]) -> HeadActivations:
 
     Examples
     --------
+    >>> from headprobe.examples import Example
     >>> def part(name):
     ...     table = example_table([Example("x", id=name)])
     ...     values, heads = torch.zeros(1, 1, 1, 2), HeadSet(["L0H0"])
@@ -288,6 +301,8 @@ def concatenate(parts: Sequence[HeadActivations]) -> HeadActivations:
             raise FingerprintError(f"The activations were made differently: {differing} differ.")
         if other.heads != head.heads or list(other.prompts.items()) != list(head.prompts.items()):
             raise InputError("The activations have different heads or prompts; capture them with the same ones.")
+        if list(other.tensors) != list(head.tensors) or other._widths != head._widths:
+            raise InputError(f"The activations have heads of different sizes: {head._widths} and {other._widths}.")
         if tuple(other.answers) != tuple(head.answers):
             raise InputError(f"The activations have different answers: {other.answers} and {head.answers}.")
     table = pd.concat([part.examples for part in parts], ignore_index=True)
@@ -295,20 +310,21 @@ def concatenate(parts: Sequence[HeadActivations]) -> HeadActivations:
     if twice:
         raise InputError(f"The example {twice[0]!r} occurs in more than one part; ids must be unique.")
 
-    def join(name: str) -> Any:
-        tensors = [getattr(part, name) for part in parts]
-        present = [tensor is not None for tensor in tensors]
-        if not any(present):
-            return None
-        if not all(present):
+    def join(name: str, tensors: Sequence[Tensor | None]) -> Any:
+        present = [tensor for tensor in tensors if tensor is not None]
+        if present and len(present) < len(tensors):
             raise InputError(f"Only some of the activations have {name}; capture all of them with it.")
-        return torch.cat(tensors, dim=1)
+        return torch.cat(present, dim=1) if present else None
 
+    values = {heads: join("values", [part.tensors[heads] for part in parts]) for heads in head.tensors}
+    read = join_read([(part.read, len(part.examples)) for part in parts], len(head.prompts))
     return replace(
         head,
-        values=join("values"),
+        values=dense(values),
         examples=table,
+        provenance=head.provenance if read is None else replace(head.provenance, read=read_summary(read)),
         skipped=tuple(item for part in parts for item in part.skipped),
-        resid_post=join("resid_post"),
-        answer_logits=join("answer_logits"),
+        resid_post=join("resid_post", [part.resid_post for part in parts]),
+        answer_logits=join("answer_logits", [part.answer_logits for part in parts]),
+        read=read,
     )

@@ -1,64 +1,74 @@
-"""Softmax attention inside a block: which modules it is, its output projection and the sizes of its heads.
+"""Heads inside a block: which modules have them, of what kind, their output projection and their sizes.
 
-Everything is read from the modules themselves and from the configuration they carry.
+Everything is read from the modules themselves and from the configuration they carry. Attention is recognised
+by what its forward calls, or by name where a class was checked to be a plain concatenation of heads.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import TypeGuard
 
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from headprobe.errors import UnsupportedModelError
+from headprobe.projections import is_projection, projection_sizes, submodule, weight_matrix
 
 __all__ = [
+    "KINDS",
     "attention_paths",
     "head_sizes",
     "is_causal",
     "is_gated",
     "is_projection",
+    "kind_of",
+    "mixer_paths",
     "projection_paths",
     "submodule",
     "weight_matrix",
 ]
 
+KINDS = ("softmax", "cross", "linear")
+
 # A forward that goes through one of these is softmax attention; recurrences, convolutions and linear
 # attention do not mention them (checked over every attention class of transformers 5.23).
 _SOFTMAX_CALLS = {"ALL_ATTENTION_FUNCTIONS", "eager_attention_forward", "scaled_dot_product_attention"}
-_INSIDE = ("o_proj", "c_proj", "out_proj", "dense", "wo", "Wo", "out_lin", "proj")
+
+# Classes that write the softmax out instead. Each is checked in tests/reference/test_sites.py: a head's values
+# reach its own slice of the projection's input and no other.
+_SOFTMAX_CLASSES = {
+    "BloomAttention",
+    "CodeGenAttention",
+    "DisentangledSelfAttention",
+    "GPTJAttention",
+    "GPTNeoSelfAttention",
+    "MPNetSelfAttention",
+    "MegatronBertSelfAttention",
+    "MptAttention",
+    "RemBertSelfAttention",
+    "RoFormerSelfAttention",
+    "XGLMAttention",
+}
+
+# Linear attention whose heads are concatenated in front of the projection, checked in the same way.
+_LINEAR_CLASSES = {
+    "BailingHybridDeltaAttention",
+    "Glm5NextTextLinearAttention",
+    "KimiLinearDeltaAttention",
+    "MiniMaxLightningAttention",
+    "OlmoHybridGatedDeltaNet",
+    "Qwen3NextGatedDeltaNet",
+    "Qwen3_5GatedDeltaNet",
+    "Qwen3_5MoeGatedDeltaNet",
+}
+
+# Softmax attention that does not keep its heads apart up to the projection.
+_MIXED_CLASSES = {
+    "DiffLlamaAttention": "it subtracts pairs of heads from each other before the output projection",
+}
+
+_INSIDE = ("o_proj", "c_proj", "out_proj", "dense", "wo", "Wo", "out_lin", "proj", "o", "projection_layer")
 _BESIDE = ("output.dense", "out_proj")
-
-
-def submodule(module: nn.Module, path: str) -> nn.Module | None:
-    """The submodule at a dotted path, or None where there is none.
-
-    Parameters
-    ----------
-    module
-        The module to look in.
-    path
-        Dotted path within it.
-
-    Returns
-    -------
-    Module or None
-
-    Examples
-    --------
-    >>> submodule(nn.Sequential(nn.Linear(2, 3)), "0")
-    Linear(in_features=2, out_features=3, bias=True)
-    >>> submodule(nn.Sequential(nn.Linear(2, 3)), "0.weight") is None
-    True
-    """
-    for name in path.split("."):
-        step = getattr(module, name, None)
-        if not isinstance(step, nn.Module):
-            return None
-        module = step
-    return module
 
 
 def attention_paths(block: nn.Module) -> list[str]:
@@ -77,57 +87,53 @@ def attention_paths(block: nn.Module) -> list[str]:
     return [name for name, module in block.named_modules() if name and _is_softmax_attention(module)]
 
 
+def mixer_paths(block: nn.Module) -> list[str]:
+    """Paths of all modules with heads within a block, of whatever kind.
+
+    Parameters
+    ----------
+    block
+        A transformer block.
+
+    Returns
+    -------
+    list of str
+        Empty for a block without heads: a convolution, a state space, a mixture of experts.
+    """
+    found = [name for name, module in block.named_modules() if name and _is_named(module, _LINEAR_CLASSES)]
+    return attention_paths(block) + found
+
+
+def kind_of(attention: nn.Module, path: str) -> str:
+    """Kind of the heads of a module with heads.
+
+    Parameters
+    ----------
+    attention
+        The module.
+    path
+        Its path within the block.
+
+    Returns
+    -------
+    str
+        ``softmax``; ``cross`` for softmax attention to other tokens than those of the stack; ``linear``.
+    """
+    if _is_named(attention, _LINEAR_CLASSES):
+        return "linear"
+    return "cross" if "cross" in path.lower() else "softmax"
+
+
+def _is_named(module: nn.Module, names: set[str]) -> bool:
+    return any(base.__name__ in names for base in type(module).__mro__)
+
+
 def _is_softmax_attention(module: nn.Module) -> bool:
     # The class's forward is read, not the instance's, which a tracer may have wrapped.
     forward = inspect.unwrap(type(module).forward)
     code = getattr(forward, "__code__", None)
-    return code is not None and bool(_SOFTMAX_CALLS & set(code.co_names))
-
-
-def is_projection(module: object) -> TypeGuard[nn.Module]:
-    """Whether a module is a linear map with a floating point weight matrix (Linear or Conv1D).
-
-    Parameters
-    ----------
-    module
-        Anything.
-
-    Returns
-    -------
-    bool
-
-    Examples
-    --------
-    >>> is_projection(nn.Linear(2, 3)), is_projection(nn.Embedding(2, 3)), is_projection(None)
-    (True, False, False)
-    """
-    weight = getattr(module, "weight", None)
-    if not isinstance(weight, Tensor) or weight.ndim != 2 or not weight.is_floating_point():
-        return False
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
-
-
-def weight_matrix(projection: nn.Module) -> Float[Tensor, "in out"]:
-    """Weight as [in, out]; Conv1D stores it so, Linear transposed.
-
-    Parameters
-    ----------
-    projection
-        A Linear or Conv1D.
-
-    Returns
-    -------
-    Tensor [in, out]
-        A view of the weight.
-
-    Examples
-    --------
-    >>> weight_matrix(nn.Linear(2, 3)).shape
-    torch.Size([2, 3])
-    """
-    weight = projection.weight
-    assert isinstance(weight, Tensor)
-    return weight.T if isinstance(projection, nn.Linear) else weight
+    calls = code is not None and bool(_SOFTMAX_CALLS & set(code.co_names))
+    return calls or _is_named(module, _SOFTMAX_CLASSES)
 
 
 def projection_paths(block: nn.Module, attention: str) -> list[str]:
@@ -148,11 +154,11 @@ def projection_paths(block: nn.Module, attention: str) -> list[str]:
     parent = attention.rpartition(".")[0]
     inside = [f"{attention}.{name}" for name in _INSIDE]
     beside = [f"{parent}.{name}" if parent else name for name in _BESIDE]
-    found = [path for path in inside if is_projection(submodule(block, path))]
-    return found or [path for path in beside if parent and is_projection(submodule(block, path))]
+    found = [path for path in inside if projection_sizes(submodule(block, path))]
+    return found or [path for path in beside if parent and projection_sizes(submodule(block, path))]
 
 
-def head_sizes(attention: nn.Module, projection: nn.Module, where: str) -> tuple[int, int, int]:
+def head_sizes(attention: nn.Module, projection: nn.Module, where: str) -> tuple[int, int, int | None]:
     """Number and size of the heads of an attention module, agreeing with its output projection.
 
     Parameters
@@ -166,17 +172,27 @@ def head_sizes(attention: nn.Module, projection: nn.Module, where: str) -> tuple
 
     Returns
     -------
-    (int, int, int)
-        Number of query heads, size of one head's output, number of key and value heads.
+    (int, int, int or None)
+        Number of query heads, size of one head's output, number of key and value heads (None for linear
+        attention, whose heads share keys and not values).
 
     Raises
     ------
     UnsupportedModelError
         The module does not say how many heads it has, or they are not plain concatenated heads.
     """
-    config = getattr(attention, "config", None)
-    width = weight_matrix(projection).shape[0]
-    n_heads = _first(attention, ("num_heads", "num_attention_heads", "n_heads", "n_head"))
+    for name, reason in _MIXED_CLASSES.items():
+        if _is_named(attention, {name}):
+            raise UnsupportedModelError(f"{where}: {type(attention).__name__} has no separate heads: {reason}.")
+    linear = _is_named(attention, _LINEAR_CLASSES)
+    # The configuration of a linear layer counts the softmax heads of the other layers.
+    config = None if linear else getattr(attention, "config", None)
+    sizes = projection_sizes(projection)
+    assert sizes is not None
+    width = sizes[0]
+    n_heads = _first(attention, ("num_v_heads",)) if linear else None
+    if n_heads is None:
+        n_heads = _first(attention, ("num_heads", "num_attention_heads", "n_heads", "n_head"))
     if n_heads is None:
         n_heads = _first(config, ("num_attention_heads", "n_head"))
     if not n_heads:
@@ -196,6 +212,8 @@ def head_sizes(attention: nn.Module, projection: nn.Module, where: str) -> tuple
             f"{where}: {n_heads} heads of size {head_dim} make {n_heads * head_dim} features, but the output "
             f"projection takes {width}; these are not plain concatenated heads."
         )
+    if linear:
+        return n_heads, head_dim, None
     groups = _first(attention, ("num_key_value_groups",))
     n_kv = _first(attention, ("num_key_value_heads", "num_kv_heads"))
     if n_kv is None and groups:
@@ -224,12 +242,15 @@ def is_gated(attention: nn.Module, n_heads: int, head_dim: int) -> bool:
     Returns
     -------
     bool
-        True if it has a submodule called a gate, or a query projection twice as wide as the queries.
+        True for linear attention of the known classes, and for a module that has a submodule called a gate, or
+        a query projection twice as wide as the queries.
     """
-    query = getattr(attention, "q_proj", None)
-    wide = is_projection(query) and weight_matrix(query).shape[1] == 2 * n_heads * head_dim
-    named = any("gate" in name for name, _ in attention.named_children())
-    return bool(wide or named)
+    if _is_named(attention, _LINEAR_CLASSES):
+        return True
+    query = projection_sizes(getattr(attention, "q_proj", None))
+    wide = query is not None and query[1] == 2 * n_heads * head_dim
+    named = any("gate" in name or name == "g_proj" for name, _ in attention.named_children())
+    return wide or named
 
 
 def is_causal(module: nn.Module, path: str) -> bool | None:

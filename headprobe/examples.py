@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import UInt8
 
 from headprobe.errors import InputError
 
-__all__ = ["Example", "Readable", "as_examples", "as_prompts", "read_content"]
+__all__ = ["Example", "Frames", "Readable", "as_examples", "as_prompts", "read_content"]
 
 
 @runtime_checkable
@@ -29,14 +30,55 @@ class Readable(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
+class Frames:
+    """Frames of a clip with the times at which they are shown.
+
+    Parameters
+    ----------
+    pixels
+        RGB frames, uint8 [frame, height, width, 3].
+    seconds
+        Time of every frame in seconds from the start of the clip, ascending; None when unknown. Families that
+        write times into the prompt, or place tokens by them, need it.
+
+    Raises
+    ------
+    InputError
+        There is not one time per frame, or the times are not finite and ascending.
+
+    Examples
+    --------
+    >>> len(Frames(np.zeros((2, 8, 8, 3), np.uint8), [0.0, 0.5]))
+    2
+    """
+
+    pixels: UInt8[np.ndarray, "frame height width 3"]
+    seconds: Sequence[float] | np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.seconds is None:
+            return
+        seconds = np.asarray(self.seconds, dtype=np.float64)
+        if seconds.shape != (len(self.pixels),):
+            raise InputError(f"{len(self.pixels)} frames need as many times; got an array of shape {seconds.shape}.")
+        if not np.isfinite(seconds).all() or (np.diff(seconds) < 0).any() or seconds[0] < 0:
+            raise InputError(f"The times of frames must be finite, ascending seconds from 0; got {seconds.tolist()}.")
+        object.__setattr__(self, "seconds", seconds)
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+
+@dataclass(frozen=True, eq=False)
 class Example:
     """One thing shown to the model, with what is known about it.
 
     Parameters
     ----------
     content
-        Text; or a clip as uint8 array [frame, height, width, 3] (RGB); or an object whose ``read()``
-        returns such an array, read only when it is needed.
+        Text; or a clip as uint8 array [frame, height, width, 3] (RGB), also as `Frames` with times; or an object
+        whose ``read()`` returns such an array, read only when it is needed, with the times in its attribute
+        ``seconds`` if it has one.
     id
         Name, unique among the examples of one capture.
     label
@@ -81,6 +123,8 @@ class Example:
             object.__setattr__(self, "span", (start, end))
         if isinstance(self.content, np.ndarray):
             check_clip(self.content, self.id)
+        elif isinstance(self.content, Frames):
+            check_clip(self.content.pixels, self.id)
         elif not isinstance(self.content, (str, Readable)):
             raise InputError(
                 f"Example {self.id!r}: the content is a {type(self.content).__name__}; give text, a uint8 "
@@ -120,7 +164,7 @@ def check_clip(frames: np.ndarray, name: str) -> np.ndarray:
     return frames
 
 
-def read_content(example: Example) -> str | np.ndarray:
+def read_content(example: Example) -> str | np.ndarray | Frames:
     """Text or frames of an example; lazily decoded content is read now.
 
     Parameters
@@ -130,8 +174,8 @@ def read_content(example: Example) -> str | np.ndarray:
 
     Returns
     -------
-    str or numpy.ndarray
-        Text, or uint8 [frame, height, width, 3].
+    str, numpy.ndarray or Frames
+        Text, or uint8 [frame, height, width, 3], with times where they are known.
 
     Raises
     ------
@@ -145,9 +189,12 @@ def read_content(example: Example) -> str | np.ndarray:
     >>> read_content(Example("a man falls", id="0"))
     'a man falls'
     """
-    if isinstance(example.content, (str, np.ndarray)):
-        return example.content
-    return check_clip(example.content.read(), example.id)
+    content = example.content
+    if isinstance(content, (str, np.ndarray, Frames)):
+        return content
+    pixels = check_clip(content.read(), example.id)
+    seconds = getattr(content, "seconds", None)
+    return pixels if seconds is None else Frames(pixels, seconds)
 
 
 def as_examples(items: Iterable[Any]) -> list[Example]:

@@ -76,6 +76,11 @@ class Provenance:
         Frames per clip; None for text or clips of several lengths.
     versions
         Library versions.
+    edits
+        Edits of head outputs that were in force, as they print, in order.
+    read
+        Which tokens the capture read, in short: prompt name to the summary of `headprobe.tables.read_summary`. A
+        record of what happened, not of how: it counts neither in the fingerprint nor in a comparison.
 
     Examples
     --------
@@ -94,12 +99,15 @@ class Provenance:
     positions: str = ""
     frames: int | None = None
     versions: Mapping[str, str] = field(default_factory=versions)
+    edits: tuple[str, ...] = ()
+    read: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, compare=False)
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over all fields, in hexadecimal; the order of prompts counts."""
-        data = self.to_dict()
-        data["prompts"] = list(self.prompts.items())
+        """SHA-256 over all fields but ``read``, in hexadecimal; the order of prompts counts."""
+        data = self._compared()
+        if not self.edits:  # as it was computed before there were edits
+            del data["edits"]
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
@@ -115,7 +123,12 @@ class Provenance:
         'tiny'
         """
         data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return data | {"prompts": dict(self.prompts), "versions": dict(self.versions)}
+        return data | {
+            "prompts": dict(self.prompts),
+            "edits": list(self.edits),
+            "read": {prompt: dict(summary) for prompt, summary in self.read.items()},
+            "versions": dict(self.versions),
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Provenance:
@@ -124,7 +137,7 @@ class Provenance:
         Parameters
         ----------
         data
-            The dictionary.
+            The dictionary; ``edits`` and ``read`` may be missing, as in artefacts written before they existed.
 
         Returns
         -------
@@ -133,19 +146,24 @@ class Provenance:
         Raises
         ------
         ArtefactError
-            A field is missing or unknown.
+            A field is missing or unknown, or ``edits`` or ``read`` has another form.
         """
         names = {f.name for f in dataclasses.fields(cls)}
-        if set(data) != names:
-            missing, unknown = sorted(names - set(data)), sorted(set(data) - names)
+        missing, unknown = sorted(names - set(data) - {"edits", "read"}), sorted(set(data) - names)
+        if missing or unknown:
             raise ArtefactError(
                 f"The provenance does not fit this version: missing {missing or 'nothing'}, "
                 f"unknown {unknown or 'nothing'}."
             )
-        return cls(**data)
+        edits, read = data.get("edits", ()), data.get("read", {})
+        if not isinstance(edits, list | tuple) or not all(isinstance(edit, str) for edit in edits):
+            raise ArtefactError(f"The edits of a provenance must be a list of texts; got {edits!r:.80}.")
+        if not isinstance(read, Mapping) or not all(isinstance(summary, Mapping) for summary in read.values()):
+            raise ArtefactError(f"What a provenance says was read must be a dictionary per prompt; got {read!r:.80}.")
+        return cls(**{**data, "edits": tuple(edits), "read": read})
 
     def differences(self, other: Provenance) -> list[str]:
-        """Names of the fields in which two provenances differ.
+        """Names of the fields in which two provenances differ; ``read`` is not compared.
 
         Parameters
         ----------
@@ -161,6 +179,11 @@ class Provenance:
         >>> Provenance(model="a").differences(Provenance(model="b"))
         ['model']
         """
-        mine, theirs = self.to_dict(), other.to_dict()
-        mine["prompts"], theirs["prompts"] = list(self.prompts.items()), list(other.prompts.items())
+        mine, theirs = self._compared(), other._compared()
         return [name for name in mine if mine[name] != theirs[name]]
+
+    def _compared(self) -> dict[str, Any]:
+        """All fields that tell two ways of making activations apart; of dictionaries, the order of prompts counts."""
+        data = self.to_dict() | {"prompts": list(self.prompts.items())}
+        del data["read"]
+        return data

@@ -1,36 +1,30 @@
 """Where the attention heads of a module are, and proof that they are there.
 
-A head's output z is the INPUT of the attention output projection, viewed as [head, d_head]. Sites are
-found by structure: softmax attention modules of the language (or encoder) stack, sizes read from the
-modules themselves. Nothing is guessed; what is ambiguous is refused.
+A head's output z is the INPUT of the attention output projection, viewed as [head, d_head]: after a gate or a
+norm that stands in front of it. Sites are found by structure: the attention modules of the language (or
+encoder) stack, sizes read from the modules themselves. Nothing is guessed; what is ambiguous is refused.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
-from headprobe.attention import (
-    attention_paths,
-    head_sizes,
-    is_gated,
-    is_projection,
-    projection_paths,
-    submodule,
-    weight_matrix,
-)
-from headprobe.errors import SiteError, UnsupportedModelError
+from headprobe.attention import KINDS, head_sizes, is_gated, kind_of, mixer_paths, projection_paths, submodule
+from headprobe.errors import HeadprobeWarning, InputError, SiteError, UnsupportedModelError
+from headprobe.head_weights import check_sum, output_bias, output_weights
 from headprobe.heads import Head, HeadSet
 from headprobe.stack import Stack, find_stack
 
 __all__ = ["HeadSite", "all_heads", "block_paths", "check", "discover", "output_bias", "output_weights"]
 
-_SOFTMAX_LAYER_TYPES = {"full_attention", "sliding_attention", "chunked_attention", "attention"}
-_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 6e-2}
+# Layer types under which a softmax attention module would contradict the configuration.
+_WITHOUT_SOFTMAX = {"conv", "linear_attention", "mamba", "mamba2", "mlp", "moe", "recurrent", "ssm"}
 _BY_HAND = "Describe the heads with load(..., sites=[HeadSite(...)])."
 
 
@@ -49,11 +43,14 @@ class HeadSite:
     head_dim
         Size of one head's output.
     kind
-        ``softmax``; other kinds of mixing are never taken for heads.
+        ``softmax``, attention among the tokens of the stack; ``cross``, softmax attention to other tokens, such
+        as those of an image; ``linear``, linear attention. The heads of a model are the softmax heads unless
+        others are asked for. Convolutions and state spaces have no heads.
     gated
         Whether the attention output is gated before the projection (z is read after the gate).
     n_kv_heads
-        Number of key and value heads; query head h reads KV head ``h // (n_heads // n_kv_heads)``.
+        Number of key and value heads; query head h reads KV head ``h // (n_heads // n_kv_heads)``. None where it
+        is not known or means nothing, as for linear attention.
 
     Examples
     --------
@@ -96,27 +93,30 @@ def all_heads(sites: Iterable[HeadSite]) -> HeadSet:
     return HeadSet(head for site in sorted(sites, key=lambda site: site.layer) for head in site.heads)
 
 
-def discover(module: nn.Module) -> tuple[HeadSite, ...]:
-    """Find the softmax attention heads of a model's language or encoder stack.
+def discover(module: nn.Module, kinds: str | Iterable[str] | Literal["all"] = "softmax") -> tuple[HeadSite, ...]:
+    """Find the attention heads of a model's language or encoder stack.
 
-    Blocks that mix tokens in another way (linear attention, convolution, state space) are left out: their
-    projections look alike but have no heads in this sense. In a vision-language model the stack built
-    from the text configuration is taken.
+    Blocks that mix tokens without heads (convolution, state space) are left out: their projections look alike.
+    In a vision-language model the stack built from the text configuration is taken.
 
     Parameters
     ----------
     module
         A transformers model, or a module built from the same attention classes.
+    kinds
+        Kind or kinds of heads to find (see `HeadSite`), or ``all``.
 
     Returns
     -------
     tuple of HeadSite
-        In forward order, one per softmax layer; sizes are read from the modules.
+        In forward order, at most one per layer; sizes are read from the modules and can differ by layer.
 
     Raises
     ------
     UnsupportedModelError
         There is no recognisable attention, or more than one reading of the structure.
+    InputError
+        There is no such kind.
 
     Examples
     --------
@@ -125,38 +125,54 @@ def discover(module: nn.Module) -> tuple[HeadSite, ...]:
     >>> [(site.path, site.n_heads, site.head_dim) for site in discover(GPT2Model(config))]
     [('h.0.attn.c_proj', 2, 4)]
     """
+    wanted = KINDS if kinds == "all" else (kinds,) if isinstance(kinds, str) else tuple(kinds)
+    if unknown := [kind for kind in wanted if kind not in KINDS]:
+        raise InputError(f"kinds has {unknown[0]!r}; choose among {', '.join(map(repr, KINDS))}, or 'all'.")
     stack = find_stack(module)
-    sites = [site for layer in range(len(stack.blocks)) if (site := _site(stack, layer)) is not None]
+    found = [site for layer in range(len(stack.blocks)) if (site := _site(stack, layer)) is not None]
+    sites = tuple(site for site in found if site.kind in wanted)
     if not sites:
+        others = sorted({site.kind for site in found})
         raise UnsupportedModelError(
-            f"Model type {stack.model_type!r} has attention modules, but no layer that its configuration calls "
-            f"softmax attention (layer types: {', '.join(sorted(set(stack.layer_types or ())))}). {_BY_HAND}"
+            f"Model type {stack.model_type!r} has no {' or '.join(wanted)} attention heads; it has heads of kind "
+            f"{', '.join(others)}: discover(module, kinds={others[0]!r})."
         )
-    return tuple(sites)
+    _check_separate(stack, sites)
+    return sites
+
+
+def _check_separate(stack: Stack, sites: Sequence[HeadSite]) -> None:
+    """Refuse a module that runs in several layers, where 'head h of layer i' has no activation of its own."""
+    start = len(stack.path) + 1 if stack.path else 0
+    owners: dict[int, HeadSite] = {}
+    for site in sites:
+        projection = submodule(stack.blocks, site.path[start:])
+        first = owners.setdefault(id(projection), site)
+        if first is not site:
+            raise UnsupportedModelError(
+                f"Layers {first.layer} and {site.layer} run the same attention module ({site.path}; model type "
+                f"{stack.model_type!r}), so a layer's heads cannot be told apart."
+            )
 
 
 def _site(stack: Stack, layer: int) -> HeadSite | None:
-    """The heads of one block; None for a block without softmax attention."""
-    block, layer_types = stack.blocks[layer], stack.layer_types
+    """The heads of one block; None for a block without heads."""
+    block = stack.blocks[layer]
     where = f"{stack.path}.{layer}" if stack.path else str(layer)
-    found = attention_paths(block)
-    softmax = layer_types is None or layer_types[layer] in _SOFTMAX_LAYER_TYPES
-    if not found or not softmax:
-        # A block that the configuration calls attention must not silently lose its heads.
-        if layer_types is not None and softmax:
-            raise UnsupportedModelError(
-                f"{where}: the configuration says {layer_types[layer]!r}, but no softmax attention module "
-                f"can be recognised in {type(block).__name__} (model type {stack.model_type!r})."
-            )
-        return None
-    if len(found) != 1:
+    found = mixer_paths(block)
+    if len(found) > 1:
         raise UnsupportedModelError(
             f"{where}: several attention modules ({', '.join(found)}) share one block, so 'head h of layer "
             f"{layer}' is ambiguous (model type {stack.model_type!r}). {_BY_HAND}"
         )
-    attention = submodule(block, found[0])
+    attention = submodule(block, found[0]) if found else None
+    kind = kind_of(attention, found[0]) if attention is not None else None
+    if stack.layer_types is not None:
+        _check_layer_type(stack.layer_types[layer], kind, f"{where} ({type(block).__name__}, {stack.model_type!r})")
+    if attention is None or kind is None:
+        return None
     paths = projection_paths(block, found[0])
-    if attention is None or len(paths) != 1:
+    if len(paths) != 1:
         raise UnsupportedModelError(
             f"{where}.{found[0]}: expected one output projection, found {paths or 'none'} in "
             f"{type(attention).__name__} (model type {stack.model_type!r}). {_BY_HAND}"
@@ -169,9 +185,24 @@ def _site(stack: Stack, layer: int) -> HeadSite | None:
         path=f"{where}.{paths[0]}",
         n_heads=n_heads,
         head_dim=head_dim,
+        kind=kind,
         gated=is_gated(attention, n_heads, head_dim),
         n_kv_heads=n_kv,
     )
+
+
+def _check_layer_type(layer_type: str, kind: str | None, where: str) -> None:
+    """Refuse a block whose modules contradict what the configuration calls it."""
+    softmax = kind in ("softmax", "cross")
+    # A block that the configuration calls attention must not silently lose its heads.
+    if layer_type.endswith("attention") and layer_type not in _WITHOUT_SOFTMAX and not softmax:
+        raise UnsupportedModelError(
+            f"{where}: the configuration says {layer_type!r}, but no softmax attention module can be recognised."
+        )
+    if layer_type in _WITHOUT_SOFTMAX and softmax:
+        raise UnsupportedModelError(
+            f"{where}: the configuration says {layer_type!r}, but the block holds softmax attention. {_BY_HAND}"
+        )
 
 
 def block_paths(module: nn.Module, sites: Sequence[HeadSite]) -> tuple[str, ...]:
@@ -187,7 +218,7 @@ def block_paths(module: nn.Module, sites: Sequence[HeadSite]) -> tuple[str, ...]
     Returns
     -------
     tuple of str
-        One path per block, those without softmax heads included.
+        One path per block, those without heads included.
 
     Raises
     ------
@@ -212,65 +243,6 @@ def block_paths(module: nn.Module, sites: Sequence[HeadSite]) -> tuple[str, ...]
     return tuple(f"{stack}.{index}" for index in range(len(blocks)))
 
 
-def _projection(module: nn.Module, site: HeadSite) -> nn.Module:
-    projection = submodule(module, site.path)
-    if projection is None:
-        raise SiteError(f"{site.path}: the module {type(module).__name__} has no submodule of this path.")
-    if not is_projection(projection):
-        raise SiteError(
-            f"{site.path}: {type(projection).__name__} is not a linear map with a floating point weight matrix "
-            "(Linear or Conv1D), so a head's contribution cannot be computed from it."
-        )
-    return projection
-
-
-def output_weights(module: nn.Module, site: HeadSite) -> Float[Tensor, "head d_head d_model"]:
-    """Output weights of every head: head h writes ``z_h @ W_O[h]`` into the residual stream.
-
-    Parameters
-    ----------
-    module
-        The model.
-    site
-        One of its sites.
-
-    Returns
-    -------
-    Tensor [head, d_head, d_model]
-        A view of the projection's weight, in the module's dtype.
-
-    Raises
-    ------
-    SiteError
-        The site does not fit the module.
-    """
-    matrix = weight_matrix(_projection(module, site))
-    if matrix.shape[0] != site.n_heads * site.head_dim:
-        raise SiteError(
-            f"{site.path}: {site.n_heads} heads of size {site.head_dim} make {site.n_heads * site.head_dim} "
-            f"features, but the projection takes {matrix.shape[0]}."
-        )
-    return matrix.unflatten(0, (site.n_heads, site.head_dim))
-
-
-def output_bias(module: nn.Module, site: HeadSite) -> Float[Tensor, " d_model"] | None:
-    """Bias of the output projection, or None.
-
-    Parameters
-    ----------
-    module
-        The model.
-    site
-        One of its sites.
-
-    Returns
-    -------
-    Tensor [d_model] or None
-    """
-    bias = getattr(_projection(module, site), "bias", None)
-    return bias if isinstance(bias, Tensor) else None
-
-
 @torch.no_grad()
 def check(module: nn.Module, sites: Sequence[HeadSite]) -> None:
     """Verify that the sites are the heads of the module.
@@ -290,16 +262,27 @@ def check(module: nn.Module, sites: Sequence[HeadSite]) -> None:
     ------
     SiteError
         Naming the first site that does not fit, what was expected and what was found.
+
+    Warns
+    -----
+    HeadprobeWarning
+        Output projections are quantised, so that only their sizes were compared.
     """
     if not sites:
         raise SiteError("No head sites were given; there is nothing to read.")
     layers = [site.layer for site in sites]
     if layers != sorted(set(layers)):
         raise SiteError(f"Sites must be in forward order, one per layer; got layers {layers}.")
-    for site in sites:
-        _check_sum(module, site)
+    quantised = [site for site in sites if not check_sum(module, site)]
+    if quantised:
+        warnings.warn(
+            f"{len(quantised)} of {len(sites)} output projections are quantised (first: {quantised[0].path}): their "
+            "sizes fit, but that the heads add up to the projection's output is not verified.",
+            HeadprobeWarning,
+            stacklevel=2,
+        )
     try:
-        known = {site.layer: site for site in discover(module)}
+        known = {site.layer: site for site in discover(module, kinds="all")}
     except UnsupportedModelError:
         return  # sites described by hand for a structure that cannot be read
     for site in sites:
@@ -310,33 +293,9 @@ def _compare(site: HeadSite, known: dict[int, HeadSite]) -> None:
     found = known.get(site.layer)
     if found is None:
         raise SiteError(
-            f"{site.path}: layer {site.layer} has no softmax attention heads; "
-            f"layers that have: {', '.join(map(str, known))}."
+            f"{site.path}: layer {site.layer} has no attention heads; layers that have: {', '.join(map(str, known))}."
         )
     for field in ("path", "n_heads", "head_dim", "kind", "n_kv_heads"):
         given, expected = getattr(site, field), getattr(found, field)
         if given != expected and not (field == "n_kv_heads" and given is None):
             raise SiteError(f"{site.path}: {field} is {given!r}, but the attention module says {expected!r}.")
-
-
-def _check_sum(module: nn.Module, site: HeadSite) -> None:
-    projection = _projection(module, site)
-    weights = output_weights(module, site)
-    if weights.is_meta:
-        raise SiteError(f"{site.path}: the weights are not loaded (meta device); load them before the check.")
-    generator = torch.Generator().manual_seed(0)
-    z = torch.randn((3, site.n_heads, site.head_dim), generator=generator).to(weights)
-    exact = torch.float64 if weights.dtype == torch.float64 else torch.float32
-    expected = projection(z.flatten(1)).to(exact)
-    total = torch.einsum("nhd,hdm->nm", z.to(exact), weights.to(exact))
-    bias = output_bias(module, site)
-    if bias is not None:
-        total = total + bias.to(exact)
-    scale = expected.abs().max().clamp_min(torch.finfo(exact).tiny)
-    error = float((total - expected).abs().max() / scale)
-    tolerance = _TOLERANCE.get(weights.dtype, 6e-2)
-    if not error <= tolerance:
-        raise SiteError(
-            f"{site.path}: the sum over heads of z_h W_O[h] plus bias differs from the projection's output by "
-            f"{error:.2e} relative (at most {tolerance:.0e} in {weights.dtype}); these are not its heads."
-        )

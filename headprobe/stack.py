@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from headprobe.attention import attention_paths, submodule
+from headprobe.attention import mixer_paths, submodule
 from headprobe.errors import UnsupportedModelError
 
 __all__ = ["Stack", "find_stack"]
@@ -41,7 +41,7 @@ class Stack:
 
 
 def find_stack(module: nn.Module) -> Stack:
-    """Find the stack of softmax attention blocks that was built from the text configuration.
+    """Find the stack of blocks with heads that was built from the text configuration.
 
     Parameters
     ----------
@@ -71,6 +71,12 @@ def find_stack(module: nn.Module) -> Stack:
             f"Model type {name!r} is an encoder-decoder: it has two stacks of heads. "
             "Load one of them, for example model.get_encoder()."
         )
+    pair = [tower for tower in ("text_model", "vision_model") if isinstance(getattr(module, tower, None), nn.Module)]
+    if len(pair) == 2 and hasattr(module, "logit_scale"):
+        raise UnsupportedModelError(
+            f"Model type {name!r} is a pair of encoders that are compared, each with heads of its own. "
+            "Load one of them: model.vision_model or model.text_model."
+        )
     stacks = _stacks(module)
     if not stacks:
         raise UnsupportedModelError(
@@ -79,6 +85,8 @@ def find_stack(module: nn.Module) -> Stack:
         )
     text = _text_config(module)
     chosen = {path: blocks for path, blocks in stacks.items() if _belongs_to_text(blocks, text)}
+    # A stack whose modules carry no configuration, as a tower of another package, gives way to one that carries it.
+    chosen = {path: blocks for path, blocks in chosen.items() if _belongs_to_text(blocks, text, strict=True)} or chosen
     if len(chosen) != 1:
         raise UnsupportedModelError(
             f"Model type {name!r} has {len(stacks)} stacks of attention blocks ({', '.join(stacks)}) and it is not "
@@ -102,24 +110,28 @@ def find_stack(module: nn.Module) -> Stack:
 def _text_config(module: nn.Module) -> Any:
     config = getattr(module, "config", None)
     get = getattr(config, "get_text_config", None)
-    return get() if callable(get) else config
+    text = get() if callable(get) else config
+    # transformers does not know the name that original repositories, InternVL's for one, give to this part.
+    return getattr(text, "llm_config", None) or text
 
 
 def _stacks(module: nn.Module) -> dict[str, nn.ModuleList]:
-    """Module lists that hold at least one softmax attention block, outermost first."""
+    """Module lists that hold at least one block with heads, outermost first."""
     stacks: dict[str, nn.ModuleList] = {}
     for name, child in module.named_modules():
         inner = any(name.startswith(f"{outer}.") for outer in stacks)
-        if isinstance(child, nn.ModuleList) and not inner and any(attention_paths(b) for b in child):
+        if isinstance(child, nn.ModuleList) and not inner and any(mixer_paths(b) for b in child):
             stacks[name] = child
     return stacks
 
 
-def _belongs_to_text(blocks: nn.ModuleList, text: Any) -> bool:
+def _belongs_to_text(blocks: nn.ModuleList, text: Any, strict: bool = False) -> bool:
     """Whether the attention modules of a stack were built from the model's text configuration."""
     configs = {
         getattr(getattr(submodule(block, path), "config", None), "model_type", None)
         for block in blocks
-        for path in attention_paths(block)
+        for path in mixer_paths(block)
     }
+    if strict and None in configs:
+        return False
     return text is None or configs <= {None, getattr(text, "model_type", None)}

@@ -10,10 +10,13 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from headprobe.activations import HeadActivations
 from headprobe.errors import InputError
+from headprobe.heads import Head
 from headprobe.metrics.gaussian import kl, lda, lda_plain
 from headprobe.metrics.mmd import mmd
 from headprobe.metrics.nmi import RESTARTS, nmi
+from headprobe.metrics.normalisation import combine, min_max
 from headprobe.scores import score_map
 
 if TYPE_CHECKING:
@@ -33,13 +36,26 @@ METRICS: dict[str, Callable[[Tensor, Tensor, Sequence[str], int], Tensor]] = {
 CHUNK_BYTES = 192 * 2**20
 
 
-class _Features(NamedTuple):
-    """What was given, brought to one shape: z [prompt, example, layer, head, d]."""
+class _Group(NamedTuple):
+    """Heads of one size: z [prompt, example, entry, d], or [prompt, example, layer, head, d] of a rectangle."""
 
     z: Any
+    heads: list[Head]
+
+    def take(self, prompt: int, part: slice) -> Any:
+        """Some heads under one prompt, [example, entry, d]."""
+        z = self.z[prompt]
+        if z.ndim == 3:
+            return z[:, part]
+        layer, head = np.divmod(np.arange(len(self.heads))[part], z.shape[2])
+        return z[:, layer, head]
+
+
+class _Features(NamedTuple):
+    """What was given, brought to one shape."""
+
+    groups: list[_Group]
     prompts: list[str] | None
-    layers: list[int]
-    heads: list[int]
     ids: list[str]
 
 
@@ -72,7 +88,9 @@ def saliency(
     -------
     xarray.DataArray
         Dims (metric, [prompt,] layer, head), float64. Higher separates better. No score changes when a head's
-        output is shifted, scaled or rotated. Memory beyond the input stays below 1 GB for 2000 examples.
+        output is shifted, scaled or rotated. Heads of different sizes are scored each in its own size; NaN stands
+        where a layer has no head of this number, or none that was read. Memory beyond the input stays below 1 GB
+        for 2000 examples.
 
     Raises
     ------
@@ -101,113 +119,44 @@ def saliency(
     if unknown or not metrics or len(set(metrics)) != len(metrics):
         raise InputError(f"metrics must be different names out of {list(METRICS)}, got {list(metrics)}")
     features, y = _features(acts_or_z, y)
-    n_prompts, n, n_layers, n_heads, d = features.z.shape
-    if 0 in features.z.shape:
-        raise InputError(f"z is empty: shape {tuple(features.z.shape)}, [prompt, example, layer, head, d_head]")
+    n = len(features.ids)
     labels = _labels(y, n)
     if groups is not None and len(groups) != n:
         raise InputError(f"groups has {len(groups)} entries for {n} examples: give one per example")
-    layer_of, head_of = np.divmod(np.arange(n_layers * n_heads), n_heads)
-    chunk = max(1, CHUNK_BYTES // _bytes_per_head(n, d, metrics))
-    values = np.empty((len(metrics), n_prompts, n_layers * n_heads))
+    scored = [head for group in features.groups for head in group.heads]
+    layers, heads = sorted({head.layer for head in scored}), sorted({head.head for head in scored})
+    prompts = range(len(features.prompts or [None]))
+    values = np.full((len(metrics), len(prompts), len(layers), len(heads)), np.nan)
     with torch.no_grad():
-        for p in range(n_prompts):
-            for start in range(0, n_layers * n_heads, chunk):
-                part = slice(start, start + chunk)
-                x, names = _load(features, p, layer_of[part], head_of[part])
-                for m, metric in enumerate(metrics):
-                    values[m, p, part] = METRICS[metric](x, labels, names, random_state).numpy()
-    shape = (len(metrics), n_prompts, n_layers, n_heads) if features.prompts else (len(metrics), n_layers, n_heads)
+        for group in features.groups:
+            rows = [layers.index(head.layer) for head in group.heads]
+            columns = [heads.index(head.head) for head in group.heads]
+            chunk = max(1, CHUNK_BYTES // _bytes_per_head(n, group.z.shape[-1], metrics))
+            for p in prompts:
+                for start in range(0, len(group.heads), chunk):
+                    part = slice(start, start + chunk)
+                    x, names = _load(features, group, p, part)
+                    for m, metric in enumerate(metrics):
+                        scores = METRICS[metric](x, labels, names, random_state).numpy()
+                        values[m, p, rows[part], columns[part]] = scores
     return score_map(
-        values.reshape(shape),
+        values if features.prompts else values[:, 0],
         metrics=list(metrics),
         prompts=features.prompts,
-        layers=features.layers,
-        heads=features.heads,
+        layers=layers,
+        heads=heads,
         name="saliency",
     )
 
 
-def min_max(score_map: xr.DataArray) -> xr.DataArray:
-    """Bring the scores of all heads to 0 to 1, separately for every metric and prompt.
-
-    `(s - min) / (max - min)` over layer and head (arXiv 2512.17601, section 3).
-
-    Parameters
-    ----------
-    score_map
-        Dims ([metric,] [prompt,] layer, head), every value finite.
-
-    Returns
-    -------
-    xarray.DataArray
-        The same dims, values 0 to 1.
-
-    Raises
-    ------
-    InputError
-        If all heads score the same, so that there is no scale.
-
-    Examples
-    --------
-    >>> from headprobe.scores import score_map
-    >>> min_max(score_map([[1.0, 3.0, 2.0]])).values.tolist()
-    [[0.0, 1.0, 0.5]]
-    """
-    from headprobe.scores import check_map
-
-    check_map(score_map, tuple(str(d) for d in score_map.dims))
-    low, high = score_map.min(("layer", "head")), score_map.max(("layer", "head"))
-    flat = low == high
-    if bool(flat.any()):
-        place = {dim: flat.coords[dim].values[i] for dim, i in zip(flat.dims, np.argwhere(flat.values)[0], strict=True)}
-        where = ", ".join(f"{dim}={value}" for dim, value in place.items()) or "the map"
-        raise InputError(
-            f"{where}: all {score_map.sizes['layer'] * score_map.sizes['head']} heads score the same "
-            f"({float(low.values[low.values == high.values].ravel()[0]):.6g}), "
-            "so min-max has no scale; leave this out"
-        )
-    return (score_map - low) / (high - low)
-
-
-def combine(score_map: xr.DataArray) -> xr.DataArray:
-    """Average the metrics after bringing each to 0 to 1 over all heads: the paper's S(k, p).
-
-    Parameters
-    ----------
-    score_map
-        Dims (metric, [prompt,] layer, head).
-
-    Returns
-    -------
-    xarray.DataArray
-        Dims ([prompt,] layer, head), values 0 to 1.
-
-    Raises
-    ------
-    InputError
-        If there is no metric dim, or as in `min_max`.
-
-    Examples
-    --------
-    >>> from headprobe.scores import score_map
-    >>> combine(score_map([[[1.0, 3.0]], [[8.0, 6.0]]], metrics=["lda", "kl"])).values.tolist()
-    [[0.5, 0.5]]
-    """
-    if "metric" not in score_map.dims:
-        raise InputError(f"combine averages over the dim 'metric', but the map has the dims {tuple(score_map.dims)}")
-    return min_max(score_map).mean("metric").rename("combined saliency")
-
-
 def _features(acts_or_z: Any, y: Any) -> tuple[_Features, Any]:
-    if hasattr(acts_or_z, "z"):
+    if isinstance(acts_or_z, HeadActivations):
         features = _Features(
-            z=acts_or_z.z,
+            groups=[_Group(values, list(heads)) for heads, values in acts_or_z.tensors.items()],
             prompts=list(acts_or_z.prompts),
-            layers=sorted({h.layer for h in acts_or_z.heads}),
-            heads=sorted({h.head for h in acts_or_z.heads}),
             ids=[str(i) for i in acts_or_z.examples["id"]],
         )
+        _check_filled([group.z.shape for group in features.groups])
         return features, acts_or_z.labels if y is None else y
     z = acts_or_z
     if not isinstance(z, np.ndarray | Tensor):
@@ -221,8 +170,15 @@ def _features(acts_or_z: Any, y: Any) -> tuple[_Features, Any]:
         raise InputError(f"z must hold real numbers, got dtype {z.dtype}")
     prompts = [f"p{i + 1}" for i in range(shape[0])] if len(shape) == 5 else None
     z = z if prompts else z[None]
-    ids = [str(i) for i in range(z.shape[1])]
-    return _Features(z, prompts, list(range(z.shape[2])), list(range(z.shape[3])), ids), y
+    _check_filled([tuple(z.shape)])
+    heads = [Head(layer, head) for layer in range(z.shape[2]) for head in range(z.shape[3])]
+    return _Features([_Group(z, heads)], prompts, [str(i) for i in range(z.shape[1])]), y
+
+
+def _check_filled(shapes: Sequence[tuple[int, ...]]) -> None:
+    for shape in shapes:
+        if 0 in shape:
+            raise InputError(f"z is empty: shape {tuple(shape)}, [prompt, example, layer and head, d_head]")
 
 
 def _labels(y: Any, n: int) -> Tensor:
@@ -241,11 +197,11 @@ def _labels(y: Any, n: int) -> Tensor:
     return torch.from_numpy(array.astype(bool))
 
 
-def _load(features: _Features, prompt: int, layer_of: np.ndarray, head_of: np.ndarray) -> tuple[Tensor, list[str]]:
+def _load(features: _Features, group: _Group, prompt: int, part: slice) -> tuple[Tensor, list[str]]:
     """Checked float64 features [head, example, d] of some heads, centred, at unit size; and their names."""
-    names = [f"L{features.layers[a]}H{features.heads[b]}" for a, b in zip(layer_of, head_of, strict=True)]
+    names = [head.label for head in group.heads[part]]
     where = f" under prompt {features.prompts[prompt]!r}" if features.prompts else ""
-    raw = features.z[prompt][:, layer_of, head_of]
+    raw = group.take(prompt, part)
     if isinstance(raw, Tensor):
         eps = torch.finfo(raw.dtype).eps if raw.is_floating_point() else 0.0
         x = raw.detach().to("cpu", torch.float64).transpose(0, 1).contiguous()

@@ -81,19 +81,27 @@ class ModelInputs:
     ----------
     inputs
         Keyword arguments of the model's forward; ``input_ids`` and ``attention_mask`` [batch, token] among
-        them.
+        them, unless the model takes no text.
     token_info
         What the tokens are.
     padding_side
-        The side on which this family pads.
+        The side on which this family pads; None for inputs that all have the same length, such as pictures.
     pad_id
         The token that fills the padding, when it means nothing else; None otherwise.
+    token_ids
+        What each token is, [batch, token], for inputs without ``input_ids``.
     """
 
     inputs: dict[str, Tensor]
     token_info: TokenInfo
-    padding_side: Literal["left", "right"]
+    padding_side: Literal["left", "right"] | None
     pad_id: int | None = None
+    token_ids: Int[Tensor, "batch token"] | None = None
+
+    @property
+    def ids(self) -> Int[Tensor, "batch token"]:
+        """What each token is, as the tokenizer numbers it, [batch, token]."""
+        return self.inputs["input_ids"] if self.token_ids is None else self.token_ids
 
     @property
     def attention_mask(self) -> Tensor:
@@ -110,13 +118,13 @@ class Adapter(Protocol):
         ...
 
     @property
-    def modality(self) -> Literal["text", "video"]:
+    def modality(self) -> Literal["text", "video", "image"]:
         """What an example is."""
         ...
 
     @property
-    def padding_side(self) -> Literal["left", "right"]:
-        """The side on which the family pads."""
+    def padding_side(self) -> Literal["left", "right"] | None:
+        """The side on which the family pads; None where nothing is ever padded."""
         ...
 
     @property
@@ -141,7 +149,19 @@ class Adapter(Protocol):
         ...
 
 
-_FAMILY_MODULES = ("headprobe.models.text", "headprobe.models.qwen_vl")
+_FAMILY_MODULES = (
+    "text",
+    "qwen_vl",
+    "qwen3_vl",
+    "glm4v",
+    "internvl",
+    "llava",
+    "video_llama_3",
+    "smolvlm",
+    "gemma4",
+    "perception_lm",
+    "vision_tower",
+)
 _registry: dict[str, Adapter] = {}
 
 
@@ -171,7 +191,7 @@ def families() -> tuple[str, ...]:
     True
     """
     for name in _FAMILY_MODULES:
-        importlib.import_module(name)
+        importlib.import_module(f"headprobe.models.{name}")
     return tuple(sorted(_registry))
 
 
@@ -255,6 +275,8 @@ def check_inputs(batch: ModelInputs) -> None:
         ...
     headprobe.errors.PaddingError: The inputs have no attention_mask; without one, padding ...
     """
+    if batch.padding_side is None:
+        return _check_unpadded(batch)
     ids, mask = batch.inputs.get("input_ids"), batch.inputs.get("attention_mask")
     if ids is None or ids.ndim != 2:
         raise InputError("The inputs need input_ids of shape [batch, token].")
@@ -291,3 +313,13 @@ def check_inputs(batch: ModelInputs) -> None:
                 "attention_mask marks as "
                 "real; set the mask to 0 there."
             )
+
+
+def _check_unpadded(batch: ModelInputs) -> None:
+    """Refuse inputs that say that nothing is padded and hold something that could be."""
+    if "input_ids" in batch.inputs:
+        raise PaddingError("The inputs hold input_ids, which have a padding side; padding_side is None.")
+    if batch.token_ids is None or batch.token_ids.shape != batch.token_info.mask.shape:
+        raise InputError("Inputs without input_ids need token_ids, one for each token of the token information.")
+    if not bool(batch.token_info.mask.all()):
+        raise PaddingError("The token information marks tokens as padding, but padding_side is None.")

@@ -14,9 +14,22 @@ from headprobe import _torchvision
 from headprobe.errors import InputError
 from headprobe.models.adapter import adapter_for, families
 
-__all__ = ["Checkpoint", "read_checkpoint", "read_processor_config", "read_tokenizer"]
+__all__ = [
+    "Checkpoint",
+    "own_tokenizer",
+    "read_chat_template",
+    "read_checkpoint",
+    "read_processor_config",
+    "read_tokenizer",
+]
 
-_PROCESSOR_FILES = ("video_preprocessor_config.json", "preprocessor_config.json")
+# File and key within it, in the order in which transformers looks; image settings serve where there are no others.
+_PROCESSOR_FILES = (
+    ("processor_config.json", "video_processor"),
+    ("video_preprocessor_config.json", None),
+    ("preprocessor_config.json", None),
+    ("processor_config.json", "image_processor"),
+)
 
 
 class Checkpoint(NamedTuple):
@@ -49,6 +62,7 @@ def read_checkpoint(
     processor_config: Mapping[str, Any] | None,
     dtype: torch.dtype | None,
     revision: str | None,
+    options: Mapping[str, Any] | None = None,
 ) -> Checkpoint:
     """Read a checkpoint without running code of its own; a part that is given is not read.
 
@@ -64,6 +78,8 @@ def read_checkpoint(
         Number type; None keeps the checkpoint's.
     revision
         Revision on the hub.
+    options
+        Further arguments of transformers' ``from_pretrained``, such as ``device_map``.
 
     Returns
     -------
@@ -86,7 +102,8 @@ def read_checkpoint(
 
     config = _fetch(source, "configuration", transformers.AutoConfig, revision)
     module_class = _module_class(config, transformers)
-    module, report = _fetch(source, "model", module_class, revision, dtype=dtype or "auto", output_loading_info=True)
+    given = {"dtype": dtype or "auto", "output_loading_info": True, **(options or {})}
+    module, report = _fetch(source, "model", module_class, revision, **given)
     # transformers fills what is missing with random numbers; only an encoder's pooler is never read here.
     missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
     if missing:
@@ -95,7 +112,12 @@ def read_checkpoint(
             f"{missing[0]}); they would be random. Use a complete checkpoint."
         )
     if tokenizer is None:
+        tokenizer = own_tokenizer(config.model_type)
+    if tokenizer is None:
         tokenizer = read_tokenizer(source, revision)
+        if config.model_type in families() and adapter_for(config.model_type).modality == "video":
+            # A multimodal checkpoint's own template stands beside its processor; the tokenizer's may know text only.
+            tokenizer.chat_template = read_chat_template(source, revision) or tokenizer.chat_template
     if processor_config is None:
         processor_config = read_processor_config(source, revision)
     commit = getattr(config, "_commit_hash", None)
@@ -120,6 +142,21 @@ def _fetch(source: str, what: str, loader: Any, revision: str | None, **options:
             f"The {what} of {source!r} cannot be loaded ({where}): {str(error).strip().splitlines()[0]} "
             "Give 'tiny', a folder with config.json, weights and tokenizer, or a model name of the hub."
         ) from error
+
+
+def own_tokenizer(model_type: str) -> Any:
+    """What stands in for a tokenizer in a family that takes no text; None for a family that needs one.
+
+    Parameters
+    ----------
+    model_type
+        ``config.model_type``.
+
+    Returns
+    -------
+    An object that names tokens, or None
+    """
+    return getattr(adapter_for(model_type), "tokenizer", None) if model_type in families() else None
 
 
 def read_tokenizer(source: str, revision: str | None) -> Any:
@@ -161,6 +198,31 @@ def read_tokenizer(source: str, revision: str | None) -> Any:
     return tokenizer
 
 
+def read_chat_template(source: str, revision: str | None) -> str | None:
+    """The chat template that a checkpoint keeps beside its processor, or None.
+
+    Parameters
+    ----------
+    source
+        A folder, or a name on the hub.
+    revision
+        Revision on the hub.
+
+    Returns
+    -------
+    str or None
+    """
+    file = _find_file(source, "chat_template.jinja", revision)
+    if file is not None:
+        return file.read_text("utf-8")
+    for name in ("chat_template.json", "processor_config.json"):
+        file = _find_file(source, name, revision)
+        template = None if file is None else json.loads(file.read_text("utf-8")).get("chat_template")
+        if isinstance(template, str):
+            return template
+    return None
+
+
 def _find_file(source: str, name: str, revision: str | None) -> Path | None:
     _torchvision.guard()
     from transformers.utils.hub import cached_file
@@ -189,13 +251,11 @@ def read_processor_config(source: str, revision: str | None) -> dict[str, Any] |
     -------
     dict or None
     """
-    for name in (*_PROCESSOR_FILES, "processor_config.json"):
+    for name, part in _PROCESSOR_FILES:
         file = _find_file(source, name, revision)
-        if file is None:
-            continue
-        data = json.loads(file.read_text("utf-8"))
-        if name == "processor_config.json":
-            data = data.get("video_processor")
+        data = None if file is None else json.loads(file.read_text("utf-8"))
+        if data and part is not None:
+            data = data.get(part)
         if data:
             return data
     return None

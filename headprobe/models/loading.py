@@ -13,7 +13,13 @@ from torch import nn
 from headprobe.attention import is_causal
 from headprobe.errors import InputError, UnsupportedModelError
 from headprobe.models.adapter import Adapter, adapter_for, families
-from headprobe.models.checkpoint import Checkpoint, read_checkpoint, read_processor_config, read_tokenizer
+from headprobe.models.checkpoint import (
+    Checkpoint,
+    own_tokenizer,
+    read_checkpoint,
+    read_processor_config,
+    read_tokenizer,
+)
 from headprobe.models.model import Model
 from headprobe.models.text import TextAdapter, pad_id
 from headprobe.sites import HeadSite, discover
@@ -28,6 +34,8 @@ def load(
     processor_config: Mapping[str, Any] | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | str | None = None,
+    device_map: str | Mapping[str, Any] | None = None,
+    quantization_config: Any = None,
     revision: str | None = None,
     check: bool = True,
     sites: Sequence[HeadSite] | None = None,
@@ -50,6 +58,11 @@ def load(
         Where to put the model; None leaves it where it is loaded, on the CPU.
     dtype
         Number type; None keeps the checkpoint's (float32 for the embedded model).
+    device_map
+        How accelerate spreads a checkpoint over devices, for example ``"auto"``; see transformers.
+    quantization_config
+        How transformers quantises a checkpoint while loading it, for example
+        ``BitsAndBytesConfig(load_in_8bit=True)``.
     revision
         Revision on the hub.
     check
@@ -85,22 +98,31 @@ def load(
     ('L0H0', 'L0H1', 'L1H0', 'L1H1')
     """
     kind = torch_dtype(dtype)
+    placing = {"device_map": device_map, "quantization_config": quantization_config}
+    placing = {name: value for name, value in placing.items() if value is not None}
+    named = isinstance(model, nn.Module) or model in ("tiny", "tiny-untrained")
+    if placing and (named or device is not None):
+        raise InputError(
+            f"{' and '.join(placing)} is for a checkpoint that transformers loads, and not together with device=; "
+            "place a module yourself before you pass it."
+        )
     if isinstance(model, nn.Module):
         parts = _from_module(model, tokenizer, processor_config, revision)
     elif model in ("tiny", "tiny-untrained"):
         parts = _tiny(str(model), tokenizer, processor_config, kind or torch.float32, seed)
     else:
-        parts = read_checkpoint(os.fspath(model), tokenizer, processor_config, kind, revision)
+        parts = read_checkpoint(os.fspath(model), tokenizer, processor_config, kind, revision, placing)
     if not callable(parts.tokenizer) or not hasattr(parts.tokenizer, "pad_token_id"):
         raise InputError(
             f"The tokenizer is a {type(parts.tokenizer).__name__}; give a transformers tokenizer, for example "
             "PreTrainedTokenizerFast(tokenizer_object=...)."
         )
     known = parts.module.config.model_type in families()
-    if sites is None and not known:
-        sites = discover(parts.module)  # refuses an ambiguous structure with its own message
-    adapter = adapter_for(parts.module.config.model_type) if known else _text_adapter(parts.module, sites or ())
-    if kind is not None or device is not None:
+    if known:
+        adapter = adapter_for(parts.module.config.model_type)
+    else:  # discover refuses an ambiguous structure with its own message
+        adapter = _text_adapter(parts.module, discover(parts.module) if sites is None else sites)
+    if not placing and (kind is not None or device is not None):
         parts.module.to(device=device, dtype=kind)
     loaded = Model(
         parts.module,
@@ -156,6 +178,8 @@ def _from_module(
             f"{type(module).__name__} has no transformers configuration (.config.model_type), so its heads cannot "
             "be found; pass a transformers model."
         )
+    if tokenizer is None:
+        tokenizer = own_tokenizer(config.model_type)
     if tokenizer is None:
         raise InputError("A module comes without a tokenizer; pass tokenizer=.")
     name = getattr(config, "name_or_path", "") or type(module).__name__

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from headprobe.errors import SiteError
 from headprobe.heads import HeadSet
 from headprobe.models.adapter import Adapter
 from headprobe.sites import HeadSite, all_heads, block_paths, discover
@@ -47,9 +48,9 @@ class Model:
     Attributes
     ----------
     sites : tuple of HeadSite
-        Where the heads are, in forward order.
+        Where the heads are, of every kind, in forward order.
     heads : HeadSet
-        All heads by layer and head.
+        All heads of softmax attention, by layer and head: what is read unless other heads are asked for.
     """
 
     def __init__(
@@ -69,15 +70,38 @@ class Model:
         self.processor_config = None if processor_config is None else dict(processor_config)
         self.name = name
         self.revision = revision
-        self.sites: tuple[HeadSite, ...] = discover(module) if sites is None else tuple(sites)
+        self.sites: tuple[HeadSite, ...] = discover(module, kinds="all") if sites is None else tuple(sites)
         if check:
             check_sites(module, self.sites)
-        self.heads: HeadSet = all_heads(self.sites)
+        softmax = [site for site in self.sites if site.kind == "softmax"]
+        self.heads: HeadSet = all_heads(softmax or self.sites)
 
     @property
     def config(self) -> Any:
         """The transformers configuration."""
         return self.module.config
+
+    def site(self, layer: int) -> HeadSite:
+        """Where the heads of a layer are.
+
+        Parameters
+        ----------
+        layer
+            Index of the block.
+
+        Returns
+        -------
+        HeadSite
+
+        Raises
+        ------
+        SiteError
+            The layer has no heads.
+        """
+        for site in self.sites:
+            if site.layer == layer:
+                return site
+        raise SiteError(f"Layer {layer} of {self.name} has no heads; layers that have: {self.heads.layers}.")
 
     @functools.cached_property
     def accepts(self) -> frozenset[str]:
@@ -86,13 +110,20 @@ class Model:
 
     @property
     def n_layers(self) -> int:
-        """Number of blocks of the stack, those without softmax heads included."""
+        """Number of blocks of the stack, those without heads included."""
         return len(block_paths(self.module, self.sites))
 
     @property
     def device(self) -> torch.device:
-        """Device of the first parameter, where inputs go."""
-        return next(self.module.parameters()).device
+        """Device of the first parameter, where inputs go; with offloaded weights, where they are computed with."""
+        device = next(self.module.parameters()).device
+        if device.type != "meta":
+            return device
+        for part in self.module.modules():
+            execution = getattr(getattr(part, "_hf_hook", None), "execution_device", None)
+            if execution is not None:
+                return torch.device(execution)
+        return device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -106,12 +137,21 @@ class Model:
         Computed once, and again after a weight was changed in place.
         """
         state = dict(self.module.state_dict(keep_vars=True))
+        if any(tensor.is_meta for tensor in state.values()):
+            return self._offloaded_hash
         version = tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in state.values())
         cached = self.__dict__.get("_weights_hash")
         if cached is None or cached[0] != version:
             cached = (version, _hash_tensors(state))
             self.__dict__["_weights_hash"] = cached
         return cached[1]
+
+    @functools.cached_property
+    def _offloaded_hash(self) -> str:
+        """The same hash where accelerate keeps weights elsewhere and loads them when they are needed."""
+        from accelerate.utils.modeling import get_state_dict_offloaded_model
+
+        return _hash_tensors(get_state_dict_offloaded_model(self.module))
 
     @functools.cached_property
     def processor_hash(self) -> str:

@@ -15,16 +15,18 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from torch.nn import functional
 
 from headprobe.errors import InputError
+from headprobe.models.imaging import Normalisation, normalise, resize, to_channels_first
 
 __all__ = ["PackedClip", "PixelPacking", "pack", "smart_resize"]
 
 _BICUBIC = 3
 
 
-def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
+def smart_resize(
+    height: int, width: int, factor: int, min_pixels: int, max_pixels: int, n_frames: int = 1, step: int = 1
+) -> tuple[int, int]:
     """Frame size that the token grid divides, near the original shape and within the pixel limits.
 
     Parameters
@@ -34,7 +36,11 @@ def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixe
     factor
         Side of one merged token in pixels; both sides become multiples of it.
     min_pixels, max_pixels
-        Bounds on height times width.
+        Bounds on height times width, or on frames times height times width.
+    n_frames
+        Frames that the bounds cover together; 1 for bounds on single frames.
+    step
+        Frames per time step, to which their number is rounded.
 
     Returns
     -------
@@ -48,7 +54,7 @@ def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixe
 
     Notes
     -----
-    The rule is that of Qwen2-VL's published preprocessing.
+    The rule is that of Qwen2-VL's published preprocessing, and with several frames that of Qwen3-VL's.
 
     Examples
     --------
@@ -58,12 +64,13 @@ def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixe
     if max(height, width) > 200 * min(height, width):
         raise InputError(f"A frame of {height} x {width} pixels is too elongated; the model allows a ratio of 200.")
     rows, columns = round(height / factor) * factor, round(width / factor) * factor
-    if rows * columns > max_pixels:
-        shrink = math.sqrt(height * width / max_pixels)
+    shown = round(n_frames / step) * step
+    if shown * rows * columns > max_pixels:
+        shrink = math.sqrt(n_frames * height * width / max_pixels)
         rows = max(factor, math.floor(height / shrink / factor) * factor)
         columns = max(factor, math.floor(width / shrink / factor) * factor)
-    elif rows * columns < min_pixels:
-        grow = math.sqrt(min_pixels / (height * width))
+    elif shown * rows * columns < min_pixels:
+        grow = math.sqrt(min_pixels / (n_frames * height * width))
         rows, columns = math.ceil(height * grow / factor) * factor, math.ceil(width * grow / factor) * factor
     return rows, columns
 
@@ -88,6 +95,11 @@ class PixelPacking:
         (height, width) that every clip is resized to; None to follow the pixel limits.
     min_pixels, max_pixels
         Limits on height times width of a frame; used when there is no fixed size.
+    whole_clip
+        Whether the limits are on the pixels of all frames of a clip together (Qwen3-VL, GLM-4V), not of each.
+    max_video_tokens
+        Tokens whose pixels limit a frame further, the configuration's ``cap_pixels_per_frame``: those of a clip,
+        shared by its frames, or with `whole_clip` those of a frame. None for no such limit.
     """
 
     patch_size: int
@@ -99,9 +111,11 @@ class PixelPacking:
     fixed_size: tuple[int, int] | None = None
     min_pixels: int | None = None
     max_pixels: int | None = None
+    whole_clip: bool = False
+    max_video_tokens: int | None = None
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> PixelPacking:
+    def from_config(cls, config: Mapping[str, Any], whole_clip: bool = False) -> PixelPacking:
         """Read the packing from a checkpoint's preprocessor configuration.
 
         Parameters
@@ -109,6 +123,8 @@ class PixelPacking:
         config
             Content of ``video_preprocessor_config.json`` or ``preprocessor_config.json``. The key
             ``headprobe_fixed_size`` ({"height": 48, "width": 64}) fixes the frame size.
+        whole_clip
+            Whether its pixel limits are those of a whole clip.
 
         Returns
         -------
@@ -137,16 +153,20 @@ class PixelPacking:
                 raise InputError(f"The preprocessor configuration switches {key} off, which is not supported.")
         if config.get("resample", _BICUBIC) != _BICUBIC:
             raise InputError(f"resample is {config['resample']}; only bicubic ({_BICUBIC}) is supported.")
-        if config.get("cap_pixels_per_frame"):
-            raise InputError("cap_pixels_per_frame is not supported; set it to false.")
         fixed = config.get("headprobe_fixed_size")
-        limits: dict[str, Any] = {}
+        limits: dict[str, Any] = {"whole_clip": whole_clip}
         if fixed is None:
             size = config.get("size") or {}
-            limits["min_pixels"] = config.get("min_pixels") or size.get("shortest_edge")
-            limits["max_pixels"] = config.get("max_pixels") or size.get("longest_edge")
+            # The older spelling is read by the processors of Qwen2-VL only.
+            older = {} if whole_clip else config
+            limits["min_pixels"] = older.get("min_pixels") or size.get("shortest_edge")
+            limits["max_pixels"] = older.get("max_pixels") or size.get("longest_edge")
             if None in limits.values():
                 raise InputError("The preprocessor configuration lacks min_pixels and max_pixels (or size).")
+            if config.get("cap_pixels_per_frame"):
+                if config.get("max_video_tokens") is None:
+                    raise InputError("The preprocessor configuration lacks max_video_tokens for cap_pixels_per_frame.")
+                limits["max_video_tokens"] = int(config["max_video_tokens"])
         else:
             limits["fixed_size"] = (int(fixed["height"]), int(fixed["width"]))
         packing = cls(
@@ -166,28 +186,55 @@ class PixelPacking:
         return packing
 
     @property
+    def normalisation(self) -> Normalisation:
+        """How pixel values become the numbers that the vision tower takes."""
+        return Normalisation(self.mean, self.std, self.rescale_factor, _BICUBIC)
+
+    @property
     def factor(self) -> int:
         """Side of a merged token in pixels."""
         return self.patch_size * self.merge_size
 
-    def frame_size(self, height: int, width: int) -> tuple[int, int]:
+    def frame_size(self, height: int, width: int, n_frames: int) -> tuple[int, int]:
         """Size that frames are resized to.
 
         Parameters
         ----------
         height, width
             Size of the frames in pixels.
+        n_frames
+            Frames of the clip.
 
         Returns
         -------
         (int, int)
             Height and width in pixels.
+
+        Raises
+        ------
+        InputError
+            The frames are too elongated, or fewer than one time step where the limits are those of a clip.
         """
         if self.fixed_size is not None:
             return self.fixed_size
         assert self.min_pixels is not None
         assert self.max_pixels is not None
-        return smart_resize(height, width, self.factor, self.min_pixels, self.max_pixels)
+        low, high, factor, step = self.min_pixels, self.max_pixels, self.factor, self.temporal_patch_size
+        tokens = self.max_video_tokens
+        if not self.whole_clip:
+            if tokens is not None:
+                # Nine tenths of the tokens are for the frames; a token covers a whole time step.
+                share = int(tokens * factor**2 * 0.9) * step // n_frames
+                high = max(min(high, share), int(low * 1.05))
+            return smart_resize(height, width, factor, low, high)
+        if n_frames < step:
+            raise InputError(f"The clip has {n_frames} frames; the model takes {step} at a time and needs as many.")
+        if tokens is not None:
+            high = max(min(tokens * factor**2, high // n_frames), int(low * 1.05)) * n_frames
+        if min(height, width) < factor:
+            scale = max(factor / height, factor / width)
+            height, width = int(height * scale), int(width * scale)
+        return smart_resize(height, width, factor, low, high, n_frames, step)
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,15 +288,9 @@ def pack(frames: UInt8[np.ndarray, "frame height width 3"], packing: PixelPackin
     >>> clip.grid, tuple(clip.patches.shape), clip.n_tokens(2)
     ((4, 6, 8), (192, 384), 48)
     """
-    pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
-    height, width = packing.frame_size(frames.shape[1], frames.shape[2])
-    if (height, width) != tuple(pixels.shape[-2:]):
-        pixels = functional.interpolate(pixels, size=(height, width), mode="bicubic", antialias=True)
-    # Mean and deviation are scaled instead of the pixels, as the library does; the roundings then agree.
-    scale = 1.0 / packing.rescale_factor
-    mean = (torch.tensor(packing.mean) * scale)[:, None, None]
-    std = (torch.tensor(packing.std) * scale)[:, None, None]
-    video = pixels.to(torch.float32).sub_(mean).div_(std)
+    size = packing.frame_size(frames.shape[1], frames.shape[2], len(frames))
+    video = normalise(resize(to_channels_first(frames), size), packing.normalisation)
+    height, width = size
     step, patch, merge = packing.temporal_patch_size, packing.patch_size, packing.merge_size
     if short := -len(video) % step:
         video = torch.cat([video, video[-1:].expand(short, -1, -1, -1)])

@@ -1,56 +1,41 @@
-"""Qwen2-VL: a clip and a question become model inputs."""
+"""Qwen2-VL and Qwen2.5-VL: patches of two frames, merged two by two, with positions in time, height and width."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from headprobe.errors import InputError
-from headprobe.examples import check_clip
-from headprobe.models.adapter import ModelInputs, TokenInfo, pad, register
-from headprobe.models.pixels import PackedClip, PixelPacking, pack
-from headprobe.models.text import pad_id
+from headprobe.examples import Frames
+from headprobe.models.adapter import ModelInputs, register
+from headprobe.models.frame_times import frame_interval
+from headprobe.models.pixels import PixelPacking, pack
+from headprobe.models.video_adapter import EncodedClip, VideoAdapter, grid_places
 
 if TYPE_CHECKING:
     from headprobe.models.model import Model
 
-__all__ = ["QwenVLAdapter"]
-
-_VIDEO_TYPE = 2
+__all__ = ["Qwen25VLAdapter", "QwenVLAdapter"]
 
 
-@dataclass(frozen=True)
-class QwenVLAdapter:
-    """Feeds a clip and a question to Qwen2-VL.
+class QwenVLAdapter(VideoAdapter):
+    """Feeds a clip and a question to Qwen2-VL; also the base of families that cut clips into the same patches.
 
-    Parameters
+    Attributes
     ----------
-    name
-        Name in provenance.
+    whole_clip
+        Whether the pixel limits of the preprocessor configuration are those of a whole clip.
+    marks
+        Names in the configuration of the tokens before and after the video.
     """
 
-    name: str = "qwen2_vl"
-    modality: Literal["text", "video"] = "video"
-    padding_side: Literal["left", "right"] = "left"
-    auto_class: str = "AutoModelForImageTextToText"
-
-    def check_prompt(self, name: str, prompt: str) -> None:
-        """Raise InputError for a text template, which a question about a clip is not.
-
-        Parameters
-        ----------
-        name
-            Name of the prompt, for the error text.
-        prompt
-            The question; empty for the clip alone.
-        """
-        if "{text}" in prompt:
-            raise InputError(f"Prompt {name!r} contains {{text}}; for a video model the prompt is the question itself.")
+    name = "qwen2_vl"
+    whole_clip: bool = False
+    marks: tuple[str, str] = ("vision_start_token_id", "vision_end_token_id")
 
     def packing(self, model: Model) -> PixelPacking:
         """The pixel packing of a loaded model, checked against its configuration.
@@ -69,12 +54,7 @@ class QwenVLAdapter:
         InputError
             There is no preprocessor configuration or it contradicts the vision tower.
         """
-        if model.processor_config is None:
-            raise InputError(
-                f"{model.name} has no preprocessor configuration; pass processor_config= with the content of "
-                "preprocessor_config.json."
-            )
-        packing = PixelPacking.from_config(model.processor_config)
+        packing = PixelPacking.from_config(super().settings(model), self.whole_clip)
         vision = model.config.vision_config
         expected = (vision.patch_size, vision.temporal_patch_size, vision.spatial_merge_size)
         given = (packing.patch_size, packing.temporal_patch_size, packing.merge_size)
@@ -85,72 +65,93 @@ class QwenVLAdapter:
             )
         return packing
 
-    def encode(self, content: Any, name: str, model: Model) -> PackedClip:
-        """Pack one clip; done once for all prompts.
+    def settings(self, model: Model) -> dict[str, Any]:
+        """The pixel packing as JSON values.
 
         Parameters
         ----------
-        content
-            Frames, uint8 [frame, height, width, 3].
-        name
-            Id of the example, for the error text.
         model
             The model.
 
         Returns
         -------
-        PackedClip
-
-        Raises
-        ------
-        InputError
-            The content is not a clip.
+        dict
         """
-        if isinstance(content, PackedClip):
-            return content
-        if isinstance(content, str):
-            raise InputError(f"Example {name!r} is text, but {model.name} takes clips [frame, height, width, 3].")
-        return pack(check_clip(content, name), self.packing(model))
+        return asdict(self.packing(model))
 
-    def prepare(self, contents: Sequence[Any], prompt: str, model: Model) -> ModelInputs:
-        """Inputs for clips under one question.
+    def encode_clip(self, clip: Frames, model: Model) -> EncodedClip:
+        """Cut a clip into patches.
 
         Parameters
         ----------
-        contents
-            Clips, packed or not.
-        prompt
-            The question; empty for the clip alone.
+        clip
+            The frames.
         model
             The model.
 
         Returns
         -------
-        ModelInputs
-
-        Raises
-        ------
-        InputError
-            The prompt does not leave exactly one place for the video.
+        EncodedClip
         """
         packing = self.packing(model)
-        clips = [self.encode(content, str(i), model) for i, content in enumerate(contents)]
-        before, after = self._around_video(prompt, model)
-        video_id = model.config.video_token_id
-        rows = [[*before, *[video_id] * clip.n_tokens(packing.merge_size), *after] for clip in clips]
-        fill, meaningless = pad_id(model.tokenizer)
-        if fill == video_id:
-            raise InputError(f"The padding token (id {fill}) is the video token; the tokenizer needs another one.")
-        ids = pad(rows, fill, "left")
-        mask = pad([[1] * len(row) for row in rows], 0, "left")
-        inputs = {
-            "input_ids": ids,
-            "attention_mask": mask,
-            "mm_token_type_ids": (ids == video_id).int() * _VIDEO_TYPE,
-            "pixel_values_videos": torch.cat([clip.patches for clip in clips]),
-            "video_grid_thw": torch.tensor([clip.grid for clip in clips]),
-        }
-        return ModelInputs(inputs, _token_info(ids, mask, video_id, clips, packing), "left", meaningless)
+        packed = pack(clip.pixels, packing)
+        t, h, w = packed.grid
+        places = grid_places(t, h // packing.merge_size, w // packing.merge_size, packing.temporal_patch_size)
+        inputs = {"pixel_values_videos": packed.patches, "video_grid_thw": torch.tensor([packed.grid])}
+        text = self.words(model, self.video_token(model))[0] * len(places)
+        return EncodedClip(inputs, text, places, packing.temporal_patch_size)
+
+    def words(self, model: Model, *ids: int) -> list[str]:
+        """Tokens as they stand in a text.
+
+        Parameters
+        ----------
+        model
+            The model.
+        *ids
+            Their ids.
+
+        Returns
+        -------
+        list of str
+        """
+        return model.tokenizer.convert_ids_to_tokens(list(ids))
+
+    def without_template(self, prompt: str, model: Model) -> str:
+        """The video between its start and end tokens, then the prompt.
+
+        Parameters
+        ----------
+        prompt
+            The question.
+        model
+            The model.
+
+        Returns
+        -------
+        str
+        """
+        start, end = self.words(model, *(getattr(model.config, name) for name in self.marks))
+        return f"{start}{self.placeholder(model)}{end}{prompt}"
+
+    def position_ids(self, batch: ModelInputs, model: Model) -> Tensor:
+        """Positions in time, height and width.
+
+        Parameters
+        ----------
+        batch
+            Inputs of a full pass.
+        model
+            The model.
+
+        Returns
+        -------
+        Tensor [3, batch, token]
+        """
+        names = ("input_ids", "mm_token_type_ids", "video_grid_thw", "attention_mask", "second_per_grid_ts")
+        given = {name: batch.inputs[name] for name in names if name in batch.inputs}
+        module: Any = model.module
+        return module.model.get_rope_index(**given)[0]
 
     def share(self, inputs: ModelInputs, model: Model, turn: AbstractContextManager[Any]) -> dict[str, Any]:
         """Run the vision tower once for several prompts about the same clips.
@@ -179,54 +180,38 @@ class QwenVLAdapter:
             seen = module.get_video_features(pixels, grid, return_dict=True)
         return {"pixel_values_videos": None, "mm_encoder_outputs": {"video": seen}}
 
-    def processor_state(self, model: Model) -> dict[str, Any]:
-        """The pixel packing and the chat template.
+
+class Qwen25VLAdapter(QwenVLAdapter):
+    """Feeds a clip and a question to Qwen2.5-VL, whose temporal positions follow the clock."""
+
+    name = "qwen2_5_vl"
+    needs_times = True
+
+    def encode_clip(self, clip: Frames, model: Model) -> EncodedClip:
+        """Cut a clip into patches and say how many seconds one time step lasts.
 
         Parameters
         ----------
+        clip
+            The frames; without times, 24 frames a second are assumed, as transformers does, with a warning.
         model
             The model.
 
         Returns
         -------
-        dict
+        EncodedClip
+
+        Notes
+        -----
+        A step lasts as long as the frames are apart on average. transformers divides the length of the video by
+        the number of frames, which is the same where the frames are spread evenly over the whole video.
         """
-        return {"packing": asdict(self.packing(model)), "chat_template": model.tokenizer.chat_template}
-
-    def _around_video(self, prompt: str, model: Model) -> tuple[list[int], list[int]]:
-        """Token ids before and after the video tokens."""
-        tokenizer, config = model.tokenizer, model.config
-        if tokenizer.chat_template is None:
-            text = tokenizer(prompt, add_special_tokens=False)["input_ids"] if prompt else []
-            return [config.vision_start_token_id], [config.vision_end_token_id, *text]
-        content: list[dict[str, str]] = [{"type": "video"}]
-        if prompt:
-            content.append({"type": "text", "text": prompt})
-        text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-        )
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        if (count := ids.count(config.video_token_id)) != 1:
-            raise InputError(
-                f"With the prompt {prompt!r} the chat template has {count} video tokens (id "
-                f"{config.video_token_id}); exactly one is needed, and the prompt itself must not contain it."
-            )
-        place = ids.index(config.video_token_id)
-        return ids[:place], ids[place + 1 :]
+        encoded = super().encode_clip(clip, model)
+        step = encoded.frames_per_token
+        seconds = step * frame_interval(clip, self.name, default_fps=24.0)
+        encoded.inputs["second_per_grid_ts"] = torch.tensor([seconds])
+        return encoded
 
 
-def _token_info(
-    ids: Tensor, mask: Tensor, video_id: int, clips: Sequence[PackedClip], packing: PixelPacking
-) -> TokenInfo:
-    video = (ids == video_id) & mask.bool()
-    places = {name: torch.full_like(ids, -1) for name in ("frame", "row", "column")}
-    for i, clip in enumerate(clips):
-        t, h, w = clip.grid[0], clip.grid[1] // packing.merge_size, clip.grid[2] // packing.merge_size
-        steps, rows, columns = torch.meshgrid(torch.arange(t), torch.arange(h), torch.arange(w), indexing="ij")
-        places["frame"][i, video[i]] = steps.flatten() * packing.temporal_patch_size
-        places["row"][i, video[i]] = rows.flatten()
-        places["column"][i, video[i]] = columns.flatten()
-    return TokenInfo(mask.bool(), video, frames_per_token=packing.temporal_patch_size, **places)
-
-
-register("qwen2_vl", QwenVLAdapter())
+for _adapter in (QwenVLAdapter(), Qwen25VLAdapter()):
+    register(_adapter.name, _adapter)

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from torch import nn
+
 from headprobe.errors import InputError
-from headprobe.models.adapter import ModelInputs, TokenInfo, pad, register
+from headprobe.models.adapter import ModelInputs, TokenInfo, register
+from headprobe.models.padding import pad_id, padded, special_ids
 
 if TYPE_CHECKING:
     from headprobe.models.model import Model
@@ -15,44 +18,6 @@ if TYPE_CHECKING:
 __all__ = ["TextAdapter", "pad_id", "special_ids"]
 
 PLACEHOLDER = "{text}"
-
-
-def special_ids(tokenizer: Any) -> set[int]:
-    """Ids of special tokens that can also stand inside a text.
-
-    Parameters
-    ----------
-    tokenizer
-        A transformers tokenizer.
-
-    Returns
-    -------
-    set of int
-    """
-    names = ("bos_token_id", "eos_token_id", "unk_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
-    ids = (getattr(tokenizer, name, None) for name in names)
-    return {int(i) for i in ids if i is not None}
-
-
-def pad_id(tokenizer: Any) -> tuple[int, int | None]:
-    """The id that fills padding, and the same id only if it means nothing else.
-
-    Parameters
-    ----------
-    tokenizer
-        A transformers tokenizer.
-
-    Returns
-    -------
-    (int, int or None)
-        Under the attention mask the fill has no influence, so a tokenizer without padding token gets its end
-        token or 0; then the second value is None because such an id can be real text.
-    """
-    fill = tokenizer.pad_token_id
-    if fill is not None:
-        return int(fill), None if fill in special_ids(tokenizer) else int(fill)
-    end = tokenizer.eos_token_id
-    return (int(end) if end is not None else 0), None
 
 
 @dataclass(frozen=True)
@@ -144,7 +109,7 @@ class TextAdapter:
         """
         texts = [prompt.replace(PLACEHOLDER, text) if prompt else text for text in contents]
         rows = [model.tokenizer(text)["input_ids"] for text in texts]
-        limit = getattr(model.config, "max_position_embeddings", None)
+        limit = _n_positions(model)
         for text, row in zip(texts, rows, strict=True):
             if not row:
                 raise InputError(f"The text {text!r} has no tokens; every example needs at least one.")
@@ -169,9 +134,7 @@ class TextAdapter:
         -------
         ModelInputs
         """
-        fill, meaningless = pad_id(model.tokenizer)
-        ids = pad(rows, fill, self.padding_side)
-        mask = pad([[1] * len(row) for row in rows], 0, self.padding_side)
+        ids, mask, meaningless = padded(rows, self.padding_side, model.tokenizer)
         inputs = {"input_ids": ids, "attention_mask": mask}
         if self.padding_side == "left" and "position_ids" in model.accepts:
             # Absolute positions must start at the first real token; GPT-2 does not derive them from the mask.
@@ -194,6 +157,26 @@ class TextAdapter:
         return {}
 
 
-for _family in ("gpt2", "llama", "qwen2"):
+def _n_positions(model: Model) -> int | None:
+    """How many tokens a text can have; None where the model sets no limit."""
+    limit = getattr(model.config, "max_position_embeddings", None)
+    for name, part in model.module.named_modules():
+        # RoBERTa and its relatives count positions from the one after their padding index.
+        if name.endswith("position_embeddings") and isinstance(part, nn.Embedding) and part.padding_idx is not None:
+            return part.num_embeddings - part.padding_idx - 1
+    return limit
+
+
+_DECODERS = (
+    *("bloom", "codegen", "cohere", "deepseek_v3", "falcon", "gemma", "gemma2", "gemma3_text", "glm4", "gpt2"),
+    *("gpt_neo", "gpt_neox", "gpt_oss", "gptj", "granite", "llama", "mistral", "mixtral", "mpt", "olmo", "olmo2"),
+    *("opt", "phi", "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "smollm3", "stablelm", "starcoder2", "xglm"),
+)
+_ENCODERS = (
+    *("bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "roberta"),
+    "xlm-roberta",
+)
+for _family in _DECODERS:
     register(_family, TextAdapter("text-decoder", "left", "AutoModelForCausalLM"))
-register("bert", TextAdapter("text-encoder", "right", "AutoModel"))
+for _family in _ENCODERS:
+    register(_family, TextAdapter("text-encoder", "right", "AutoModel"))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +17,28 @@ from headprobe import _torchvision
 _torchvision.guard()  # nnsight imports transformers
 
 from nnsight import NNsight  # noqa: E402
+from nnsight.intervention.interleaver import OutOfOrderError  # noqa: E402
 
-__all__ = ["ReadPoint", "run", "take_turns"]
+from headprobe.errors import SiteError  # noqa: E402
+from headprobe.trace.plan import Batch, plan  # noqa: E402
+
+__all__ = ["ReadPoint", "run", "run_steps", "take_turns"]
 
 _STATE = "_headprobe_trace"
 _creation = threading.Lock()
+
+
+class _Wrapper(NNsight):
+    """A wrapper that leaves inputs where they are.
+
+    nnsight moves them to the device of the first parameter, which is no real device where accelerate keeps the
+    weights on disk; the model's own hooks know better.
+    """
+
+    @property
+    def device(self) -> torch.device | None:
+        """None: nothing is moved."""
+        return None
 
 
 class _Traced:
@@ -36,7 +53,7 @@ class _Traced:
             # BERT calls a submodule "output", which nnsight's attributes cannot reach; envoys are looked up
             # by module here, so its advice to write "E_output" does not apply.
             warnings.filterwarnings("ignore", message="Module '.*' has a submodule named", category=UserWarning)
-            self.wrapper = NNsight(module)
+            self.wrapper = _Wrapper(module)
         self.envoys = {id(envoy._module): envoy for envoy in self.wrapper.modules()}
         self.lock = threading.RLock()
 
@@ -64,11 +81,58 @@ class ReadPoint:
         Its first ``input``, or its ``output`` (the first element if that is a tuple).
     keep
         What to keep of the value; must copy, because values are live.
+    whole
+        Whether ``keep`` gets an output that is a tuple as it is.
     """
 
     path: str
     side: Literal["input", "output"]
-    keep: Callable[[Tensor], Tensor]
+    keep: Callable[[Any], Tensor]
+    whole: bool = False
+
+
+def _read(envoy: Any, point: ReadPoint) -> Tensor:
+    """What is kept of a value when the pass reaches it; nothing here holds the value any longer."""
+    value = envoy.input if point.side == "input" else envoy.output
+    return point.keep(value[0] if isinstance(value, tuple) and not point.whole else value)
+
+
+def _arm(module: nn.Module, batch: Batch | None) -> list[tuple[str, list[int]]]:
+    """Store the edits in force for the next trace; it applies each wherever the pass reaches it, before any read.
+
+    Every path has a worker of its own, so that edits and reads need no common order. What is returned fills, for each
+    path, with the number of tokens of every pass.
+    """
+    state = _traced(module)
+    start = 0 if batch is None else batch.start
+    armed: list[tuple[str, list[int]]] = []
+    edit: Any = state.wrapper.edit
+    for path, change in plan(module, batch):
+        envoy, done = state.envoys[id(module.get_submodule(path))], []
+        armed.append((path, done))
+        with edit(inplace=True) as tracer:
+            _edit_every_pass(tracer, envoy, change, start, done)
+    return armed
+
+
+def _edit_every_pass(
+    tracer: Any, envoy: Any, change: Callable[[Tensor, int], Tensor], start: int, done: list[int]
+) -> None:
+    try:
+        for _ in tracer.iter[:]:
+            value = envoy.input
+            n_tokens = value.shape[1]
+            envoy.input = change(value, start + sum(done))
+            done.append(n_tokens)
+            del value  # until the next pass, which may never come
+    except OutOfOrderError:
+        return  # how an open loop ends: with the last pass, or with a stop before this module
+
+
+def _check_applied(armed: Sequence[tuple[str, list[int]]]) -> None:
+    missed = [path for path, done in armed if not done]
+    if missed:
+        raise SiteError(f"{missed[0]}: the model ran to its end without this module, so its edit was not applied.")
 
 
 def take_turns(module: nn.Module) -> AbstractContextManager[Any]:
@@ -78,9 +142,15 @@ def take_turns(module: nn.Module) -> AbstractContextManager[Any]:
 
 @torch.no_grad()
 def run(
-    module: nn.Module, inputs: dict[str, Any], points: Sequence[ReadPoint], logits: bool = False
+    module: nn.Module,
+    inputs: dict[str, Any],
+    points: Sequence[ReadPoint],
+    logits: bool = False,
+    batch: Batch | None = None,
 ) -> tuple[list[Tensor], Tensor | None]:
     """Run a module, read points in forward order, and stop after the last unless logits are asked for.
+
+    Edits in force are applied; a read of an edited value sees the edit.
 
     Parameters
     ----------
@@ -92,6 +162,8 @@ def run(
         What to read, in the order in which the forward pass reaches it.
     logits
         Whether to run to the end and return the model's logits.
+    batch
+        What edits may need to know about the pass.
 
     Returns
     -------
@@ -103,15 +175,90 @@ def run(
     ends: list[Tensor] = []
     with state.lock:
         trace: Any = state.wrapper.trace
-        envoys = [
-            (state.envoys[id(module.get_submodule(point.path))], point.side == "input", point.keep) for point in points
-        ]
-        with trace(**inputs) as tracer:
-            for envoy, is_input, keep in envoys:
-                value = envoy.input if is_input else envoy.output
-                kept.append(keep(value[0] if isinstance(value, tuple) else value))
-            if logits:
-                ends.append(tracer.result.logits.clone())
-            else:
-                tracer.stop()
+        envoys = [(state.envoys[id(module.get_submodule(point.path))], point) for point in points]
+        try:
+            armed = _arm(module, batch)
+            with trace(**inputs) as tracer:
+                for envoy, point in envoys:
+                    kept.append(_read(envoy, point))
+                if logits:
+                    ends.append(tracer.result.logits.clone())
+                else:
+                    tracer.stop()
+        finally:
+            state.wrapper.clear_edits()
+    if logits:
+        _check_applied(armed)
     return kept, (ends[0] if ends else None)
+
+
+@torch.no_grad()
+def run_steps(
+    module: nn.Module,
+    inputs: dict[str, Any],
+    points: Sequence[ReadPoint],
+    keep: Callable[[list[Tensor]], Tensor],
+    options: Mapping[str, Any],
+    batch: Batch | None = None,
+) -> tuple[list[Tensor], Tensor]:
+    """Let a module generate with a cache, and read points in every forward pass that it makes.
+
+    Edits in force are applied in every pass; a read of an edited value sees the edit.
+
+    Parameters
+    ----------
+    module
+        The model, with the ``generate`` method of transformers.
+    inputs
+        Keyword arguments of its forward.
+    points
+        What to read, in the order in which a forward pass reaches it.
+    keep
+        What to keep of one pass, from what was kept at its points.
+    options
+        Further keyword arguments of ``generate``.
+    batch
+        What edits may need to know about the prompts.
+
+    Returns
+    -------
+    (list of Tensor, Tensor)
+        What was kept of each pass; the token ids, prompts included, [batch, token].
+    """
+    state = _traced(module)
+    kept: list[Tensor] = []
+    ends: list[Tensor] = []
+
+    def generate(**arguments: Any) -> None:
+        ends.append(cast(Any, module).generate(**arguments, **options))
+
+    with state.lock:
+        trace: Any = state.wrapper.trace
+        envoys = [(state.envoys[id(module.get_submodule(point.path))], point) for point in points]
+        try:
+            armed = _arm(module, batch)
+            with trace(fn=generate, **inputs) as tracer:
+                _every_pass(tracer, envoys, keep, kept)
+        finally:
+            state.wrapper.clear_edits()
+    _check_applied(armed)
+    return kept, ends[0]
+
+
+def _every_pass(
+    tracer: Any,
+    envoys: Sequence[tuple[Any, ReadPoint]],
+    keep: Callable[[list[Tensor]], Tensor],
+    kept: list[Tensor],
+) -> None:
+    row: list[Tensor] = []
+    try:
+        for _ in tracer.iter[:]:
+            row = []
+            for envoy, point in envoys:
+                row.append(_read(envoy, point))
+            kept.append(keep(row))
+    except OutOfOrderError:
+        # How an open loop ends: it asks for one pass more than the model makes.
+        if row or not kept:
+            raise

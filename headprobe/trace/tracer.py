@@ -2,46 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, overload
 
-import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from headprobe.activations import HeadActivations, example_table
-from headprobe.errors import InputError, VideoError
-from headprobe.examples import Example, as_examples, as_prompts, read_content
+from headprobe.activations import HeadActivations
+from headprobe.errors import InputError
+from headprobe.examples import Example, as_examples, as_prompts
 from headprobe.heads import Head, HeadSet
 from headprobe.models.adapter import ModelInputs, check_inputs
 from headprobe.models.model import Model
 from headprobe.provenance import Provenance
-from headprobe.sites import HeadSite, block_paths
-from headprobe.trace.forward import ReadPoint, run, take_turns
+from headprobe.trace.answers import answer_ids as ids_of_answers
+from headprobe.trace.collected import Collected
+from headprobe.trace.forward import run, take_turns
+from headprobe.trace.intake import batches as _batches
+from headprobe.trace.intake import encode, heads_of
+from headprobe.trace.plan import Batch, active, uniform
 from headprobe.trace.positions import Position, last
+from headprobe.trace.prefix import SharedPrefix, read_prompts, shared_prefix
+from headprobe.trace.reading import Positions, Reading, Wanted, answer_logits, named_positions, points_of, readings
+from headprobe.trace.rows import read_together
+
+if TYPE_CHECKING:
+    from headprobe.trace.generate import Generation
 
 __all__ = ["HeadTracer", "Reading"]
 
-
-@dataclass(frozen=True, eq=False)
-class Reading:
-    """What one forward pass gave.
-
-    Parameters
-    ----------
-    z
-        Head outputs, float32 on the CPU, [batch, entry, d_head].
-    resid_post
-        Residual stream after every block, [batch, layer, d_model], or None.
-    answer_logits
-        Logits of the answer tokens at the last position, [batch, answer], or None.
-    """
-
-    z: Float[Tensor, "batch entry d_head"]
-    resid_post: Float[Tensor, "batch layer d_model"] | None = None
-    answer_logits: Float[Tensor, "batch answer"] | None = None
+Heads = Iterable[Head | str | tuple[int, int]]
 
 
 class HeadTracer:
@@ -74,11 +64,12 @@ class HeadTracer:
             raise InputError(f"HeadTracer needs a model from headprobe.load(...); got {type(model).__name__}.")
         self.model = model
 
+    @overload
     def capture(
         self,
         examples: Iterable[Any],
         prompts: str | Sequence[str] | Mapping[str, str] | None = None,
-        heads: Iterable[Head | str | tuple[int, int]] | None = None,
+        heads: Heads | None = None,
         positions: Position | None = None,
         batch_size: int = 16,
         *,
@@ -86,12 +77,39 @@ class HeadTracer:
         answers: Sequence[str] | None = None,
         on_error: Literal["raise", "skip"] = "raise",
         progress: bool = True,
-    ) -> HeadActivations:
-        """Run every example under every prompt and keep the head outputs at one position.
+    ) -> HeadActivations: ...
+    @overload
+    def capture(
+        self,
+        examples: Iterable[Any],
+        prompts: str | Sequence[str] | Mapping[str, str] | None = None,
+        heads: Heads | None = None,
+        *,
+        positions: Positions,
+        batch_size: int = 16,
+        resid_post: bool = False,
+        answers: Sequence[str] | None = None,
+        on_error: Literal["raise", "skip"] = "raise",
+        progress: bool = True,
+    ) -> dict[str, HeadActivations]: ...
+    def capture(
+        self,
+        examples: Iterable[Any],
+        prompts: str | Sequence[str] | Mapping[str, str] | None = None,
+        heads: Heads | None = None,
+        positions: Position | Positions | None = None,
+        batch_size: int = 16,
+        *,
+        resid_post: bool = False,
+        answers: Sequence[str] | None = None,
+        on_error: Literal["raise", "skip"] = "raise",
+        progress: bool = True,
+    ) -> HeadActivations | dict[str, HeadActivations]:
+        """Run every example under every prompt and keep the head outputs at one or several positions.
 
         Only the layers of the heads asked for are read, and the forward pass stops after the deepest unless
         ``resid_post`` or ``answers`` needs more. Each example is read (a clip decoded and packed) once for
-        all prompts.
+        all prompts, and all positions are read in the same pass. Only the rows read are kept, never all tokens.
 
         Parameters
         ----------
@@ -100,13 +118,16 @@ class HeadTracer:
         prompts
             None, one prompt, a list or a mapping; see `headprobe.examples.as_prompts`.
         heads
-            Heads to read, in the order of the entries; None for all.
+            Heads to read, in the order of the entries; None for all softmax heads. Heads of another kind are read
+            when they are named. Heads of several sizes are kept apart, see `HeadActivations`.
         positions
-            Where to read; None is the last real token, which predicts the first generated token.
+            Where to read; None is the last real token, which predicts the first generated token. Several, as a
+            mapping from names or as a list (named as they print), are read in one pass. With ``.each()`` and
+            ``.per_frame()`` every selected token or step of an example is a row of its own.
         batch_size
             Examples per forward pass.
         resid_post
-            Whether to keep the residual stream after every block at the same position.
+            Whether to keep the residual stream after every block at the same positions.
         answers
             Texts of one token each, whose logits at the last position are kept.
         on_error
@@ -116,15 +137,17 @@ class HeadTracer:
 
         Returns
         -------
-        HeadActivations
-            ``z`` [prompt, example, layer, head, d_head] for all heads, ``values`` in any case.
+        HeadActivations or dict
+            ``z`` [prompt, example, layer, head, d_head] for all heads, ``values`` in any case; with several
+            positions, by their names.
 
         Raises
         ------
         InputError
-            Bad examples, prompts, heads or answers; or no example could be read.
+            Bad examples, prompts, heads or answers; answers with several rows per example; an example that has
+            different numbers of rows under different prompts; or no example could be read.
         PositionError
-            The position selects no token, or several without ``.mean()``.
+            A position selects no token, or several without saying what becomes of them.
         PaddingError
             The adapter's inputs are not padded as the family needs.
         VideoError
@@ -137,56 +160,161 @@ class HeadTracer:
         listed, named = as_examples(examples), as_prompts(prompts)
         for name, prompt in named.items():
             self.model.adapter.check_prompt(name, prompt)
-        wanted = self._heads(heads)
-        position = last() if positions is None else positions
-        if not isinstance(position, Position):
-            raise InputError(f"positions is {positions!r}; give a position such as headprobe.positions.last().")
-        answer_ids = self._answer_ids(answers)
+        wanted = Wanted(self._heads(heads), named_positions(positions), resid_post, self._answer_ids(answers))
+        for position in wanted.positions.values():
+            if wanted.answer_ids and position.several:
+                raise InputError(
+                    f"answers are read at the last token, once per example, but {position!r} has several rows per "
+                    "example; capture the answers at last() instead."
+                )
 
-        store = _Store(len(named), len(listed))
-        kept: list[Example] = []
+        collected = {name: Collected(position, named) for name, position in wanted.positions.items()}
+        kept = 0
         skipped: list[tuple[str, str]] = []
         frames: set[int] = set()
         for batch in _batches(listed, batch_size, progress):
             readable, encoded = self._encode(batch, on_error, skipped, frames)
-            if not readable:
-                continue
-            shared: Mapping[str, Any] | None = None
-            for row, prompt in enumerate(named.values()):
-                inputs = self.model.adapter.prepare(encoded, prompt, self.model)
-                if shared is None and len(named) > 1:
-                    shared = self._shared(inputs)
-                reading = self.read(
-                    inputs, wanted, position, resid_post=resid_post, answer_ids=answer_ids, shared=shared
-                )
-                store.put(row, len(kept), reading)
-            kept.extend(readable)
+            if readable:
+                by_prompt = self._read_prompts([example.id for example in readable], encoded, named, wanted)
+                for name, part in collected.items():
+                    part.add(readable, [reading[name] for reading in by_prompt])
+                kept += len(readable)
         if not kept:
             raise InputError(
                 f"None of the {len(listed)} examples could be read; the first: {skipped[0][0]}: {skipped[0][1]}."
             )
-        return HeadActivations(
-            values=store.take("z", len(kept)),
-            heads=wanted,
-            prompts=named,
-            examples=example_table(kept),
-            provenance=self.provenance(named, position, frames.pop() if len(frames) == 1 else None),
-            skipped=tuple(skipped),
-            resid_post=store.take("resid_post", len(kept)) if resid_post else None,
-            answer_logits=store.take("answer_logits", len(kept)) if answer_ids else None,
-            answers=tuple(answers or ()),
-        )
+        made = self.provenance(named, None, frames.pop() if len(frames) == 1 else None)
+        result = {
+            name: part.activations(
+                wanted.heads,
+                replace(made, positions=repr(part.position)),
+                self.model.tokenizer,
+                skipped,
+                tuple(answers or ()),
+            )
+            for name, part in collected.items()
+        }
+        return next(iter(result.values())) if _is_one(positions) else result
 
+    def _read_prompts(
+        self, examples: Sequence[str], encoded: Sequence[Any], prompts: Mapping[str, str], wanted: Wanted
+    ) -> list[dict[str, Reading]]:
+        """The readings of a batch of encoded examples under each prompt, by position."""
+        batches = [self.model.adapter.prepare(encoded, prompt, self.model) for prompt in prompts.values()]
+        return self._read_batches(batches, wanted, examples, list(prompts))
+
+    def read_prompts(
+        self,
+        batches: Sequence[ModelInputs],
+        heads: Heads | None = None,
+        positions: Position | Positions | None = None,
+        *,
+        resid_post: bool = False,
+        answer_ids: Sequence[int] = (),
+    ) -> list[Reading] | list[dict[str, Reading]]:
+        """Read inputs of several prompts about the same examples, sharing one pass over what they have in common.
+
+        Parameters
+        ----------
+        batches
+            Inputs of every prompt, as an adapter prepares them.
+        heads, positions, resid_post, answer_ids
+            As in `read`.
+
+        Returns
+        -------
+        list of Reading or of dict
+            One per prompt. What separate full passes give, to rounding: where the token ids share a prefix that
+            holds the video and the family allows it, that prefix is computed once; otherwise every prompt takes a
+            full pass, with a warning for a video model.
+
+        Raises
+        ------
+        PaddingError, PositionError
+            As in `read`.
+        """
+        wanted = Wanted(self._heads(heads), named_positions(positions), resid_post, tuple(answer_ids))
+        results = self._read_batches(batches, wanted)
+        return [next(iter(result.values())) for result in results] if _is_one(positions) else results
+
+    def _read_batches(
+        self,
+        batches: Sequence[ModelInputs],
+        wanted: Wanted,
+        examples: Sequence[str] | None = None,
+        names: Sequence[str] | None = None,
+    ) -> list[dict[str, Reading]]:
+        # Other edits may differ between prompts, so that what they share would not be the same any more.
+        prefix = None
+        if len(batches) > 1 and uniform(self.model.module):
+            prefix = shared_prefix(batches, self.model)
+        if prefix is not None:
+            return self._shared_passes(prefix, wanted)
+        shared = self._shared(batches[0]) if len(batches) > 1 else None
+        named = names or [None] * len(batches)
+        return [self._pass(inputs, wanted, shared, examples, name) for inputs, name in zip(batches, named, strict=True)]
+
+    def _shared_passes(self, prefix: SharedPrefix, wanted: Wanted) -> list[dict[str, Reading]]:
+        for inputs in prefix.batches:
+            check_inputs(inputs)
+        rows = [
+            {name: position.rows(inputs.token_info) for name, position in wanted.positions.items()}
+            for inputs in prefix.batches
+        ]
+        points = points_of(self.model, wanted)
+        by_prompt = read_prompts(
+            prefix, self.model, points, [list(row.values()) for row in rows], logits=bool(wanted.answer_ids)
+        )
+        return [
+            readings(
+                wanted,
+                points,
+                kept,
+                row,
+                inputs.ids,
+                None if logits is None else answer_logits(logits, wanted.answer_ids, inputs),
+            )
+            for inputs, row, (kept, logits) in zip(prefix.batches, rows, by_prompt, strict=True)
+        ]
+
+    @overload
     def read(
         self,
         inputs: ModelInputs,
-        heads: Iterable[Head | str | tuple[int, int]] | None = None,
-        position: Position | None = None,
+        heads: Heads | None = None,
+        positions: Position | None = None,
         *,
         resid_post: bool = False,
         answer_ids: Sequence[int] = (),
         shared: Mapping[str, Any] | None = None,
-    ) -> Reading:
+        examples: Sequence[str] | None = None,
+        prompt: str | None = None,
+    ) -> Reading: ...
+    @overload
+    def read(
+        self,
+        inputs: ModelInputs,
+        heads: Heads | None = None,
+        *,
+        positions: Positions,
+        resid_post: bool = False,
+        answer_ids: Sequence[int] = (),
+        shared: Mapping[str, Any] | None = None,
+        examples: Sequence[str] | None = None,
+        prompt: str | None = None,
+    ) -> dict[str, Reading]: ...
+    def read(
+        self,
+        inputs: ModelInputs,
+        heads: Heads | None = None,
+        positions: Position | Positions | None = None,
+        *,
+        resid_post: bool = False,
+        answer_ids: Sequence[int] = (),
+        shared: Mapping[str, Any] | None = None,
+        examples: Sequence[str] | None = None,
+        prompt: str | None = None,
+    ) -> Reading | dict[str, Reading]:
         """One forward pass over inputs that are ready.
 
         Parameters
@@ -194,54 +322,130 @@ class HeadTracer:
         inputs
             Inputs as an adapter prepares them.
         heads
-            Heads to read; None for all.
-        position
-            Where to read; None is the last real token.
+            Heads to read; None for all softmax heads.
+        positions
+            Where to read; None is the last real token. Several, as a mapping or a list, are read in the same pass.
         resid_post
-            Whether to keep the residual stream after every block.
+            Whether to read the residual stream after every block.
         answer_ids
-            Token ids whose logits at the last position are kept.
+            Token ids whose logits at the last position are read.
         shared
             Arguments computed once for several prompts; an argument that is None replaces an input by nothing.
+        examples
+            Ids of the examples, for edits that differ between examples.
+        prompt
+            Name of the prompt, for edits that differ between prompts.
 
         Returns
         -------
-        Reading
+        Reading or dict
+            With several positions, by their names.
 
         Raises
         ------
         PaddingError
             The inputs have no mask or wrong padding.
         PositionError
-            The position selects no token, or several without ``.mean()``.
+            A position selects no token, or several without saying what becomes of them.
         """
+        wanted = Wanted(self._heads(heads), named_positions(positions), resid_post, tuple(answer_ids))
+        result = self._pass(inputs, wanted, shared, examples, prompt)
+        return next(iter(result.values())) if _is_one(positions) else result
+
+    def _pass(
+        self,
+        inputs: ModelInputs,
+        wanted: Wanted,
+        shared: Mapping[str, Any] | None = None,
+        examples: Sequence[str] | None = None,
+        prompt: str | None = None,
+    ) -> dict[str, Reading]:
+        """One full forward pass, read at every position wanted."""
         check_inputs(inputs)
-        position = last() if position is None else position
-        wanted = self._heads(heads)
-        at = position.reader(inputs.token_info)
-        deepest = wanted.layers
-        sites = [site for site in self.model.sites if site.layer in deepest]
-        points: list[tuple[int, int, ReadPoint]] = [
-            (site.layer, 0, ReadPoint(site.path, "input", at)) for site in sites
-        ]
-        if resid_post:
-            blocks = block_paths(self.model.module, self.model.sites)
-            points += [(layer, 1, ReadPoint(path, "output", at)) for layer, path in enumerate(blocks)]
-        points.sort(key=lambda point: point[:2])
+        rows = {name: position.rows(inputs.token_info) for name, position in wanted.positions.items()}
+        read, points = read_together(list(rows.values())), points_of(self.model, wanted)
         given = {name: tensor for name, tensor in inputs.inputs.items() if name not in (shared or {})}
         arguments: dict[str, Any] = {name: tensor.to(self.model.device) for name, tensor in given.items()}
         arguments |= {name: value for name, value in (shared or {}).items() if value is not None}
         if "use_cache" in self.model.accepts:
             arguments["use_cache"] = False
-        if answer_ids and inputs.padding_side == "left" and "logits_to_keep" in self.model.accepts:
-            arguments["logits_to_keep"] = 1
-        kept, logits = run(self.model.module, arguments, [point for _, _, point in points], logits=bool(answer_ids))
-        values = {(layer, kind): value for (layer, kind, _), value in zip(points, kept, strict=True)}
-        residual = [_host(value) for (_, kind), value in values.items() if kind == 1]
-        return Reading(
-            z=_entries({site.layer: values[site.layer, 0] for site in sites}, sites, wanted),
-            resid_post=torch.stack(residual, 1) if resid_post else None,
-            answer_logits=None if logits is None else self._answers(logits, answer_ids, inputs),
+        if wanted.answer_ids and inputs.padding_side == "left" and "logits_to_keep" in self.model.accepts:
+            # A place, not a number of them: with a number, Gemma 4 leaves the other tokens out of its last layers.
+            arguments["logits_to_keep"] = torch.tensor([-1], device=self.model.device)
+        batch = Batch(inputs.token_info, examples, prompt)
+        places = [point.reading(read) for point in points]
+        kept, logits = run(self.model.module, arguments, places, logits=bool(wanted.answer_ids), batch=batch)
+        answers = None if logits is None else answer_logits(logits, wanted.answer_ids, inputs)
+        return readings(wanted, points, kept, rows, inputs.ids, answers)
+
+    def generate(
+        self,
+        examples: Iterable[Any],
+        prompt: str | None = None,
+        max_new_tokens: int = 32,
+        heads: Heads | None = None,
+        batch_size: int = 16,
+        *,
+        do_sample: bool = False,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        random_state: int = 0,
+        stop: Sequence[str] | None = None,
+        on_error: Literal["raise", "skip"] = "raise",
+        progress: bool = True,
+    ) -> Generation:
+        """Generate text for every example and keep the head outputs of every step.
+
+        Parameters
+        ----------
+        examples
+            As for `capture`.
+        prompt
+            One prompt; None for none.
+        max_new_tokens
+            Most tokens to generate per example.
+        heads
+            As for `capture`.
+        batch_size
+            Examples per batch.
+        do_sample, temperature, top_k, top_p, random_state
+            Whether and how to draw tokens instead of taking the most likely one; see
+            `headprobe.trace.generate.generate`.
+        stop
+            Texts that end an example.
+        on_error, progress
+            As for `capture`.
+
+        Returns
+        -------
+        Generation
+            Texts, tokens, and activations with a row per example and step.
+
+        Raises
+        ------
+        InputError
+            Bad examples, prompt, heads or settings; no example could be read; or the model has too few positions.
+        UnsupportedModelError
+            The model cannot generate.
+        """
+        from headprobe.trace.generate import generate  # which needs a tracer itself
+
+        return generate(
+            self,
+            examples,
+            prompt,
+            max_new_tokens,
+            heads,
+            batch_size,
+            do_sample=do_sample,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            random_state=random_state,
+            stop=stop,
+            on_error=on_error,
+            progress=progress,
         )
 
     def provenance(
@@ -263,137 +467,43 @@ class HeadTracer:
         Provenance
         """
         model = self.model
+        with take_turns(model.module):  # a pass of another thread may be using another implementation
+            attention = str(getattr(model.config, "_attn_implementation", ""))
         return Provenance(
             model=model.name,
             revision=model.revision,
             weights_hash=model.weights_hash,
             dtype=str(model.dtype).removeprefix("torch."),
-            attention=str(getattr(model.config, "_attn_implementation", "")),
+            attention=attention,
             adapter=model.adapter.name,
             processor=model.processor_hash,
             prompts=dict(prompts),
             positions=repr(last() if position is None else position),
             frames=frames,
+            edits=active(model.module),
         )
 
-    def _heads(self, heads: Iterable[Head | str | tuple[int, int]] | None) -> HeadSet:
-        if heads is None:
-            wanted = self.model.heads
-        else:
-            wanted = heads if isinstance(heads, HeadSet) else HeadSet(heads)
-            if not wanted:
-                raise InputError("No heads were asked for; give some, or heads=None for all.")
-            absent = (wanted - self.model.heads).labels
-            if absent:
-                sizes = sorted({site.n_heads for site in self.model.sites})
-                raise InputError(
-                    f"{', '.join(absent[:5])} not in {self.model.name}, which has heads in layers "
-                    f"{self.model.heads.layers[0]}..{self.model.heads.layers[-1]}, "
-                    f"{'/'.join(map(str, sizes))} each."
-                )
-        layers = set(wanted.layers)
-        dims = {site.head_dim for site in self.model.sites if site.layer in layers}
-        if len(dims) != 1:
-            raise InputError(
-                f"The heads asked for have different sizes {sorted(dims)}; capture the heads of one size at a time."
-            )
-        return wanted
+    def _heads(self, heads: Heads | None) -> HeadSet:
+        return heads_of(self.model, heads)
+
+    def _answer_ids(self, answers: Sequence[str] | None) -> tuple[int, ...]:
+        if answers is None:
+            return ()
+        ids = ids_of_answers(self.model, answers)
+        if getattr(self.model.module, "get_output_embeddings", lambda: None)() is None:
+            raise InputError(f"{self.model.name} has no language head, so it gives no answer logits.")
+        return ids
 
     def _encode(
         self, batch: Sequence[Example], on_error: str, skipped: list[tuple[str, str]], frames: set[int]
     ) -> tuple[list[Example], list[Any]]:
-        """Read and encode a batch; examples that cannot be decoded go to ``skipped``."""
-        readable, encoded = [], []
-        for example in batch:
-            try:
-                content = read_content(example)
-            except VideoError as error:
-                if on_error == "raise":
-                    raise
-                skipped.append((example.id, str(error)))
-                continue
-            if isinstance(content, np.ndarray):
-                frames.add(len(content))
-            encoded.append(self.model.adapter.encode(content, example.id, self.model))
-            readable.append(example)
-        return readable, encoded
+        return encode(self.model, batch, on_error, skipped, frames)
 
     def _shared(self, inputs: ModelInputs) -> Mapping[str, Any]:
         """What a family computes before its language model and is the same for every prompt."""
         share = getattr(self.model.adapter, "share", None)
         return share(inputs, self.model, take_turns(self.model.module)) if share else {}
 
-    def _answer_ids(self, answers: Sequence[str] | None) -> tuple[int, ...]:
-        if answers is None:
-            return ()
-        if isinstance(answers, str) or not answers:
-            raise InputError(f"answers is {answers!r}; give a list of texts of one token each.")
-        head = getattr(self.model.module, "get_output_embeddings", lambda: None)()
-        if head is None:
-            raise InputError(f"{self.model.name} has no language head, so it gives no answer logits.")
-        ids = []
-        for answer in answers:
-            tokens = self.model.tokenizer(answer, add_special_tokens=False)["input_ids"]
-            if len(tokens) != 1:
-                pieces = self.model.tokenizer.convert_ids_to_tokens(tokens)
-                raise InputError(
-                    f"The answer {answer!r} is {len(tokens)} tokens {pieces}; an answer must be one token."
-                )
-            if tokens[0] == self.model.tokenizer.unk_token_id:
-                raise InputError(f"The answer {answer!r} is not in the vocabulary of {self.model.name}.")
-            ids.append(int(tokens[0]))
-        return tuple(ids)
 
-    def _answers(self, logits: Tensor, answer_ids: Sequence[int], inputs: ModelInputs) -> Tensor:
-        if logits.shape[1] == 1 and inputs.padding_side == "left":
-            at_end = logits[:, 0]
-        else:
-            at_end = last().reader(inputs.token_info)(logits)
-        return _host(at_end[:, list(answer_ids)])
-
-
-def _host(value: Tensor) -> Tensor:
-    return value.float().cpu()
-
-
-def _entries(values: Mapping[int, Tensor], sites: Sequence[HeadSite], heads: HeadSet) -> Tensor:
-    """The heads asked for, in their order, [batch, entry, d_head]."""
-    per_layer = {site.layer: _host(values[site.layer]).unflatten(-1, (site.n_heads, site.head_dim)) for site in sites}
-    start, offset = {}, 0
-    for site in sites:
-        start[site.layer] = offset
-        offset += site.n_heads
-    joined = torch.cat(list(per_layer.values()), dim=1)
-    index = [start[head.layer] + head.head for head in heads]
-    return joined if index == list(range(offset)) else joined[:, index]
-
-
-def _batches(examples: Sequence[Example], size: int, progress: bool) -> Iterator[Sequence[Example]]:
-    from tqdm.auto import tqdm
-
-    with tqdm(total=len(examples), desc="capture", unit="example", disable=not progress) as bar:
-        for start in range(0, len(examples), size):
-            batch = examples[start : start + size]
-            yield batch
-            bar.update(len(batch))
-
-
-class _Store:
-    """Results by prompt and example, allocated once, when the first reading shows their size."""
-
-    def __init__(self, n_prompts: int, n_examples: int) -> None:
-        self._shape = (n_prompts, n_examples)
-        self._tensors: dict[str, Tensor] = {}
-
-    def put(self, prompt: int, start: int, reading: Reading) -> None:
-        for name in ("z", "resid_post", "answer_logits"):
-            part = getattr(reading, name)
-            if part is None:
-                continue
-            if name not in self._tensors:
-                self._tensors[name] = torch.empty(*self._shape, *part.shape[1:])
-            self._tensors[name][prompt, start : start + len(part)] = part
-
-    def take(self, name: str, n_examples: int) -> Tensor:
-        tensor = self._tensors[name]
-        return tensor if n_examples == tensor.shape[1] else tensor[:, :n_examples].contiguous()
+def _is_one(positions: object) -> bool:
+    return positions is None or isinstance(positions, Position)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from families import text, vision_tower
 from tiny_models import contents, make_model
 
 from headprobe import HeadTracer
@@ -55,3 +56,33 @@ def test_z_is_pattern_times_values(family):
             assert torch.allclose(acts.z[0, 0, site.layer, head], expected, rtol=1e-5, atol=1e-5)
     projected = model.module.get_submodule(model.sites[0].path)(acts.z[0, 0, 0].flatten())
     assert not torch.allclose(projected.view(4, 8), acts.z[0, 0, 0], atol=1e-2)
+
+
+SEPARATE = [family for family in (*text.FAMILIES, *vision_tower.FAMILIES) if family.name not in (*VALUES, "gpt_neox")]
+
+
+@pytest.mark.parametrize("family", SEPARATE, ids=lambda family: family.name)
+def test_z_is_pattern_times_values_wherever_values_have_a_projection_of_their_own(family):
+    model = family.load()
+    model.module.set_attn_implementation("eager")
+    batch = model.adapter.prepare(family.contents(1), family.prompts[0], model)
+    values: dict[int, torch.Tensor] = {}
+    z: dict[int, torch.Tensor] = {}
+    hooks = []
+    for site in model.sites:
+        path = site.path.rpartition(".")[0] + ".v_proj"
+        source, projection = model.module.get_submodule(path), model.module.get_submodule(site.path)
+        hooks += [
+            source.register_forward_hook(lambda _, args, output, i=site.layer: values.__setitem__(i, output)),
+            projection.register_forward_pre_hook(lambda _, args, i=site.layer: z.__setitem__(i, args[0])),
+        ]
+    with torch.no_grad():
+        patterns = model.module(**batch.inputs, output_attentions=True).attentions
+    for hook in hooks:
+        hook.remove()
+    for site in model.sites:
+        v = values[site.layer][0].unflatten(-1, (site.n_kv_heads, site.head_dim))
+        shared = torch.arange(site.n_heads) // (site.n_heads // site.n_kv_heads)
+        expected = torch.einsum("hqk,khd->qhd", patterns[site.layer][0], v[:, shared])
+        got = z[site.layer][0].unflatten(-1, (site.n_heads, site.head_dim))
+        assert torch.allclose(got, expected, rtol=1e-5, atol=1e-5)

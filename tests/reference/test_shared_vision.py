@@ -1,40 +1,94 @@
-"""Several prompts about one clip share the vision tower, and read the same bits as separate full passes."""
+"""Where prompts cannot share their prefix they share the vision tower, and read the same bits as separate passes."""
 
 from __future__ import annotations
 
+import pytest
 import torch
 from tiny_models import contents, make_model
 
 from headprobe import HeadTracer
+from headprobe.errors import HeadprobeWarning
+from headprobe.models.qwen_vl import QwenVLAdapter
+from headprobe.trace import edits
 
 PROMPTS = {"a": "what happens ?", "b": "yes", "c": "what"}
 
 
-def test_shared_vision_equals_full_passes_and_runs_the_tower_once() -> None:
+class NoCache(QwenVLAdapter):
+    """A family whose keys and values cannot be used again."""
+
+    cache_modes = ()
+
+
+def model_without_cache():
     model = make_model("qwen2_vl")
-    clips, tracer = contents("qwen2_vl"), HeadTracer(model)
-    alone = [
-        tracer.capture(clips, prompts={name: text}, resid_post=True, answers=["yes"], progress=False)
-        for name, text in PROMPTS.items()
-    ]
+    model.adapter = NoCache()
+    return model
+
+
+def tower_calls(model):
     calls: list[int] = []
-    hook = model.module.model.visual.register_forward_hook(lambda *_: calls.append(1))
-    together = tracer.capture(clips, prompts=PROMPTS, resid_post=True, answers=["yes"], batch_size=4, progress=False)
-    hook.remove()
-    assert len(calls) == -(-len(clips) // 4)
+    model.module.model.visual.register_forward_hook(lambda *_: calls.append(1))
+    return calls
+
+
+def capture(model, prompts, **options):
+    return HeadTracer(model).capture(contents("qwen2_vl"), prompts, batch_size=4, progress=False, **options)
+
+
+def test_without_a_shared_prefix_the_tower_still_runs_once_and_a_warning_says_so():
+    model = model_without_cache()
+    wanted = {"resid_post": True, "answers": ["yes"]}
+    alone = [capture(model, {name: text}, **wanted) for name, text in PROMPTS.items()]
+    calls = tower_calls(model)
+    with pytest.warns(HeadprobeWarning, match="every prompt takes a full pass over the video, because qwen2_vl does"):
+        together = capture(model, PROMPTS, **wanted)
+    assert len(calls) == 1
     assert torch.equal(together.values, torch.cat([a.values for a in alone]))
     assert torch.equal(together.resid_post, torch.cat([a.resid_post for a in alone]))
     assert torch.equal(together.answer_logits, torch.cat([a.answer_logits for a in alone]))
+    assert torch.equal(capture(model, PROMPTS).values, together.values)  # and no second warning
 
 
-def test_where_the_library_cannot_take_features_the_tower_runs_in_every_pass() -> None:
-    model = make_model("qwen2_vl")
-    clips, tracer = contents("qwen2_vl"), HeadTracer(model)
-    expected = tracer.capture(clips, prompts=PROMPTS, progress=False)
+def test_where_the_library_cannot_take_features_the_tower_runs_in_every_pass():
+    model = model_without_cache()
+    model.__dict__["_said_not_shared"] = {"qwen2_vl does not allow keys and values to be used again"}
+    expected = capture(model, PROMPTS)
     model.__dict__["accepts"] = frozenset(model.accepts - {"mm_encoder_outputs"})
-    calls: list[int] = []
-    hook = model.module.model.visual.register_forward_hook(lambda *_: calls.append(1))
-    got = tracer.capture(clips, prompts=PROMPTS, progress=False)
-    hook.remove()
+    calls = tower_calls(model)
+    got = capture(model, PROMPTS)
     assert len(calls) == 3
     assert torch.equal(got.values, expected.values)
+
+
+def test_a_shared_prefix_gives_residual_stream_and_answers_too():
+    model = make_model("qwen2_vl")
+    wanted = {"resid_post": True, "answers": ["yes", "no"]}
+    calls = tower_calls(model)
+    together = capture(model, PROMPTS, **wanted)
+    assert len(calls) == 1
+    for row, (name, text) in enumerate(PROMPTS.items()):
+        alone = capture(model, {name: text}, **wanted)
+        for field in ("values", "resid_post", "answer_logits"):
+            a, b = getattr(together, field)[row], getattr(alone, field)[0]
+            assert (a - b).abs().max() < 2e-5 * b.abs().max(), (name, field)
+
+
+def test_under_an_edit_every_prompt_takes_a_full_pass():
+    model = make_model("qwen2_vl")
+    with edits.zero(model, ["L0H1"]):
+        alone = [capture(model, {name: text}) for name, text in PROMPTS.items()]
+        together = capture(model, PROMPTS)
+    assert torch.equal(together.values, torch.cat([a.values for a in alone]))
+
+
+def test_prompts_that_put_text_before_the_video_take_full_passes():
+    model = make_model("qwen2_vl")
+    model.tokenizer.chat_template = (
+        "{% for c in messages[0]['content'] if c['type'] == 'text' %}{{ c['text'] }} {% endfor %}"
+        "<|vision_start|><|video_pad|><|vision_end|> </s>"
+    )
+    alone = [capture(model, {name: text}) for name, text in PROMPTS.items()]
+    with pytest.warns(HeadprobeWarning, match="because the text before the video differs"):
+        together = capture(model, PROMPTS)
+    assert torch.equal(together.values, torch.cat([a.values for a in alone]))

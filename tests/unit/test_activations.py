@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -11,6 +13,7 @@ from headprobe.errors import FingerprintError, InputError
 from headprobe.examples import Example
 from headprobe.heads import HeadSet
 from headprobe.provenance import Provenance
+from headprobe.tables import READ_COLUMNS
 
 RECTANGLE = [(layer, head) for layer in (1, 4) for head in (0, 2, 3)]
 EXAMPLES = [
@@ -144,3 +147,90 @@ def test_shapes_must_agree():
         dataclasses.replace(acts, answer_logits=torch.zeros(2, 3, 2), answers=("yes",))
     with pytest.raises(InputError, match=r"lacks the columns \['group'\]"):
         dataclasses.replace(acts, examples=acts.examples.drop(columns="group"))
+
+
+# Layer 1 has three heads of size 5, layer 4 two of size 7.
+RAGGED = ["L1H0", "L4H0", "L1H1", "L4H1", "L1H2"]
+SMALL, LARGE = HeadSet(["L1H0", "L1H1", "L1H2"]), HeadSet(["L4H0", "L4H1"])
+
+
+def ragged(examples=EXAMPLES, prompts=("p1", "p2"), **more):
+    generator = torch.Generator().manual_seed(0)
+    shape = (len(prompts), len(examples))
+    values = {
+        heads: torch.randn(*shape, len(heads), size, generator=generator) for heads, size in ((SMALL, 5), (LARGE, 7))
+    }
+    named = {name: f"question {name}" for name in prompts}
+    table = example_table(examples)
+    return HeadActivations(values, HeadSet(RAGGED), named, table, Provenance(model="m", prompts=named), **more)
+
+
+def read_table(acts):
+    ids = [(prompt, name) for prompt in acts.prompts for name in acts.examples.id]
+    rows = [
+        {**dict.fromkeys(READ_COLUMNS, i), "prompt": p, "id": name, "token": "x"} for i, (p, name) in enumerate(ids)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_heads_of_several_sizes_have_no_common_tensor():
+    acts = ragged()
+    for name in ("values", "z"):
+        with pytest.raises(
+            InputError, match=r"sizes \(3 of size 5, 2 of size 7\).* Use \.select\(heads\) .*by_size\(\)"
+        ):
+            getattr(acts, name)
+    assert acts.tensors[SMALL].shape == (2, 3, 3, 5)
+    assert acts.layers == (1, 4)
+    assert repr(acts) == "HeadActivations(2 prompts, 3 examples, 5 heads of size 5/7, 'm', )"
+    with pytest.raises(AttributeError, match="no attribute 'valves'"):
+        _ = acts.valves
+
+
+def test_heads_of_one_size_are_selected_and_taken_apart():
+    acts = ragged(resid_post=torch.randn(2, 3, 4, 6))
+    assert torch.equal(acts.select(["L4H1"]), acts.tensors[LARGE][:, :, [1]])
+    with pytest.raises(InputError, match=r"L1H2 has 5, L4H0 has 7"):
+        acts.select(["L1H2", "L4H0"])
+    parts = acts.by_size()
+    assert {size: part.heads for size, part in parts.items()} == {5: SMALL, 7: LARGE}
+    assert torch.equal(parts[7].values, acts.tensors[LARGE])
+    assert parts[5].z.shape == (2, 3, 1, 3, 5)
+    assert parts[5].resid_post is acts.resid_post
+    assert {size: part.heads for size, part in make().by_size().items()} == {5: HeadSet(RECTANGLE)}
+
+
+def test_a_subset_and_its_parts_keep_heads_of_every_size():
+    acts = ragged()
+    part = acts.subset([2, 0])
+    for heads, values in acts.tensors.items():
+        assert torch.equal(part.tensors[heads], values[:, [2, 0]])
+    again = concatenate([acts.subset([0]), acts.subset([1, 2])])
+    assert again.heads == acts.heads
+    for heads, values in acts.tensors.items():
+        assert torch.equal(again.tensors[heads], values)
+    copied = copy.deepcopy(acts)
+    assert torch.equal(copied.tensors[LARGE], acts.tensors[LARGE])
+    again = dataclasses.replace(acts, values=acts.tensors, provenance=Provenance(model="n"))
+    assert again.provenance.model == "n"
+
+
+def test_heads_of_other_sizes_do_not_join():
+    acts = ragged()
+    other = dataclasses.replace(acts.subset([1]), values=torch.zeros(2, 1, 5, 5))
+    with pytest.raises(InputError, match="heads of different sizes: 5/7 and 5"):
+        concatenate([acts.subset([0]), other])
+
+
+def test_what_was_read_goes_along():
+    acts = make()
+    acts = dataclasses.replace(acts, read=read_table(acts))
+    part = acts.subset([2, 0])
+    assert part.read[["prompt", "id"]].to_numpy().tolist() == [["p1", "c"], ["p1", "a"], ["p2", "c"], ["p2", "a"]]
+    assert part.read["index"].tolist() == [2, 0, 5, 3]
+    again = concatenate([acts.subset([0]), acts.subset([1, 2])])
+    assert again.read.equals(acts.read)
+    assert again.provenance.read == {"p1": {"reads": 3, "tokens": {"x": 3}}, "p2": {"reads": 3, "tokens": {"x": 3}}}
+    assert concatenate([make().subset([0]), acts.subset([1])]).read is None
+    with pytest.raises(InputError, match="what was read must have 2 x 3 rows"):
+        dataclasses.replace(acts, read=acts.read.iloc[:5])

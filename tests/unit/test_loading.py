@@ -196,15 +196,28 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
         headprobe.load(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["video_preprocessor_config.json", "preprocessor_config.json"])
-def test_the_packing_is_read_from_the_folder(name, tmp_path):
+def test_the_packing_is_read_from_the_folder_in_the_order_of_transformers(tmp_path):
     save("qwen2_vl", tmp_path)
     (tmp_path / "preprocessor_config.json").unlink()
     assert headprobe.load(tmp_path).processor_config is None
-    (tmp_path / "processor_config.json").write_text(json.dumps({"video_processor": PACKING | {"image_std": [1, 1, 1]}}))
-    assert headprobe.load(tmp_path).processor_config["image_std"] == [1, 1, 1]
-    (tmp_path / name).write_text(json.dumps(PACKING))
-    assert headprobe.load(tmp_path).processor_config == PACKING
+
+    def with_mean(mean):
+        return PACKING | {"image_mean": [mean] * 3}
+
+    def read():
+        return headprobe.load(tmp_path).processor_config["image_mean"][0]
+
+    def write(name, data):
+        (tmp_path / name).write_text(json.dumps(data))
+
+    write("processor_config.json", {"image_processor": with_mean(0.1)})
+    assert read() == 0.1
+    write("preprocessor_config.json", with_mean(0.2))
+    assert read() == 0.2
+    write("video_preprocessor_config.json", with_mean(0.3))
+    assert read() == 0.3
+    write("processor_config.json", {"image_processor": with_mean(0.1), "video_processor": with_mean(0.4)})
+    assert read() == 0.4
 
 
 def test_tampered_heads_are_refused_at_load():
@@ -216,12 +229,11 @@ def test_tampered_heads_are_refused_at_load():
 @pytest.mark.parametrize(
     ("name", "sizes", "adapter"),
     [
-        ("MistralConfig", {"num_key_value_heads": 2}, "text-decoder"),
-        ("Qwen3Config", {"num_key_value_heads": 2, "head_dim": 16}, "text-decoder"),
-        ("OPTConfig", {"ffn_dim": 32, "word_embed_proj_dim": 32}, "text-decoder"),
-        ("GPTNeoXConfig", {}, "text-decoder"),
-        ("RobertaConfig", {}, "text-encoder"),
-        ("ElectraConfig", {"embedding_size": 32}, "text-encoder"),
+        ("ArceeConfig", {"num_key_value_heads": 2}, "text-decoder"),
+        ("SeedOssConfig", {"num_key_value_heads": 2, "head_dim": 16}, "text-decoder"),
+        ("BioGptConfig", {}, "text-decoder"),
+        ("Data2VecTextConfig", {}, "text-encoder"),
+        ("ErnieConfig", {}, "text-encoder"),
     ],
 )
 def test_a_family_without_adapter_is_fed_as_its_structure_says(name, sizes, adapter):
@@ -237,13 +249,13 @@ def test_a_family_without_adapter_is_fed_as_its_structure_says(name, sizes, adap
 def test_a_family_that_computes_with_padding_is_refused():
     """An encoder fed as a decoder: what is read at the end of a padded row differs."""
 
-    class Careless(transformers.MistralModel):
+    class Careless(transformers.ArceeModel):
         def forward(self, input_ids=None, attention_mask=None, position_ids=None, **options):
             return super().forward(input_ids=input_ids, **options)
 
-    module = generic("MistralConfig", num_key_value_heads=2)
+    module = generic("ArceeConfig", num_key_value_heads=2)
     module.__class__ = Careless
-    with pytest.raises(UnsupportedModelError, match=r"'mistral' gives other outputs for a batch padded on the left"):
+    with pytest.raises(UnsupportedModelError, match=r"'arcee' gives other outputs for a batch padded on the left"):
         headprobe.load(module, tokenizer=make_tokenizer())
 
 
@@ -263,28 +275,19 @@ def test_what_takes_more_than_text_needs_its_own_adapter():
 
 
 def test_an_unknown_structure_is_refused_by_its_model_type_with_what_to_do():
-    module = transformers.BloomModel(
-        transformers.BloomConfig(vocab_size=VOCAB_SIZE, hidden_size=32, n_layer=2, n_head=4)
+    module = transformers.XLNetModel(
+        transformers.XLNetConfig(vocab_size=VOCAB_SIZE, d_model=32, n_layer=2, n_head=4, d_inner=32)
     )
-    with pytest.raises(UnsupportedModelError, match=r"'bloom' has no softmax .* headprobe.load\(..., sites=\[HeadSite"):
+    with pytest.raises(UnsupportedModelError, match=r"'xlnet' has no softmax .* headprobe.load\(..., sites=\[HeadSite"):
         headprobe.load(module, tokenizer=make_tokenizer())
 
 
 def test_heads_can_be_described_by_hand():
-    module = transformers.GPTNeoModel(
-        transformers.GPTNeoConfig(
-            vocab_size=VOCAB_SIZE,
-            hidden_size=32,
-            num_layers=2,
-            num_heads=4,
-            attention_types=[[["global"], 2]],
-            bos_token_id=2,
-            eos_token_id=3,
-        )
-    ).eval()
+    config = transformers.OpenAIGPTConfig(vocab_size=VOCAB_SIZE, n_embd=32, n_layer=2, n_head=4, n_positions=64)
+    module = transformers.OpenAIGPTModel(config).eval()
     for block in module.h:  # says, as its family's newer relatives do, that it attends to the left
-        block.attn.attention.is_causal = True
-    sites = [HeadSite(i, f"h.{i}.attn.attention.out_proj", 4, 8) for i in range(2)]
+        block.attn.is_causal = True
+    sites = [HeadSite(i, f"h.{i}.attn.c_proj", 4, 8) for i in range(2)]
     model = headprobe.load(module, tokenizer=make_tokenizer(), sites=sites)
     assert HeadTracer(model).capture(TEXTS, progress=False).z.shape == (1, 4, 2, 4, 8)
 
@@ -311,3 +314,12 @@ def test_the_untrained_control_depends_on_its_seed_only(embedded):
     assert zero.weights_hash == again.weights_hash != one.weights_hash
     assert zero.processor_hash == headprobe.load("tiny").processor_hash
     assert one.name == "tiny-untrained-1"
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "chat_template.json", "processor_config.json"])
+def test_the_template_beside_the_processor_wins_over_the_tokenizers(name, tmp_path):
+    save("qwen2_vl", tmp_path)
+    (tmp_path / "chat_template.jinja").unlink()
+    text = "{{ 'the processor has its own' }}"
+    (tmp_path / name).write_text(text if name.endswith("jinja") else json.dumps({"chat_template": text}))
+    assert headprobe.load(tmp_path).tokenizer.chat_template == text

@@ -86,7 +86,10 @@ def test_smart_resize_refuses_a_sliver():
         ({"headprobe_fixed_size": {"height": 40, "width": 48}}, r"\(40, 48\) must be a multiple of 16 pixels"),
         ({"do_normalize": False}, "switches do_normalize off"),
         ({"resample": 2}, r"resample is 2; only bicubic \(3\)"),
-        ({"cap_pixels_per_frame": True}, "cap_pixels_per_frame is not supported"),
+        (
+            {"headprobe_fixed_size": None, "min_pixels": 256, "max_pixels": 512, "cap_pixels_per_frame": True},
+            "lacks max_video_tokens for cap_pixels_per_frame",
+        ),
     ],
 )
 def test_a_packing_fills_in_nothing(changes, text):
@@ -98,3 +101,39 @@ def test_pixel_limits_come_from_either_spelling():
     by_size = {k: v for k, v in FLEXIBLE.items() if "pixels" not in k}
     by_size["size"] = {"shortest_edge": 16 * 16, "longest_edge": 64 * 64}
     assert PixelPacking.from_config(by_size) == PixelPacking.from_config(FLEXIBLE)
+
+
+def test_a_cap_gives_every_frame_its_share_of_the_tokens_of_a_clip():
+    """100 tokens of 16 x 16 pixels: 0.9 * 25600 pixels for the time steps of two frames each."""
+    packing = PixelPacking.from_config(FLEXIBLE | {"cap_pixels_per_frame": True, "max_video_tokens": 100})
+    assert packing.frame_size(64, 64, 4) == (64, 64)  # 11520 for each frame, more than its own limit of 64 x 64
+    assert packing.frame_size(64, 64, 20) == (48, 48)  # 2304
+    assert packing.frame_size(64, 64, 1000) == (16, 16)  # 46, but never below 1.05 * 256
+
+
+def whole_clip(**changes):
+    size = {"shortest_edge": 8 * 256, "longest_edge": 64 * 256}
+    config = {k: v for k, v in FLEXIBLE.items() if "pixels" not in k} | {"size": size} | changes
+    return PixelPacking.from_config(config, whole_clip=True)
+
+
+def test_limits_of_a_whole_clip_are_shared_by_its_frames():
+    packing = whole_clip()
+    assert packing.frame_size(64, 64, 4) == (64, 64)  # 4 * 4096 is the limit
+    assert packing.frame_size(64, 64, 5) == (64, 64)  # five frames are two steps of two
+    assert packing.frame_size(64, 64, 16) == (32, 32)
+    assert packing.frame_size(16, 16, 2) == (32, 32)  # 4 * 256 pixels for each of two frames are the least
+    assert packing.frame_size(8, 24, 16) == (16, 48)  # a short side is first brought to that of a token
+    with pytest.raises(InputError, match="The clip has 1 frames; the model takes 2 at a time"):
+        packing.frame_size(64, 64, 1)
+
+
+def test_a_cap_on_the_frames_of_a_whole_clip():
+    capped = whole_clip(cap_pixels_per_frame=True, max_video_tokens=9)
+    assert capped.frame_size(64, 64, 2) == (48, 48)  # 9 tokens of 256 pixels
+    assert capped.frame_size(64, 64, 64) == (32, 32)  # 256 pixels each, but never below 1.05 * 2048
+    assert whole_clip().frame_size(64, 64, 64) == (16, 16)
+
+
+def test_the_older_spelling_of_the_limits_is_not_read_for_whole_clips():
+    assert whole_clip(min_pixels=1, max_pixels=2) == whole_clip()

@@ -6,6 +6,7 @@ import torch
 from headprobe import positions
 from headprobe.errors import PositionError
 from headprobe.models.adapter import TokenInfo
+from headprobe.trace.rows import read_together
 
 # three real tokens after two of padding; five real tokens
 LEFT = TokenInfo(torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]]).bool())
@@ -139,3 +140,92 @@ def test_positions_print_as_written_and_compare_by_it():
     assert positions.index(1) == positions.index(1)
     assert positions.index(1) != positions.index(2)
     assert len({positions.last(), positions.last(), positions.last().mean()}) == 2
+
+
+def test_the_complement_is_among_the_real_tokens():
+    assert chosen((~positions.last()).mean(), LEFT) == [[0, 0, 1, 1, 0], [1, 1, 1, 1, 0]]
+    assert chosen((~(positions.first() | positions.last())).mean(), LEFT) == [[0, 0, 0, 1, 0], [0, 1, 1, 1, 0]]
+    assert repr((~positions.last()).mean()) == "(~last()).mean()"
+    assert repr(~(positions.first() & positions.last())) == "(~(first() & last()))"
+    with pytest.raises(PositionError, match=r"~last\(\)\.each\(\): .* as in \(~a\)\.each\(\)"):
+        _ = ~positions.last().each()
+
+
+@pytest.mark.parametrize("pooling", ["mean", "each", "per_frame"])
+def test_every_pooling_comes_last_and_once(pooling):
+    pooled = getattr(positions.all(), pooling)()
+    assert repr(pooled) == f"all().{pooling}()"
+    assert getattr(pooled, pooling)() == pooled
+    with pytest.raises(PositionError, match=rf"as in \(a & b\)\.{pooling}\(\)"):
+        _ = pooled & positions.last()
+    with pytest.raises(PositionError, match=rf"as in \(a \| b\)\.{pooling}\(\)"):
+        _ = positions.last() | pooled
+    other = "each" if pooling == "mean" else "mean"
+    with pytest.raises(PositionError, match=rf"pooled already; write all\(\)\.{other}\(\)"):
+        getattr(pooled, other)()
+
+
+def test_each_token_is_a_row_in_order():
+    rows = positions.span(1, 3).each().rows(RIGHT)
+    assert rows.example.tolist() == [0, 0, 1, 1]
+    assert rows.first.tolist() == rows.last.tolist() == [1, 2, 1, 2]
+    assert rows.n_tokens.tolist() == [3, 3, 5, 5]
+    assert rows.several
+    assert not rows.pooled
+    assert torch.equal(rows.reader()(VALUES), torch.cat([VALUES[0, 1:3], VALUES[1, 1:3]]))
+    assert positions.all().each().rows(LEFT).first.tolist() == [0, 1, 2, 0, 1, 2, 3, 4]
+
+
+def test_each_keeps_the_dtype_and_copies():
+    values = VALUES.bfloat16()
+    read = positions.last().each().reader(LEFT)(values)
+    assert read.dtype == torch.bfloat16
+    read.zero_()
+    assert values[0, -1].sum() > 0
+
+
+def test_per_frame_has_a_row_for_every_step_of_the_clip():
+    tokens = video_tokens()
+    rows = positions.per_frame().rows(tokens)
+    assert positions.per_frame() == positions.video_tokens().per_frame()
+    assert rows.example.tolist() == [0, 0, 1, 1]
+    assert rows.frame.tolist() == [0, 2, 0, 2]  # a step of two sampled frames each
+    assert rows.frames_per_row == 2
+    assert rows.count.tolist() == [2, 2, 2, 2]
+    assert (rows.first.tolist(), rows.last.tolist()) == ([1, 3, 1, 3], [2, 4, 2, 4])
+    values = torch.arange(28.0).reshape(2, 7, 2)
+    expected = [values[0, 2:4], values[0, 4:6], values[1, 1:3], values[1, 3:5]]
+    assert torch.equal(rows.reader()(values), torch.stack([part.mean(0) for part in expected]))
+
+
+def test_per_frame_means_only_the_selected_video_tokens():
+    tokens = video_tokens()
+    some = (positions.span(0, 3) | positions.last()).per_frame().rows(tokens)
+    assert some.frame.tolist() == [0, 0]  # the last token is text, the step of frame 2 has no selected token
+    uneven = positions.span(0, 4).per_frame().rows(tokens)
+    assert uneven.count.tolist() == [2, 1, 2, 1]
+    values = torch.arange(28.0).reshape(2, 7, 2)
+    assert torch.equal(uneven.reader()(values)[:2], torch.stack([values[0, 2:4].mean(0), values[0, 4]]))
+    with pytest.raises(PositionError, match=r"last\(\)\.per_frame\(\) selects no video token of example 0"):
+        positions.last().per_frame().rows(tokens)
+    with pytest.raises(PositionError, match=r"all\(\)\.per_frame\(\) needs a model that takes video"):
+        positions.all().per_frame().rows(LEFT)
+
+
+def test_nan_at_other_tokens_does_not_reach_a_mean():
+    values = VALUES.clone()
+    values[0, :2] = float("nan")  # padding
+    values[1, 4] = float("inf")  # real, but not selected
+    rows = positions.span(0, 3).mean().rows(LEFT)
+    assert torch.equal(rows.reader()(values), torch.stack([VALUES[0, 2:].mean(0), VALUES[1, :3].mean(0)]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_positions_read_together_are_those_read_alone(dtype):
+    values = VALUES.to(dtype)
+    several = [p.rows(LEFT) for p in (positions.last(), positions.all().mean(), positions.all().each())]
+    together = read_together(several)(values)
+    assert together.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    alone = [rows.reader()(values).to(together.dtype) for rows in several]
+    assert torch.equal(together, torch.cat(alone))
+    assert read_together(several[:1])(values).dtype == dtype

@@ -7,7 +7,7 @@ from tiny_models import FLEXIBLE, PACKING, VOCABULARY, make_clips, make_model, m
 import headprobe
 from headprobe import HeadTracer, positions
 from headprobe.errors import InputError, PositionError
-from headprobe.models.pixels import PackedClip
+from headprobe.models.video_adapter import EncodedClip
 
 VIDEO = VOCABULARY["<|video_pad|>"]
 
@@ -98,7 +98,7 @@ def test_a_packed_clip_is_taken_as_it_is():
     model = make_model("qwen2_vl")
     clip = make_clips(1)[0]
     packed = model.adapter.encode(clip, "a", model)
-    assert isinstance(packed, PackedClip)
+    assert isinstance(packed, EncodedClip)
     a, b = (model.adapter.prepare([c], "", model).inputs["pixel_values_videos"] for c in (clip, packed))
     assert torch.equal(a, b)
 
@@ -122,5 +122,5 @@ def test_text_and_templates_are_refused():
 
 
 def test_a_prompt_with_a_video_token_is_refused():
-    with pytest.raises(InputError, match="has 2 video tokens"):
+    with pytest.raises(InputError, match="has 2 places for a video"):
         HeadTracer(make_model("qwen2_vl")).capture(make_clips(1), "what <|video_pad|> ?", progress=False)

@@ -1,4 +1,4 @@
-import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -249,14 +249,19 @@ def test_groups_of_another_length_are_refused():
         saliency(*planted(), groups=["a", "b", "c"])
 
 
-def test_heads_that_are_no_rectangle_keep_their_own_error():
-    class Odd(types.SimpleNamespace):
-        @property
-        def z(self):
-            raise InputError("not a rectangle")
-
-    with pytest.raises(InputError, match="not a rectangle"):
-        saliency(Odd())
+def test_heads_that_are_no_rectangle_are_scored_and_the_others_are_nan():
+    z = np.stack([planted(seed=1)[0], planted(seed=2)[0]]).astype(np.float32)
+    y = planted()[1]
+    acts = activations(z, y, HeadSet([(layer, head) for layer in (3, 9) for head in (1, 4, 5)]))
+    few = HeadSet(["L9H5", "L3H1"])
+    scores = saliency(replace(acts, values=acts.select(few), heads=few))
+    assert (scores["layer"].values.tolist(), scores["head"].values.tolist()) == ([3, 9], [1, 5])
+    whole = saliency(acts)
+    for layer, head in ((3, 1), (9, 5)):
+        one = {"layer": layer, "head": head}
+        np.testing.assert_allclose(scores.sel(one).values, whole.sel(one).values, rtol=1e-12)
+    assert np.isnan(scores.sel(layer=3, head=5).values).all()
+    assert np.isnan(scores.values).mean() == 0.5
 
 
 def test_min_max_works_per_metric_and_prompt():

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import pytest
 import torch
 import transformers
-from tiny_models import FAMILIES, make_module
+from architectures import CASES, build
+from tiny_models import FAMILIES, TEXTS, make_module, make_tokenizer
 
-from headprobe.errors import SiteError, UnsupportedModelError
+import headprobe
+from headprobe import attention
+from headprobe.errors import HeadprobeWarning, InputError, SiteError, UnsupportedModelError
 from headprobe.sites import HeadSite, all_heads, block_paths, check, discover, output_bias, output_weights
 
 PATHS = {
@@ -29,6 +33,7 @@ SIZES = {
     "eos_token_id": 2,
 }
 GROUPED = {**SIZES, "num_key_value_heads": 2}
+TOWER = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 16}
 RECURRENT = {
     "linear_num_key_heads": 2,
     "linear_num_value_heads": 4,
@@ -155,6 +160,131 @@ def test_linear_attention_and_convolution_are_not_heads(config, sizes, layers, g
     check(module, sites)
 
 
+def naive_search(module: torch.nn.Module) -> set[int]:
+    """Layers that hold a linear map with the name of an output projection: what must not be done."""
+    paths = [name for name, part in module.named_modules() if isinstance(part, torch.nn.Linear)]
+    return {int(re.findall(r"layers\.(\d+)\.", path)[0]) for path in paths if path.endswith((".o_proj", ".out_proj"))}
+
+
+@pytest.mark.parametrize("name", ["lfm3", "glm5_next", "qwen3_next", "jamba"])
+def test_what_a_search_for_projections_would_take_for_softmax_heads_is_not_taken(name):
+    module = build(name)
+    assert naive_search(module) == {0, 1, 2, 3}
+    sites = discover(module)
+    assert [site.layer for site in sites] == [1, 3]
+    assert {site.kind for site in sites} == {"softmax"}
+    assert not [site for site in discover(module, kinds="all") if ".conv." in site.path or ".mamba." in site.path]
+
+
+def test_a_layer_that_contradicts_its_configuration_is_refused():
+    for name, says, text in [
+        (
+            "lfm3",
+            ["full_attention"] * 4,
+            r"layers\.0 \(Lfm3DecoderLayer, 'lfm3'\): .* 'full_attention', but no softmax",
+        ),
+        ("lfm3", ["conv"] * 4, r"layers\.1 \(Lfm3DecoderLayer, 'lfm3'\): .* 'conv', but the block holds softmax"),
+        ("glm5_next", ["indexed_attention"] * 4, r"layers\.0 .* 'indexed_attention', but no softmax"),
+    ]:
+        module = build(name)
+        module.config.layer_types = says
+        with pytest.raises(UnsupportedModelError, match=text):
+            discover(module)
+
+
+def test_kinds_are_chosen_by_name():
+    module = build("qwen3_5")
+    assert [site.kind for site in discover(module, kinds="all")] == ["linear", "softmax"] * 2
+    assert discover(module, kinds=["linear", "softmax"]) == discover(module, kinds="all")
+    linear = discover(module, kinds="linear")
+    assert [(site.layer, site.n_heads, site.head_dim) for site in linear] == [(0, 6, 12), (2, 6, 12)]
+    check(module, linear)
+    with pytest.raises(UnsupportedModelError, match=r"no cross attention heads; .* of kind linear, softmax"):
+        discover(module, kinds="cross")
+    with pytest.raises(InputError, match="kinds has 'conv'; choose among 'softmax', 'cross', 'linear', or 'all'"):
+        discover(module, kinds="conv")
+
+
+def test_a_model_knows_all_kinds_and_reads_softmax_heads_by_default():
+    model = headprobe.load(build("qwen3_5"), tokenizer=make_tokenizer())
+    assert [site.kind for site in model.sites] == ["linear", "softmax"] * 2
+    assert model.heads.layers == (1, 3)
+    tracer = headprobe.HeadTracer(model)
+    acts = tracer.capture(TEXTS[:2], progress=False)
+    assert acts.z.shape == (1, 2, 2, 4, 16)
+    linear = tracer.capture(TEXTS[:2], heads=["L0H5", "L2H0"], progress=False)
+    assert linear.values.shape == (1, 2, 2, 12)
+
+
+def test_classes_that_are_known_by_name_are_all_among_the_tested_architectures():
+    built = {type(part).__name__ for name in CASES for part in build(name).modules()}
+    assert (attention._SOFTMAX_CLASSES | attention._LINEAR_CLASSES) - built == set()
+
+
+def test_a_module_that_runs_in_two_layers_is_refused():
+    module = make_module("llama")
+    module.model.layers[2].self_attn = module.model.layers[0].self_attn
+    with pytest.raises(UnsupportedModelError, match=r"Layers 0 and 2 run the same attention module .* 'llama'"):
+        discover(module)
+
+
+class Packed(torch.nn.Linear):
+    """What quantised layers look like: integers and a scale instead of the weight."""
+
+    def __init__(self, exact: torch.nn.Linear) -> None:
+        super().__init__(exact.in_features, exact.out_features, bias=exact.bias is not None)
+        self.scale = exact.weight.detach().abs().max() / 127
+        levels = (exact.weight.detach() / self.scale).round().to(torch.int8)
+        self.weight = torch.nn.Parameter(levels, requires_grad=False)
+        self.bias = exact.bias
+
+    def forward(self, x):
+        return torch.nn.functional.linear(x, self.weight.to(x.dtype) * self.scale.to(x.dtype), self.bias)
+
+
+class PackedLinear(torch.nn.Module):
+    """The same from a library that does not derive from Linear: four bits of two numbers in one byte."""
+
+    def __init__(self, exact: torch.nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = exact.in_features, exact.out_features
+        self.register_buffer("qweight", torch.zeros(exact.out_features, exact.in_features // 2, dtype=torch.uint8))
+        self.exact = [exact]
+
+    def forward(self, x):
+        return self.exact[0](x)
+
+
+@pytest.mark.parametrize("packed", [Packed, PackedLinear])
+def test_quantised_projections_are_read_but_not_called_verified(packed):
+    exact = headprobe.load(make_module("llama"), tokenizer=make_tokenizer())
+    module = make_module("llama")
+    for layer in module.model.layers:
+        for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+            setattr(layer.self_attn, name, packed(getattr(layer.self_attn, name)))
+    assert discover(module) == exact.sites
+    with pytest.warns(
+        HeadprobeWarning, match=r"3 of 3 output projections are quantised \(first: model.layers.0"
+    ) as found:
+        model = headprobe.load(module, tokenizer=make_tokenizer())
+    assert len(found) == 1
+    a, b = (headprobe.HeadTracer(m).capture(TEXTS, progress=False).values for m in (exact, model))
+    assert (a - b).norm() < 0.05 * b.norm()
+    with pytest.raises(SiteError, match=r"o_proj: Packed\w* is quantised and has no floating point weight matrix"):
+        output_weights(module, model.sites[0])
+    wrong = [dataclasses.replace(site, head_dim=4) for site in model.sites]
+    with pytest.raises(SiteError, match="4 heads of size 4 make 16 features, but the projection takes 32"):
+        check(module, wrong)
+
+
+def test_float8_weights_are_not_the_matrix_itself():
+    module = make_module("llama")
+    for layer in module.model.layers:
+        layer.self_attn.o_proj.weight.data = layer.self_attn.o_proj.weight.data.to(torch.float8_e4m3fn)
+    with pytest.warns(HeadprobeWarning, match="quantised"):
+        check(module, discover(module))
+
+
 def test_head_size_need_not_be_hidden_over_heads():
     sites = discover(causal("Qwen3Config", head_dim=24))
     assert {(site.n_heads, site.head_dim, site.n_kv_heads) for site in sites} == {(4, 24, 2)}
@@ -179,12 +309,18 @@ def test_the_value_size_counts_in_latent_attention():
     [
         (lambda: causal("MambaConfig"), "'mamba' has no softmax attention block"),
         (
-            lambda: transformers.GPTNeoForCausalLM(
-                transformers.GPTNeoConfig(
-                    vocab_size=9, hidden_size=8, num_layers=2, num_heads=2, attention_types=[[["global"], 2]]
-                )
+            lambda: transformers.XLNetModel(
+                transformers.XLNetConfig(vocab_size=9, d_model=8, n_layer=2, n_head=2, d_inner=8)
             ),
-            "'gpt_neo' has no softmax attention block that can be recognised",
+            "'xlnet' has no softmax attention block that can be recognised",
+        ),
+        (
+            lambda: causal("DiffLlamaConfig"),
+            r"layers\.0\.self_attn: DiffLlamaAttention has no separate heads: it subtracts pairs of heads",
+        ),
+        (
+            lambda: transformers.CLIPModel(transformers.CLIPConfig(text_config=TOWER, vision_config=TOWER)),
+            r"'clip' is a pair of encoders .* model\.vision_model or model\.text_model",
         ),
         (
             lambda: transformers.T5Model(

@@ -15,6 +15,7 @@ from headprobe import Example, HeadSet, HeadTracer, positions
 from headprobe.errors import InputError, PaddingError, PositionError, VideoError
 from headprobe.models.adapter import ModelInputs, TokenInfo
 from headprobe.sites import block_paths
+from headprobe.trace import edits
 
 GENERATIVE = [family for family in FAMILIES if family != "bert"]
 
@@ -395,6 +396,17 @@ def test_provenance_says_what_was_run():
     assert acts.provenance.adapter == "text-decoder"
     other = make_model("llama", seed=1)
     assert capture(other, TEXTS, prompts=acts.prompts).provenance.differences(acts.provenance) == ["weights_hash"]
+
+
+def test_provenance_names_the_edits_in_force():
+    model = make_model("llama")
+    plain = capture(model, TEXTS)
+    with edits.zero(model, ["L0H1"]) as edit:
+        edited = capture(model, TEXTS)
+    assert edited.provenance.edits == (repr(edit),)
+    assert edited.provenance.differences(plain.provenance) == ["edits"]
+    assert not edited.select(["L0H1"]).any()
+    assert capture(model, TEXTS).provenance == plain.provenance
 
 
 def test_a_traced_module_can_be_copied_and_freed():

@@ -1,0 +1,38 @@
+"""Times of several ways to do the same thing, interleaved in one run so that a busy machine slows all of them."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+
+
+def interleaved(ways: Mapping[str, Callable[[], object]], rounds: int, device: str = "cpu") -> dict[str, list[float]]:
+    """Seconds of every way in every round; each way runs once before, unmeasured."""
+
+    def wait() -> None:
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+
+    for way in ways.values():
+        way()
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    names = list(ways)
+    for i in range(rounds):
+        # The order turns, so that no way always runs after the same other one.
+        for name in names[i % len(names) :] + names[: i % len(names)]:
+            wait()
+            start = time.perf_counter()
+            ways[name]()
+            wait()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def ratio(seconds: Mapping[str, list[float]], way: str, against: str) -> dict[str, float]:
+    """Median over rounds of a way's time over another's in the same round, with the quartiles."""
+    ratios = sorted(a / b for a, b in zip(seconds[way], seconds[against], strict=True))
+    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return {"median": middle, "lower_quartile": low, "upper_quartile": high, "rounds": len(ratios)}

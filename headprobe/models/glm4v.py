@@ -1,0 +1,109 @@
+"""GLM-4V: every time step of the video stands in the text like an image, followed by its time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from headprobe.models.adapter import register
+from headprobe.models.qwen3_vl import Qwen3VLAdapter
+
+if TYPE_CHECKING:
+    from headprobe.models.model import Model
+
+__all__ = ["Glm4vAdapter", "Glm46vAdapter"]
+
+
+class Glm4vAdapter(Qwen3VLAdapter):
+    """Feeds a clip and a question to GLM-4.1V, or to GLM-4.5V with experts; patches as in Qwen2-VL."""
+
+    name = "glm4v"
+    marks = ("video_start_token_id", "video_end_token_id")
+
+    def video_token(self, model: Model) -> int:
+        """Id of the token that stands for pixels, of images and of videos alike.
+
+        Parameters
+        ----------
+        model
+            The model.
+
+        Returns
+        -------
+        int
+        """
+        return int(model.config.image_token_id)
+
+    def placeholder(self, model: Model) -> str:
+        """What the chat template writes where the video goes.
+
+        Parameters
+        ----------
+        model
+            The model.
+
+        Returns
+        -------
+        str
+        """
+        return self.words(model, model.config.video_token_id)[0]
+
+    def step_text(self, first: float, last: float, tokens: str, model: Model) -> str:
+        """The text of one time step: an image and the time of its first frame.
+
+        Parameters
+        ----------
+        first, last
+            Times of its first and its last frame in seconds.
+        tokens
+            Its video tokens.
+        model
+            The model.
+
+        Returns
+        -------
+        str
+        """
+        del last
+        start, end = self.words(model, model.config.image_start_token_id, model.config.image_end_token_id)
+        return f"{start}{tokens}{end}{self.time(first)}"
+
+    def time(self, seconds: float) -> str:
+        """A time as the model reads it.
+
+        Parameters
+        ----------
+        seconds
+            The time.
+
+        Returns
+        -------
+        str
+            Whole seconds.
+        """
+        return str(int(seconds))
+
+
+class Glm46vAdapter(Glm4vAdapter):
+    """Feeds a clip and a question to GLM-4.6V, which is told tenths of a second."""
+
+    name = "glm46v"
+
+    def time(self, seconds: float) -> str:
+        """A time as the model reads it.
+
+        Parameters
+        ----------
+        seconds
+            The time.
+
+        Returns
+        -------
+        str
+            Seconds with one digit, and their unit.
+        """
+        return f"{seconds:.1f} seconds"
+
+
+register("glm4v_moe", Glm4vAdapter())
+for _adapter in (Glm4vAdapter(), Glm46vAdapter()):
+    register(_adapter.name, _adapter)

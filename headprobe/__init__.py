@@ -22,8 +22,11 @@ _NAMES: dict[str, tuple[str, str | None]] = {
     "HeadTracer": ("headprobe.trace.tracer", "HeadTracer"),
     "check": ("headprobe.sites", "check"),
     "consensus": ("headprobe.metrics.consensus", "consensus"),
+    "contribution": ("headprobe.trace.contribution", None),
     "discover": ("headprobe.sites", "discover"),
+    "edits": ("headprobe.trace.edits", None),
     "heatmap": ("headprobe.plotting.heatmap", "heatmap"),
+    "inspect_model": ("headprobe.models.inspection", "inspect_model"),
     "load": ("headprobe.models.loading", "load"),
     "positions": ("headprobe.trace.positions", None),
     "rss": ("headprobe.metrics.stability", "rss"),
@@ -44,8 +47,11 @@ __all__ = [
     "__version__",
     "check",
     "consensus",
+    "contribution",
     "discover",
+    "edits",
     "heatmap",
+    "inspect_model",
     "load",
     "positions",
     "rss",
@@ -62,12 +68,13 @@ if TYPE_CHECKING:
     from headprobe.metrics.consensus import consensus
     from headprobe.metrics.saliency import saliency
     from headprobe.metrics.stability import rss
+    from headprobe.models.inspection import inspect_model
     from headprobe.models.loading import load
     from headprobe.plotting.heatmap import heatmap
     from headprobe.plotting.timeline import timeline
     from headprobe.scores import top_heads
     from headprobe.sites import HeadSite, check, discover
-    from headprobe.trace import positions
+    from headprobe.trace import contribution, edits, positions
     from headprobe.trace.tracer import HeadTracer
 
 

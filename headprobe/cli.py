@@ -1,7 +1,9 @@
-"""The command line: ``headprobe demo`` and ``headprobe detect``."""
+"""The command line: ``headprobe demo``, ``detect``, ``models`` and ``inspect``."""
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -111,6 +113,65 @@ def detect(
         raise typer.Exit(130)
     if n_failed:
         raise typer.Exit(1)
+
+
+@app.command()
+def models(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """List the model families that headprobe can feed, and what is tested for each on a tiny random model."""
+    from headprobe.models.summary import TESTED, family_groups, family_rows, text_table
+
+    rows = family_rows()
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    width = shutil.get_terminal_size((120, 40)).columns
+    typer.echo(text_table([("families", "examples", "padding", "tested"), *family_groups()], width))
+    typer.echo("")
+    used = [word for word in TESTED if any(word in row["verified"] for row in rows)]
+    typer.echo(text_table([(word, TESTED[word]) for word in used], width))
+    typer.echo(
+        f"\n{len(rows)} families, named as in config.model_type. Other text models are fed as\n"
+        "their structure says, which is checked when they are loaded.\n"
+        "Where a model has its heads: headprobe inspect MODEL"
+    )
+
+
+@app.command()
+def inspect(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A checkpoint folder, a config.json, 'tiny', or a name on the Hugging Face hub.", show_default=False
+        ),
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Show where the attention heads of a model are, from its configuration alone; no weights are needed."""
+    from headprobe.models.inspection import inspect_model
+    from headprobe.models.summary import describe, text_table
+
+    found = _run(lambda: _quietly(lambda: inspect_model(model)))
+    if as_json:
+        typer.echo(json.dumps(found.to_dict(), indent=2))
+        return
+    facts, rows = describe(found)
+    width = shutil.get_terminal_size((120, 40)).columns
+    header = ("layers", "projection in block", "heads", "head size", "KV heads", "kind", "gated")
+    typer.echo(text_table(facts, width) + "\n\n" + text_table([header, *rows], width))
+
+
+def _quietly(work: Any) -> Any:
+    """Keep transformers' remarks about a configuration out of the answer."""
+    import transformers
+
+    before = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        return work()
+    finally:
+        transformers.logging.set_verbosity(before)
 
 
 def _run(work: Any) -> Any:

@@ -68,6 +68,10 @@ class Frames:
     def __len__(self) -> int:
         return len(self.pixels)
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """The pixels, where an array is asked for."""
+        return np.array(self.pixels, dtype=dtype) if copy else np.asarray(self.pixels, dtype=dtype)
+
 
 @dataclass(frozen=True, eq=False)
 class Example:

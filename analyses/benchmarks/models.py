@@ -34,6 +34,7 @@ class Size:
         return self.heads * self.head_dim
 
 
+SMALL_12 = Size(12, 8, 64, 8, 1408)
 SMALL_24 = Size(24, 8, 64, 8, 1408)
 SMALL_28 = Size(28, 8, 64, 8, 1408)
 FULL_28 = Size(28, 28, 128, 4, 18944)

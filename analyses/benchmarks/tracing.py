@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from models import FULL_28, SMALL_24, SMALL_28, Size, text_model, video_model
+from models import FULL_28, SMALL_12, SMALL_24, SMALL_28, Size, text_model, video_model
 from side_by_side import interleaved, ratio
 
 from headprobe import HeadSet, HeadTracer
@@ -158,12 +158,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--full-size", action="store_true", help="28 layers, 28 heads of 128, random weights, bfloat16")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     dtype = torch.bfloat16 if options.full_size else torch.float32
     card = torch.cuda.get_device_name(options.device) if options.device.startswith("cuda") else platform.machine()
-    sizes = (FULL_28, FULL_28) if options.full_size else (SMALL_24, SMALL_28)
+    sizes = (FULL_28,) * 3 if options.full_size else (SMALL_24, SMALL_28, SMALL_12)
     frames, side = (16, 448) if options.full_size else (16, 224)
     setting = (options.rounds, options.device, dtype)
     results: dict[str, Any] = {
@@ -172,7 +174,7 @@ def main() -> None:
         "dtype": str(dtype).removeprefix("torch."),
         "all_heads": all_heads(sizes[0], *setting),
         "five_heads": few_heads(sizes[1], *setting),
-        "five_prompts": five_prompts(sizes[1], *setting, frames=frames, side=side),
+        "five_prompts": five_prompts(sizes[2], *setting, frames=frames, side=side),
     }
     if options.full_size:
         peak = matrix_peak(options.device, dtype)

@@ -215,8 +215,8 @@ def adapter_for(model_type: str) -> Adapter:
     known = families()
     if model_type not in _registry:
         raise UnsupportedModelError(
-            f"There is no adapter for model type {model_type!r}; there is one for: {', '.join(known)}. "
-            "Write one and register it with headprobe.models.adapter.register."
+            f"There is no adapter for model type {model_type!r}; `headprobe models` lists the {len(known)} that have "
+            "one. Write one and register it with headprobe.models.adapter.register."
         )
     return _registry[model_type]
 

@@ -16,6 +16,7 @@ from headprobe.models.adapter import adapter_for, families
 
 __all__ = [
     "Checkpoint",
+    "module_class",
     "own_tokenizer",
     "read_chat_template",
     "read_checkpoint",
@@ -101,9 +102,9 @@ def read_checkpoint(
     import transformers
 
     config = _fetch(source, "configuration", transformers.AutoConfig, revision)
-    module_class = _module_class(config, transformers)
+    auto_class = module_class(config, transformers)
     given = {"dtype": dtype or "auto", "output_loading_info": True, **(options or {})}
-    module, report = _fetch(source, "model", module_class, revision, **given)
+    module, report = _fetch(source, "model", auto_class, revision, **given)
     # transformers fills what is missing with random numbers; only an encoder's pooler is never read here.
     missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
     if missing:
@@ -124,8 +125,21 @@ def read_checkpoint(
     return Checkpoint(module, tokenizer, processor_config, source, commit or revision)
 
 
-def _module_class(config: Any, transformers: Any) -> Any:
-    """The class that reads a checkpoint: the family's, or the one the configuration names."""
+def module_class(config: Any, transformers: Any) -> Any:
+    """The class that reads a checkpoint: the family's, or the one the configuration names.
+
+    Parameters
+    ----------
+    config
+        A transformers configuration.
+    transformers
+        The library.
+
+    Returns
+    -------
+    type
+        A model class, or an auto class.
+    """
     if config.model_type in families():
         return getattr(transformers, adapter_for(config.model_type).auto_class)
     names = getattr(config, "architectures", None) or ()

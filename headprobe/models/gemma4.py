@@ -13,7 +13,7 @@ from headprobe.examples import Frames
 from headprobe.models.adapter import register
 from headprobe.models.frame_times import frame_seconds
 from headprobe.models.imaging import Normalisation, normalise, resize, to_channels_first
-from headprobe.models.video_adapter import EncodedClip, VideoAdapter, grid_places
+from headprobe.models.video_adapter import CONTRACT, EncodedClip, VideoAdapter, grid_places
 
 if TYPE_CHECKING:
     from headprobe.models.model import Model
@@ -57,6 +57,7 @@ class Gemma4Adapter(VideoAdapter):
     """Feeds a clip and a question to Gemma 4."""
 
     name = "gemma4"
+    verified = CONTRACT
     needs_times = True
     # The keys and values that sliding layers have dropped do not come back by cropping.
     cache_modes = ("copy",)

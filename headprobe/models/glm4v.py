@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from headprobe.models.adapter import register
 from headprobe.models.qwen3_vl import Qwen3VLAdapter
+from headprobe.models.video_adapter import CONTRACT
 
 if TYPE_CHECKING:
     from headprobe.models.model import Model
@@ -17,6 +18,7 @@ class Glm4vAdapter(Qwen3VLAdapter):
     """Feeds a clip and a question to GLM-4.1V, or to GLM-4.5V with experts; patches as in Qwen2-VL."""
 
     name = "glm4v"
+    verified = CONTRACT
     marks = ("video_start_token_id", "video_end_token_id")
 
     def video_token(self, model: Model) -> int:
@@ -87,6 +89,7 @@ class Glm46vAdapter(Glm4vAdapter):
     """Feeds a clip and a question to GLM-4.6V, which is told tenths of a second."""
 
     name = "glm46v"
+    verified = CONTRACT
 
     def time(self, seconds: float) -> str:
         """A time as the model reads it.

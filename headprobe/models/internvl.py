@@ -8,7 +8,7 @@ from headprobe.errors import InputError
 from headprobe.examples import Frames
 from headprobe.models.adapter import register
 from headprobe.models.framing import PictureAdapter
-from headprobe.models.video_adapter import EncodedClip, grid_places
+from headprobe.models.video_adapter import CONTRACT, EncodedClip, grid_places
 
 if TYPE_CHECKING:
     from headprobe.models.model import Model
@@ -20,6 +20,7 @@ class InternVLAdapter(PictureAdapter):
     """Feeds a clip and a question to InternVL, in the form that transformers loads (names ending in -hf)."""
 
     name = "internvl"
+    verified = CONTRACT
 
     def encode_clip(self, clip: Frames, model: Model) -> EncodedClip:
         """Turn every frame into a picture and a numbered line of tokens.

@@ -14,7 +14,7 @@ from torch.nn import functional
 from headprobe.examples import Frames
 from headprobe.models.adapter import ModelInputs, register
 from headprobe.models.framing import PictureAdapter
-from headprobe.models.video_adapter import EncodedClip, grid_places
+from headprobe.models.video_adapter import CONTRACT, EncodedClip, grid_places
 
 if TYPE_CHECKING:
     from headprobe.models.model import Model
@@ -93,6 +93,7 @@ class LlavaOnevisionAdapter(_LlavaAdapter):
     """Feeds a clip and a question to LLaVA-OneVision, which halves the grid of patches and ends with a newline."""
 
     name = "llava_onevision"
+    verified = CONTRACT
 
     def places(self, n_frames: int, model: Model) -> Int[Tensor, "token 3"]:
         """Place of every token; the last one, a newline, has none.
@@ -116,6 +117,7 @@ class LlavaNextVideoAdapter(_LlavaAdapter):
     """Feeds a clip and a question to LLaVA-NeXT-Video, which pools squares of patches."""
 
     name = "llava_next_video"
+    verified = CONTRACT
 
     def places(self, n_frames: int, model: Model) -> Int[Tensor, "token 3"]:
         """Place of every token.
@@ -142,6 +144,7 @@ class VideoLlavaAdapter(_LlavaAdapter):
     """
 
     name = "video_llava"
+    verified = CONTRACT
 
     def places(self, n_frames: int, model: Model) -> Int[Tensor, "token 3"]:
         """Place of every token; the summary of a frame has neither row nor column.

@@ -24,7 +24,7 @@ from headprobe.models.model import Model
 from headprobe.models.text import TextAdapter, pad_id
 from headprobe.sites import HeadSite, discover
 
-__all__ = ["Model", "load"]
+__all__ = ["Model", "generic_adapter", "load"]
 
 
 def load(
@@ -121,7 +121,7 @@ def load(
     if known:
         adapter = adapter_for(parts.module.config.model_type)
     else:  # discover refuses an ambiguous structure with its own message
-        adapter = _text_adapter(parts.module, discover(parts.module) if sites is None else sites)
+        adapter = generic_adapter(parts.module, discover(parts.module) if sites is None else sites)
     if not placing and (kind is not None or device is not None):
         parts.module.to(device=device, dtype=kind)
     loaded = Model(
@@ -186,8 +186,25 @@ def _from_module(
     return Checkpoint(module, tokenizer, processor_config, name, revision)
 
 
-def _text_adapter(module: nn.Module, sites: Sequence[HeadSite]) -> Adapter:
-    """A text adapter for a family without its own, where the structure leaves no doubt."""
+def generic_adapter(module: nn.Module, sites: Sequence[HeadSite]) -> Adapter:
+    """A text adapter for a family without its own, where the structure leaves no doubt.
+
+    Parameters
+    ----------
+    module
+        A transformers model.
+    sites
+        Its softmax heads.
+
+    Returns
+    -------
+    Adapter
+
+    Raises
+    ------
+    UnsupportedModelError
+        The model takes more than text, or does not say whether it attends to the left only.
+    """
     config: Any = module.config
     takes_text = "input_ids" in inspect.signature(type(module).forward).parameters
     if config.get_text_config() is not config or not takes_text:

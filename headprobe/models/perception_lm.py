@@ -12,7 +12,7 @@ from headprobe.errors import InputError
 from headprobe.examples import Frames
 from headprobe.models.adapter import register
 from headprobe.models.imaging import Normalisation, normalise, resize, to_channels_first
-from headprobe.models.video_adapter import EncodedClip, VideoAdapter, grid_places
+from headprobe.models.video_adapter import CONTRACT, EncodedClip, VideoAdapter, grid_places
 
 if TYPE_CHECKING:
     from headprobe.models.model import Model
@@ -24,6 +24,7 @@ class PerceptionLMAdapter(VideoAdapter):
     """Feeds a clip and a question to PerceptionLM; the checkpoints need ``pip install headprobe[checkpoints]``."""
 
     name = "perception_lm"
+    verified = CONTRACT
 
     def settings(self, model: Model) -> dict[str, Any]:
         """Normalisation, the side of a frame and the tokens per side.

@@ -9,7 +9,7 @@ from headprobe.examples import Frames
 from headprobe.models.adapter import register
 from headprobe.models.frame_times import frame_seconds
 from headprobe.models.qwen_vl import QwenVLAdapter
-from headprobe.models.video_adapter import EncodedClip
+from headprobe.models.video_adapter import CONTRACT, EncodedClip
 
 if TYPE_CHECKING:
     from headprobe.models.model import Model
@@ -25,6 +25,7 @@ class Qwen3VLAdapter(QwenVLAdapter):
     """
 
     name = "qwen3_vl"
+    verified = CONTRACT
     needs_times = True
     whole_clip = True
 
@@ -75,6 +76,7 @@ class Qwen35Adapter(Qwen3VLAdapter):
     """Feeds a clip and a question to Qwen3.5, most of whose layers keep a state that cannot be cropped."""
 
     name = "qwen3_5"
+    verified = CONTRACT
     cache_modes = ("copy",)
 
 

@@ -14,7 +14,7 @@ from headprobe.examples import Frames
 from headprobe.models.adapter import ModelInputs, register
 from headprobe.models.frame_times import frame_interval
 from headprobe.models.pixels import PixelPacking, pack
-from headprobe.models.video_adapter import EncodedClip, VideoAdapter, grid_places
+from headprobe.models.video_adapter import CONTRACT, EncodedClip, VideoAdapter, grid_places
 
 if TYPE_CHECKING:
     from headprobe.models.model import Model
@@ -34,6 +34,7 @@ class QwenVLAdapter(VideoAdapter):
     """
 
     name = "qwen2_vl"
+    verified = CONTRACT
     whole_clip: bool = False
     marks: tuple[str, str] = ("vision_start_token_id", "vision_end_token_id")
 
@@ -185,6 +186,7 @@ class Qwen25VLAdapter(QwenVLAdapter):
     """Feeds a clip and a question to Qwen2.5-VL, whose temporal positions follow the clock."""
 
     name = "qwen2_5_vl"
+    verified = CONTRACT
     needs_times = True
 
     def encode_clip(self, clip: Frames, model: Model) -> EncodedClip:

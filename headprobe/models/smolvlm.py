@@ -16,7 +16,7 @@ from headprobe.examples import Frames
 from headprobe.models.adapter import register
 from headprobe.models.frame_times import frame_seconds
 from headprobe.models.imaging import Normalisation, normalise, resize, to_channels_first
-from headprobe.models.video_adapter import EncodedClip, VideoAdapter, grid_places
+from headprobe.models.video_adapter import CONTRACT, EncodedClip, VideoAdapter, grid_places
 
 if TYPE_CHECKING:
     from headprobe.models.model import Model
@@ -73,6 +73,7 @@ class SmolVLMAdapter(VideoAdapter):
     """Feeds a clip and a question to SmolVLM."""
 
     name = "smolvlm"
+    verified = CONTRACT
     needs_times = True
 
     def video_token(self, model: Model) -> int:

@@ -36,12 +36,17 @@ class TextAdapter:
         ``left`` for decoders, ``right`` for encoders.
     auto_class
         The transformers auto class that loads the family.
+    modality
+        What an example is.
+    verified
+        What the tests hold for a tiny random model of the family.
     """
 
     name: str
     padding_side: Literal["left", "right"]
     auto_class: str
     modality: Literal["text", "video"] = "text"
+    verified: tuple[str, ...] = ()
 
     def check_prompt(self, name: str, prompt: str) -> None:
         """Raise InputError unless the prompt is empty or a template.
@@ -167,6 +172,10 @@ def _n_positions(model: Model) -> int | None:
     return limit
 
 
+# What tests/reference/test_text_families.py holds for every family, and the contract for those named here.
+_READ = ("hooks", "sum", "batch")
+_CONTRACT = (*_READ, "early stop", "bfloat16", "padding", "folder")
+_IN_CONTRACT = {"bert", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3"}
 _DECODERS = (
     *("bloom", "codegen", "cohere", "deepseek_v3", "falcon", "gemma", "gemma2", "gemma3_text", "glm4", "gpt2"),
     *("gpt_neo", "gpt_neox", "gpt_oss", "gptj", "granite", "llama", "mistral", "mixtral", "mpt", "olmo", "olmo2"),
@@ -176,7 +185,9 @@ _ENCODERS = (
     *("bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "roberta"),
     "xlm-roberta",
 )
-for _family in _DECODERS:
-    register(_family, TextAdapter("text-decoder", "left", "AutoModelForCausalLM"))
-for _family in _ENCODERS:
-    register(_family, TextAdapter("text-encoder", "right", "AutoModel"))
+for _family in (*_DECODERS, *_ENCODERS):
+    _held = _CONTRACT if _family in _IN_CONTRACT else _READ
+    if _family in _ENCODERS:
+        register(_family, TextAdapter("text-encoder", "right", "AutoModel", verified=_held))
+    else:
+        register(_family, TextAdapter("text-decoder", "left", "AutoModelForCausalLM", verified=_held))

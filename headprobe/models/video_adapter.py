@@ -25,7 +25,22 @@ from headprobe.models.padding import padded
 if TYPE_CHECKING:
     from headprobe.models.model import Model
 
-__all__ = ["EncodedClip", "VideoAdapter", "grid_places"]
+__all__ = ["CONTRACT", "EncodedClip", "VideoAdapter", "grid_places"]
+
+
+CONTRACT = (
+    "hooks",
+    "sum",
+    "batch",
+    "early stop",
+    "token map",
+    "prefix",
+    "bfloat16",
+    "padding",
+    "folder",
+    "pixels",
+)
+"""What the tests hold for a tiny random model of every video family of the package."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,8 +112,11 @@ class VideoAdapter(ABC):
     token_type
         What ``mm_token_type_ids`` calls a video token.
     cache_modes
-        How the keys and values of a prefix may be used again, best first: ``crop`` back to the prefix, ``copy``
-        it for every prompt; none if the family has to see the whole input at once.
+        How the keys and values of a prefix may be used again, best first: ``share`` the tensors, where a pass
+        only joins new ones to them, or ``copy`` them for every prompt, where it changes them in place; none if
+        the family has to see the whole input at once.
+    verified
+        What the package's tests hold for the family; empty for one of your own.
     """
 
     name: str
@@ -107,7 +125,13 @@ class VideoAdapter(ABC):
     auto_class: str = "AutoModelForImageTextToText"
     needs_times: bool = False
     token_type: int = 2
-    cache_modes: tuple[Literal["crop", "copy"], ...] = ("crop", "copy")
+    cache_modes: tuple[Literal["share", "copy"], ...] = ("share", "copy")
+    verified: tuple[str, ...] = ()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "verified" not in cls.__dict__:
+            cls.verified = ()  # what was tested for a family says nothing about one derived from it
 
     @abstractmethod
     def encode_clip(self, clip: Frames, model: Model) -> EncodedClip:
@@ -354,6 +378,9 @@ class VideoAdapter(ABC):
         inputs = {"input_ids": ids, "attention_mask": mask, **self.collate(clips, model)}
         if "mm_token_type_ids" in model.accepts:
             inputs["mm_token_type_ids"] = (ids == video_id).int() * self.token_type
+        if type(self).position_ids is VideoAdapter.position_ids and "position_ids" in model.accepts:
+            # As transformers' generate gives them: a real token's position does not count the padding before it.
+            inputs["position_ids"] = (mask.cumsum(1) - 1).clamp_min(0)
         return ModelInputs(inputs, _token_info(ids, mask, video_id, clips), self.padding_side, pad_id)
 
     def processor_state(self, model: Model) -> dict[str, Any]:

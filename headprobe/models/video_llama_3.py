@@ -17,7 +17,7 @@ from headprobe.examples import Frames
 from headprobe.models.adapter import register
 from headprobe.models.frame_times import frame_seconds
 from headprobe.models.pixels import PackedClip, PixelPacking, pack
-from headprobe.models.video_adapter import EncodedClip, VideoAdapter, grid_places
+from headprobe.models.video_adapter import CONTRACT, EncodedClip, VideoAdapter, grid_places
 
 if TYPE_CHECKING:
     from headprobe.models.model import Model
@@ -59,6 +59,7 @@ class VideoLlama3Adapter(VideoAdapter):
     """Feeds a clip and a question to VideoLLaMA3."""
 
     name = "video_llama_3"
+    verified = CONTRACT
     needs_times = True
 
     def packing(self, model: Model, n_frames: int = 1) -> PixelPacking:

@@ -180,6 +180,7 @@ class VisionTowerAdapter:
     modality: Literal["image"] = "image"
     padding_side: None = None
     auto_class: str = "AutoModel"
+    verified: tuple[str, ...] = ("hooks", "sum", "batch", "early stop", "bfloat16", "folder", "token map", "pixels")
     tokenizer: ClassVar[PictureTokens] = PictureTokens()
 
     def check_prompt(self, name: str, prompt: str) -> None:

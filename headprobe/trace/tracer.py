@@ -6,25 +6,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-import torch
-
 from headprobe.activations import HeadActivations
 from headprobe.errors import InputError
-from headprobe.examples import Example, as_examples, as_prompts
-from headprobe.heads import Head, HeadSet
-from headprobe.models.adapter import ModelInputs, check_inputs
+from headprobe.examples import as_examples, as_prompts
+from headprobe.heads import Head
+from headprobe.models.adapter import ModelInputs
 from headprobe.models.model import Model
 from headprobe.provenance import Provenance
 from headprobe.trace.answers import answer_ids as ids_of_answers
 from headprobe.trace.collected import Collected
-from headprobe.trace.forward import run, take_turns
-from headprobe.trace.intake import batches as _batches
+from headprobe.trace.forward import take_turns
+from headprobe.trace.intake import batches as batches_of
 from headprobe.trace.intake import encode, heads_of
-from headprobe.trace.plan import Batch, active, uniform
+from headprobe.trace.passes import full_pass, prompt_passes
+from headprobe.trace.plan import active
 from headprobe.trace.positions import Position, last
-from headprobe.trace.prefix import SharedPrefix, read_prompts, shared_prefix
-from headprobe.trace.reading import Positions, Reading, Wanted, answer_logits, named_positions, points_of, readings
-from headprobe.trace.rows import read_together
+from headprobe.trace.reading import Positions, Reading, Wanted, named_positions
 
 if TYPE_CHECKING:
     from headprobe.trace.generate import Generation
@@ -160,7 +157,7 @@ class HeadTracer:
         listed, named = as_examples(examples), as_prompts(prompts)
         for name, prompt in named.items():
             self.model.adapter.check_prompt(name, prompt)
-        wanted = Wanted(self._heads(heads), named_positions(positions), resid_post, self._answer_ids(answers))
+        wanted = Wanted(heads_of(self.model, heads), named_positions(positions), resid_post, self._answer_ids(answers))
         for position in wanted.positions.values():
             if wanted.answer_ids and position.several:
                 raise InputError(
@@ -172,10 +169,11 @@ class HeadTracer:
         kept = 0
         skipped: list[tuple[str, str]] = []
         frames: set[int] = set()
-        for batch in _batches(listed, batch_size, progress):
-            readable, encoded = self._encode(batch, on_error, skipped, frames)
+        for batch in batches_of(listed, batch_size, progress):
+            readable, encoded = encode(self.model, batch, on_error, skipped, frames)
             if readable:
-                by_prompt = self._read_prompts([example.id for example in readable], encoded, named, wanted)
+                inputs = [self.model.adapter.prepare(encoded, prompt, self.model) for prompt in named.values()]
+                by_prompt = prompt_passes(self.model, inputs, wanted, [example.id for example in readable], list(named))
                 for name, part in collected.items():
                     part.add(readable, [reading[name] for reading in by_prompt])
                 kept += len(readable)
@@ -195,13 +193,6 @@ class HeadTracer:
             for name, part in collected.items()
         }
         return next(iter(result.values())) if _is_one(positions) else result
-
-    def _read_prompts(
-        self, examples: Sequence[str], encoded: Sequence[Any], prompts: Mapping[str, str], wanted: Wanted
-    ) -> list[dict[str, Reading]]:
-        """The readings of a batch of encoded examples under each prompt, by position."""
-        batches = [self.model.adapter.prepare(encoded, prompt, self.model) for prompt in prompts.values()]
-        return self._read_batches(batches, wanted, examples, list(prompts))
 
     def read_prompts(
         self,
@@ -233,49 +224,9 @@ class HeadTracer:
         PaddingError, PositionError
             As in `read`.
         """
-        wanted = Wanted(self._heads(heads), named_positions(positions), resid_post, tuple(answer_ids))
-        results = self._read_batches(batches, wanted)
+        wanted = Wanted(heads_of(self.model, heads), named_positions(positions), resid_post, tuple(answer_ids))
+        results = prompt_passes(self.model, batches, wanted)
         return [next(iter(result.values())) for result in results] if _is_one(positions) else results
-
-    def _read_batches(
-        self,
-        batches: Sequence[ModelInputs],
-        wanted: Wanted,
-        examples: Sequence[str] | None = None,
-        names: Sequence[str] | None = None,
-    ) -> list[dict[str, Reading]]:
-        # Other edits may differ between prompts, so that what they share would not be the same any more.
-        prefix = None
-        if len(batches) > 1 and uniform(self.model.module):
-            prefix = shared_prefix(batches, self.model)
-        if prefix is not None:
-            return self._shared_passes(prefix, wanted)
-        shared = self._shared(batches[0]) if len(batches) > 1 else None
-        named = names or [None] * len(batches)
-        return [self._pass(inputs, wanted, shared, examples, name) for inputs, name in zip(batches, named, strict=True)]
-
-    def _shared_passes(self, prefix: SharedPrefix, wanted: Wanted) -> list[dict[str, Reading]]:
-        for inputs in prefix.batches:
-            check_inputs(inputs)
-        rows = [
-            {name: position.rows(inputs.token_info) for name, position in wanted.positions.items()}
-            for inputs in prefix.batches
-        ]
-        points = points_of(self.model, wanted)
-        by_prompt = read_prompts(
-            prefix, self.model, points, [list(row.values()) for row in rows], logits=bool(wanted.answer_ids)
-        )
-        return [
-            readings(
-                wanted,
-                points,
-                kept,
-                row,
-                inputs.ids,
-                None if logits is None else answer_logits(logits, wanted.answer_ids, inputs),
-            )
-            for inputs, row, (kept, logits) in zip(prefix.batches, rows, by_prompt, strict=True)
-        ]
 
     @overload
     def read(
@@ -348,35 +299,9 @@ class HeadTracer:
         PositionError
             A position selects no token, or several without saying what becomes of them.
         """
-        wanted = Wanted(self._heads(heads), named_positions(positions), resid_post, tuple(answer_ids))
-        result = self._pass(inputs, wanted, shared, examples, prompt)
+        wanted = Wanted(heads_of(self.model, heads), named_positions(positions), resid_post, tuple(answer_ids))
+        result = full_pass(self.model, inputs, wanted, shared, examples, prompt)
         return next(iter(result.values())) if _is_one(positions) else result
-
-    def _pass(
-        self,
-        inputs: ModelInputs,
-        wanted: Wanted,
-        shared: Mapping[str, Any] | None = None,
-        examples: Sequence[str] | None = None,
-        prompt: str | None = None,
-    ) -> dict[str, Reading]:
-        """One full forward pass, read at every position wanted."""
-        check_inputs(inputs)
-        rows = {name: position.rows(inputs.token_info) for name, position in wanted.positions.items()}
-        read, points = read_together(list(rows.values())), points_of(self.model, wanted)
-        given = {name: tensor for name, tensor in inputs.inputs.items() if name not in (shared or {})}
-        arguments: dict[str, Any] = {name: tensor.to(self.model.device) for name, tensor in given.items()}
-        arguments |= {name: value for name, value in (shared or {}).items() if value is not None}
-        if "use_cache" in self.model.accepts:
-            arguments["use_cache"] = False
-        if wanted.answer_ids and inputs.padding_side == "left" and "logits_to_keep" in self.model.accepts:
-            # A place, not a number of them: with a number, Gemma 4 leaves the other tokens out of its last layers.
-            arguments["logits_to_keep"] = torch.tensor([-1], device=self.model.device)
-        batch = Batch(inputs.token_info, examples, prompt)
-        places = [point.reading(read) for point in points]
-        kept, logits = run(self.model.module, arguments, places, logits=bool(wanted.answer_ids), batch=batch)
-        answers = None if logits is None else answer_logits(logits, wanted.answer_ids, inputs)
-        return readings(wanted, points, kept, rows, inputs.ids, answers)
 
     def generate(
         self,
@@ -483,9 +408,6 @@ class HeadTracer:
             edits=active(model.module),
         )
 
-    def _heads(self, heads: Heads | None) -> HeadSet:
-        return heads_of(self.model, heads)
-
     def _answer_ids(self, answers: Sequence[str] | None) -> tuple[int, ...]:
         if answers is None:
             return ()
@@ -493,16 +415,6 @@ class HeadTracer:
         if getattr(self.model.module, "get_output_embeddings", lambda: None)() is None:
             raise InputError(f"{self.model.name} has no language head, so it gives no answer logits.")
         return ids
-
-    def _encode(
-        self, batch: Sequence[Example], on_error: str, skipped: list[tuple[str, str]], frames: set[int]
-    ) -> tuple[list[Example], list[Any]]:
-        return encode(self.model, batch, on_error, skipped, frames)
-
-    def _shared(self, inputs: ModelInputs) -> Mapping[str, Any]:
-        """What a family computes before its language model and is the same for every prompt."""
-        share = getattr(self.model.adapter, "share", None)
-        return share(inputs, self.model, take_turns(self.model.module)) if share else {}
 
 
 def _is_one(positions: object) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from headprobe.errors import InputError, VideoError
 from headprobe.video.decode import shared_reader
@@ -169,6 +169,12 @@ class Clip:
     def indices(self) -> Int[np.ndarray, " sample"]:
         """The numbers of the sampled frames."""
         return sample_indices(self.segment.window, self.n_samples)
+
+    @property
+    def seconds(self) -> Float[np.ndarray, " sample"]:
+        """Times of the sampled frames, in seconds from the segment's first frame; the file is opened for it."""
+        times = shared_reader(self.path).times
+        return times[self.indices] - times[self.segment.window[0]]
 
     def read(self) -> UInt8[np.ndarray, "frame height width 3"]:
         """Decode the sampled frames.

@@ -44,9 +44,7 @@ def hooked(model, batch, points=None) -> dict[str, torch.Tensor]:
 
         return hook
 
-    hooks = [
-        model.module.get_submodule(path).register_forward_pre_hook(keep(path), with_kwargs=True) for path in paths
-    ]
+    hooks = [model.module.get_submodule(path).register_forward_pre_hook(keep(path), with_kwargs=True) for path in paths]
     options = {"use_cache": False} if "use_cache" in model.accepts else {}
     with torch.no_grad():
         model.module(**batch.inputs, **options)
@@ -236,18 +234,20 @@ def test_prompts_that_share_a_prefix_read_what_full_passes_read(family):
     tracer, contents = HeadTracer(model), family.contents(3)
     where = {"last": positions.last(), "video": positions.video_tokens().mean(), "all": positions.all().mean()}
     prompts = {str(i): text for i, text in enumerate(family.prompts)}
-    towers: list[int] = []
+    passes: list[tuple[int, int]] = []
     block = model.module.get_submodule(block_paths(model.module, model.sites)[0])
     hook = block.register_forward_pre_hook(
-        lambda module, args, kwargs: towers.append((args[0] if args else kwargs["hidden_states"]).shape[1]),
+        lambda module, args, kwargs: passes.append(tuple((args[0] if args else kwargs["hidden_states"]).shape[:2])),
         with_kwargs=True,
     )
     shared = tracer.capture(contents, prompts, positions=where, batch_size=3, progress=False)
     hook.remove()
     if model.adapter.cache_modes:
-        assert len(towers) == 1 + len(prompts), towers
+        (n_examples, width), *own = passes
         widths = [model.adapter.prepare(contents, text, model).attention_mask.shape[1] for text in prompts.values()]
-        assert [towers[0] + own for own in towers[1:]] == widths, "a pass computes other tokens than its own"
+        assert n_examples == len(contents)
+        assert sum(rows for rows, _ in own) == len(contents) * len(prompts), "each prompt once per example"
+        assert max(columns for _, columns in own) == max(widths) - width, "a pass computes other tokens than its own"
     for name, text in prompts.items():
         for key, position in where.items():
             alone = tracer.capture(contents, {name: text}, positions=position, batch_size=3, progress=False)
@@ -281,3 +281,15 @@ def test_a_saved_checkpoint_folder_reads_the_same(family, tmp_path):
     a, b = (HeadTracer(m).capture(contents, prompt, progress=False) for m in (model, again))
     for x, y in zip(by_size(a), by_size(b), strict=True):
         assert torch.equal(x.values, y.values)
+
+
+def test_what_is_listed_as_tested_is_tested_here():
+    """The command `headprobe models` makes no claim for a family that is not in this contract."""
+    from headprobe.models.adapter import adapter_for
+    from headprobe.models.adapter import families as registered
+
+    claimed = set(registered())
+    video = {name for name in claimed if "prefix" in adapter_for(name).verified}
+    here = {family.module(0).config.model_type for family in VIDEO}
+    assert video <= here, sorted(video - here)
+    assert all(family.processor is not None for family in VIDEO if family.name in video)

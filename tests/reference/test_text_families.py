@@ -91,6 +91,7 @@ def load(name: str):
 def test_every_registered_family_is_tested():
     contract = {family.name for family in FAMILIES}
     assert {*text._DECODERS, *text._ENCODERS} == contract | DECODERS.keys() | ENCODERS.keys()
+    assert contract == text._IN_CONTRACT
 
 
 @pytest.mark.parametrize("name", [*DECODERS, *ENCODERS])

@@ -61,5 +61,5 @@ def test_padding_goes_to_the_side_asked_for():
 
 def test_the_registry_names_what_it_knows():
     assert set(families()) >= {"gpt2", "llama", "qwen2", "bert", "qwen2_vl"}
-    with pytest.raises(UnsupportedModelError, match=r"no adapter for model type 'nothing'; .* bert, .*gpt2, .*llama"):
+    with pytest.raises(UnsupportedModelError, match=r"no adapter for model type 'nothing'; .* lists the \d+ that"):
         adapter_for("nothing")

@@ -14,6 +14,7 @@ from headprobe.errors import InputError, VideoError
 from headprobe.video import decode
 from headprobe.video.clips import Clip, Segment, clip_examples, find_videos, sample_indices, segments
 from headprobe.video.decode import read_frames, write_video
+from headprobe.video.reader import VideoReader
 
 
 def ramp(n: int) -> np.ndarray:
@@ -197,3 +198,9 @@ def test_a_folder_that_cannot_be_listed(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", scandir)
     with pytest.raises(VideoError, match=r"locked: the folder cannot be listed \(Permission denied\)"):
         find_videos(tmp_path)
+
+
+def test_a_clip_knows_the_times_of_its_frames(movie):
+    clip = Clip(str(movie), segments(50, 16)[1], 4)
+    reader = VideoReader(str(movie))
+    assert clip.seconds.tolist() == pytest.approx((reader.times[clip.indices] - reader.times[16]).tolist())

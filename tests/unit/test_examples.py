@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from headprobe.errors import InputError
-from headprobe.examples import Example, as_examples, as_prompts, read_content
+from headprobe.examples import Example, Frames, as_examples, as_prompts, read_content
 
 CLIP = np.zeros((2, 4, 4, 3), np.uint8)
 
@@ -102,3 +102,27 @@ def test_prompts_get_names():
 def test_bad_prompts_are_named(prompts, text):
     with pytest.raises(InputError, match=text):
         as_prompts(prompts)
+
+
+def test_frames_keep_their_times_and_are_arrays_where_one_is_asked_for():
+    pixels = np.zeros((2, 4, 4, 3), np.uint8)
+    frames = Frames(pixels, [0.0, 0.5])
+    assert np.asarray(frames) is pixels
+    assert read_content(Example(frames, id="a")) is frames
+    for seconds, message in (
+        ([0.0], "2 frames need as many times"),
+        ([0.5, 0.0], "ascending"),
+        ([0.0, np.nan], "finite"),
+    ):
+        with pytest.raises(InputError, match=message):
+            Frames(pixels, seconds)
+
+
+def test_times_of_something_that_is_read_later_come_along():
+    class Timed:
+        seconds = np.array([0.0, 0.25])
+
+        def read(self):
+            return np.zeros((2, 4, 4, 3), np.uint8)
+
+    assert read_content(Example(Timed(), id="a")).seconds.tolist() == [0.0, 0.25]

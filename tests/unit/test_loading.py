@@ -270,7 +270,7 @@ def test_what_takes_more_than_text_needs_its_own_adapter():
             patch_size=8,
         )
     )
-    with pytest.raises(UnsupportedModelError, match="no adapter for model type 'vit'; there is one for: bert"):
+    with pytest.raises(UnsupportedModelError, match="no adapter for model type 'vit'; `headprobe models` lists"):
         headprobe.load(vision, tokenizer=make_tokenizer())
 
 

@@ -61,3 +61,12 @@ def test_the_place_for_the_results_is_marked_once() -> None:
 
 def test_the_paper_is_cited() -> None:
     assert "arXiv 2512.17601" in README
+
+
+def test_the_page_on_families_names_every_video_family() -> None:
+    from headprobe.models.adapter import adapter_for, families
+
+    page = (ROOT / "docs" / "concepts" / "families.md").read_text("utf-8")
+    video = [name for name in families() if "prefix" in getattr(adapter_for(name), "verified", ())]
+    assert len(video) >= 15
+    assert [name for name in video if f"`{name}`" not in page] == []

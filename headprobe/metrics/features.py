@@ -1,0 +1,305 @@
+"""Features of heads, as metrics want them: checked, in float64, centred, some heads at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from headprobe.activations import HeadActivations
+from headprobe.errors import InputError
+from headprobe.heads import Head
+from headprobe.scores import score_map
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["Block", "Chunk", "Features", "chunks", "example_groups", "head_map", "label_array", "read_features"]
+
+CHUNK_BYTES = 192 * 2**20
+
+
+class Block(NamedTuple):
+    """Heads of one size: z [prompt, example, entry, d], or [prompt, example, layer, head, d] of a rectangle."""
+
+    z: Any
+    heads: list[Head]
+
+    def take(self, prompt: int, part: slice) -> Any:
+        """Some heads under one prompt, [example, entry, d]."""
+        z = self.z[prompt]
+        if z.ndim == 3:
+            return z[:, part]
+        layer, head = np.divmod(np.arange(len(self.heads))[part], z.shape[2])
+        return z[:, layer, head]
+
+
+class Features(NamedTuple):
+    """What was given, brought to one shape; `prompts` is None where z had no prompt axis."""
+
+    blocks: list[Block]
+    prompts: list[str] | None
+    ids: list[str]
+
+    @property
+    def layers(self) -> list[int]:
+        """Layers with a head, ascending."""
+        return sorted({head.layer for block in self.blocks for head in block.heads})
+
+    @property
+    def heads(self) -> list[int]:
+        """Numbers of heads that occur in some layer, ascending."""
+        return sorted({head.head for block in self.blocks for head in block.heads})
+
+
+class Chunk(NamedTuple):
+    """Some heads under one prompt: checked, centred float64 features [head, example, d] at unit size."""
+
+    prompt: int
+    heads: list[Head]
+    x: Tensor
+
+    @property
+    def names(self) -> list[str]:
+        """Labels of the heads."""
+        return [head.label for head in self.heads]
+
+
+def read_features(acts_or_z: Any, y: Any = None) -> tuple[Features, Any]:
+    """Bring activations or an array to one shape, and find the labels.
+
+    Parameters
+    ----------
+    acts_or_z
+        `HeadActivations`, or an array or tensor `[example, layer, head, d_head]`, or with a leading prompt axis.
+    y
+        `[example]`; default: the labels of the activations.
+
+    Returns
+    -------
+    Features, y
+        The features, nothing copied; the labels, not yet checked.
+
+    Raises
+    ------
+    InputError
+        If it is neither, has another shape, holds no real numbers, is empty, or labels are missing.
+
+    Examples
+    --------
+    >>> features, y = read_features(np.zeros((5, 2, 3, 4)), [0, 1, 0, 1, 1])
+    >>> len(features.ids), features.layers, features.heads
+    (5, [0, 1], [0, 1, 2])
+    """
+    if isinstance(acts_or_z, HeadActivations):
+        features = Features(
+            [Block(values, list(heads)) for heads, values in acts_or_z.tensors.items()],
+            list(acts_or_z.prompts),
+            [str(i) for i in acts_or_z.examples["id"]],
+        )
+        _check_filled([block.z.shape for block in features.blocks])
+        return features, acts_or_z.labels if y is None else y
+    z = acts_or_z
+    if not isinstance(z, np.ndarray | Tensor):
+        raise InputError(f"expected HeadActivations, an array or a tensor, got {type(z).__name__}")
+    shape = tuple(z.shape)
+    if len(shape) not in (4, 5):
+        raise InputError(f"z must be [example, layer, head, d_head] or with a leading prompt axis, got shape {shape}")
+    if y is None:
+        raise InputError("y is missing: an array of z carries no labels, give one per example")
+    if z.is_complex() if isinstance(z, Tensor) else z.dtype.kind not in "fiu":
+        raise InputError(f"z must hold real numbers, got dtype {z.dtype}")
+    prompts = [f"p{i + 1}" for i in range(shape[0])] if len(shape) == 5 else None
+    z = z if prompts else z[None]
+    _check_filled([tuple(z.shape)])
+    heads = [Head(layer, head) for layer in range(z.shape[2]) for head in range(z.shape[3])]
+    return Features([Block(z, heads)], prompts, [str(i) for i in range(z.shape[1])]), y
+
+
+def label_array(y: Any, n: int) -> np.ndarray:
+    """Labels as an array of their own type, one per example.
+
+    Parameters
+    ----------
+    y
+        `[example]`, an array, a tensor or a sequence.
+    n
+        Number of examples.
+
+    Returns
+    -------
+    numpy.ndarray
+        `[example]`.
+
+    Raises
+    ------
+    InputError
+        If the shape is another one, or a number is NaN or infinite.
+
+    Examples
+    --------
+    >>> label_array(torch.tensor([0, 1]), 2)
+    array([0, 1])
+    """
+    array = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
+    if array.shape != (n,):
+        raise InputError(f"y must have one label per example, shape ({n},), got shape {array.shape}")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise InputError(f"y holds NaN or infinite values, the first at example {int(np.argmin(np.isfinite(array)))}")
+    return array
+
+
+def example_groups(acts_or_z: Any, groups: Any = None) -> Any:
+    """Groups of the examples: those given, else those of the activations.
+
+    Parameters
+    ----------
+    acts_or_z
+        As in `read_features`.
+    groups
+        `[example]`, or None.
+
+    Returns
+    -------
+    array or None
+        The groups given; else the group column of activations, where it is filled; else the example that rows belong
+        to, where some example has several rows; else None.
+
+    Raises
+    ------
+    InputError
+        If only some examples of the activations have a group.
+
+    Examples
+    --------
+    >>> example_groups(np.zeros((2, 1, 1, 3)), ["a", "b"])
+    ['a', 'b']
+    """
+    if groups is not None or not isinstance(acts_or_z, HeadActivations):
+        return groups
+    table = acts_or_z.examples
+    if not table["group"].isna().all():
+        return acts_or_z.groups
+    if "example" in table.columns and table["example"].duplicated().any():
+        return table["example"].to_numpy(dtype=object)
+    return None
+
+
+def chunks(features: Features, bytes_per_head: int, limit: int = CHUNK_BYTES) -> Iterator[Chunk]:
+    """Go through all heads under all prompts, some at a time.
+
+    Parameters
+    ----------
+    features
+        As from `read_features`.
+    bytes_per_head
+        Memory that the caller needs for one head; a chunk has as many heads as fit into `limit`, at least one.
+    limit
+        Bytes.
+
+    Yields
+    ------
+    Chunk
+        Prompt, heads and their features.
+
+    Raises
+    ------
+    InputError
+        If z holds NaN or infinite values or a head that is the same for every example (both named).
+
+    Examples
+    --------
+    >>> features, _ = read_features(np.arange(24.0).reshape(3, 1, 2, 4), [0, 1, 1])
+    >>> [(chunk.names, tuple(chunk.x.shape)) for chunk in chunks(features, 1)]
+    [(['L0H0', 'L0H1'], (2, 3, 4))]
+    """
+    size = max(1, limit // max(1, bytes_per_head))
+    for block in features.blocks:
+        for prompt in range(len(features.prompts or [None])):
+            for start in range(0, len(block.heads), size):
+                part = slice(start, start + size)
+                heads = block.heads[part]
+                yield Chunk(prompt, heads, _load(features, block, prompt, part))
+
+
+def head_map(
+    features: Features, values: Sequence[tuple[Chunk, np.ndarray]], metrics: Sequence[str] | None, name: str
+) -> xr.DataArray:
+    """Place the scores of all chunks in a score map.
+
+    Parameters
+    ----------
+    features
+        What the chunks were made from.
+    values
+        Every chunk with its scores, `[head]`, or `[metric, head]` with `metrics`.
+    metrics
+        Names along the leading axis, or None.
+    name
+        Name of the map.
+
+    Returns
+    -------
+    xarray.DataArray
+        Dims ([metric,] [prompt,] layer, head); NaN where a layer has no head of this number.
+
+    Examples
+    --------
+    >>> features, _ = read_features(np.arange(24.0).reshape(3, 1, 2, 4), [0, 1, 1])
+    >>> scored = [(chunk, chunk.x.square().sum((1, 2)).numpy()) for chunk in chunks(features, 1)]
+    >>> head_map(features, scored, None, "size").shape
+    (1, 2)
+    """
+    layers, heads = features.layers, features.heads
+    shape = (len(metrics or [None]), len(features.prompts or [None]), len(layers), len(heads))
+    array = np.full(shape, np.nan)
+    for chunk, scores in values:
+        rows = [layers.index(head.layer) for head in chunk.heads]
+        columns = [heads.index(head.head) for head in chunk.heads]
+        array[:, chunk.prompt, rows, columns] = scores
+    array = array if features.prompts else array[:, 0]
+    return score_map(
+        array if metrics else array[0],
+        metrics=list(metrics) if metrics else None,
+        prompts=features.prompts,
+        layers=layers,
+        heads=heads,
+        name=name,
+    )
+
+
+def _check_filled(shapes: Sequence[tuple[int, ...]]) -> None:
+    for shape in shapes:
+        if 0 in shape:
+            raise InputError(f"z is empty: shape {tuple(shape)}, [prompt, example, layer and head, d_head]")
+
+
+def _load(features: Features, block: Block, prompt: int, part: slice) -> Tensor:
+    names = [head.label for head in block.heads[part]]
+    where = f" under prompt {features.prompts[prompt]!r}" if features.prompts else ""
+    raw = block.take(prompt, part)
+    if isinstance(raw, Tensor):
+        eps = torch.finfo(raw.dtype).eps if raw.is_floating_point() else 0.0
+        x = raw.detach().to("cpu", torch.float64).transpose(0, 1).contiguous()
+    else:
+        eps = float(np.finfo(raw.dtype).eps) if raw.dtype.kind == "f" else 0.0
+        x = torch.from_numpy(np.ascontiguousarray(raw.transpose(1, 0, 2), dtype=np.float64))
+    bad = torch.nonzero(~x.isfinite().all(-1))
+    if len(bad):
+        head, example = bad[0].tolist()
+        raise InputError(
+            f"z holds NaN or infinite values in {len(bad)} outputs{where}, the first in head {names[head]}, "
+            f"example {features.ids[example]!r}: find out why the model gave them, or leave the example out"
+        )
+    spread = x.amax(1) - x.amin(1)
+    constant = torch.nonzero((spread <= 4 * eps * x.abs().amax(1)).all(-1)).flatten().tolist()
+    if constant:
+        raise InputError(
+            f"head {names[constant[0]]}{where} has the same output for all {x.shape[1]} examples (so have "
+            f"{len(constant) - 1} others): it cannot be scored; check the position, or leave the head out"
+        )
+    x -= x.mean(1, keepdim=True)
+    return x / x.abs().amax((1, 2), keepdim=True)

@@ -1,0 +1,393 @@
+"""A cross-validated linear probe of every head at once, for one labelling or for thousands.
+
+The probe is ridge regression on the labels, its predictions are those of the fold that leaves out the example (or
+its whole group). For a fixed penalty both are linear in the labels: one matrix per head gives the held-out scores of
+every labelling, so a permutation costs a matrix product and not a fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from headprobe.errors import InputError
+
+__all__ = ["PENALTY", "auroc", "fold_index", "loo_ridge_auroc", "loo_ridge_scores", "resampled_auroc"]
+
+PENALTY = 0.1
+"""Ridge penalty, in units of the mean non-zero eigenvalue of a head's scatter matrix."""
+
+CHUNK_BYTES = 96 * 2**20
+FACTORED = 2
+LEVELS = 2**40
+"""Scores are compared after rounding to this many steps of the largest: what rounding errors tell apart is a tie."""
+
+
+class _Probe(NamedTuple):
+    """What turns labels into held-out scores, less the mean label of the examples fitted on.
+
+    Either one matrix [head, example, example] with zeros within folds, or, with many more examples than dimensions,
+    its factors: `left @ right.T` everywhere, plus `own` within each fold.
+    """
+
+    matrix: Tensor | None
+    left: Tensor | None = None
+    right: Tensor | None = None
+    own: tuple[Tensor, ...] = ()
+
+
+def fold_index(groups: ArrayLike | None, n: int) -> Int[np.ndarray, " example"]:
+    """Number the folds: one per group, or one per example without groups.
+
+    Parameters
+    ----------
+    groups
+        `[example]`, any labels that can be compared, or None.
+    n
+        Number of examples.
+
+    Returns
+    -------
+    numpy.ndarray
+        `[example]`, whole numbers from 0 in the order in which the groups first occur.
+
+    Raises
+    ------
+    InputError
+        If `groups` has another length, a group is missing (None or NaN), or there are fewer than 2 groups.
+
+    Examples
+    --------
+    >>> fold_index(["b", "a", "b"], 3).tolist()
+    [0, 1, 0]
+    """
+    if groups is None:
+        return np.arange(n)
+    given: list[Any] = groups.tolist() if isinstance(groups, np.ndarray | Tensor) else list(groups)  # type: ignore[arg-type]
+    if len(given) != n:
+        raise InputError(f"groups has {len(given)} entries for {n} examples: give one per example")
+    missing = [i for i, value in enumerate(given) if value is None or value != value]
+    if missing:
+        raise InputError(
+            f"{len(missing)} of {n} examples have no group (first: example {missing[0]}): give every example one"
+        )
+    numbers: dict[Any, int] = {}
+    index = np.array([numbers.setdefault(value, len(numbers)) for value in given])
+    if len(numbers) < 2:
+        raise InputError(f"there is 1 group ({given[0]!r}): whole groups are held out, so at least 2 are needed")
+    return index
+
+
+def loo_ridge_scores(
+    x: Float[Tensor, "head example d"],
+    y: Float[Tensor, "labelling example"],
+    groups: ArrayLike | None = None,
+    penalty: float = PENALTY,
+) -> Float[Tensor, "head labelling example"]:
+    """Scores of every example by a ridge probe that was fitted without it, or without its whole group.
+
+    The score is the prediction less the mean label of the examples fitted on. Without this correction, leaving out
+    an example of one class lowers the mean of the others, and pooled held-out scores of pure noise rank below chance.
+    The block form of the leave-one-out identity is used: the errors of a held-out group are
+    `(I - H_gg)^-1 (y_g - H_g y)`, with `H` the hat matrix of ridge regression with a free intercept
+    (Cook and Weisberg, "Residuals and Influence in Regression", 1982, section 2.2).
+
+    Parameters
+    ----------
+    x
+        `[head, example, d]`. The penalty is relative to the scatter of all examples of the head, so the scores do not
+        change when a head's output is shifted, scaled or rotated.
+    y
+        `[labelling, example]` or `[example]`; labels as numbers.
+    groups
+        `[example]`; whole groups are left out. Default: single examples.
+    penalty
+        Ridge penalty in units of the mean non-zero eigenvalue of the centred scatter matrix, above 0.
+
+    Returns
+    -------
+    Tensor
+        `[head, labelling, example]`, float64; without the labelling axis if y has none.
+
+    Raises
+    ------
+    InputError
+        If shapes do not fit or the penalty is not above 0.
+
+    Examples
+    --------
+    >>> x = torch.tensor([[[-2.0], [-1.0], [1.0], [2.0]]])
+    >>> loo_ridge_scores(x, torch.tensor([0.0, 0.0, 1.0, 1.0])).sign().tolist()
+    [[-1.0, -1.0, 1.0, 1.0]]
+    """
+    labels = torch.atleast_2d(y).to(x.device, torch.float64)
+    n = x.shape[1] if x.ndim == 3 else -1
+    if x.ndim != 3 or labels.ndim != 2 or labels.shape[1] != n:
+        raise InputError(
+            f"x must be [head, example, d] and y [labelling, example], got shapes {tuple(x.shape)} and {tuple(y.shape)}"
+        )
+    folds = _members(fold_index(groups, n), x.device)
+    scores = torch.cat([_apply(_fit(part, folds, penalty), labels, folds) for part in _chunks(x, len(labels))])
+    return scores if y.ndim == 2 else scores[:, 0]
+
+
+def loo_ridge_auroc(
+    x: Float[Tensor, "head example d"],
+    y: Float[Tensor, "labelling example"],
+    groups: ArrayLike | None = None,
+    penalty: float = PENALTY,
+) -> Float[Tensor, "head labelling"]:
+    """Area under the ROC curve of the held-out scores of `loo_ridge_scores`, over all folds together.
+
+    Parameters
+    ----------
+    x, groups, penalty
+        As in `loo_ridge_scores`.
+    y
+        `[labelling, example]` or `[example]`, 0 or 1; both classes in every labelling.
+
+    Returns
+    -------
+    Tensor
+        `[head, labelling]`, float64, 0 to 1, about 0.5 without signal; without the labelling axis if y has none.
+
+    Raises
+    ------
+    InputError
+        As in `loo_ridge_scores`, or if a labelling has one class only.
+
+    Examples
+    --------
+    >>> x = torch.tensor([[[-2.0], [-1.0], [1.0], [2.0]]])
+    >>> loo_ridge_auroc(x, torch.tensor([0.0, 0.0, 1.0, 1.0])).tolist()
+    [1.0]
+    """
+    labels = torch.atleast_2d(y).to(torch.float64)
+    if x.ndim != 3 or labels.ndim != 2 or labels.shape[1] != x.shape[1]:
+        raise InputError(
+            f"x must be [head, example, d] and y [labelling, example], got shapes {tuple(x.shape)} and {tuple(y.shape)}"
+        )
+    folds = _members(fold_index(groups, x.shape[1]), x.device)
+    positive = labels.cpu().numpy() > 0.5
+    _check_classes(positive)
+    labels = labels.to(x.device)
+
+    def ranked(part: Tensor) -> Iterator[np.ndarray]:
+        for scores in _apply(_fit(part, folds, penalty), labels, folds):
+            yield scores.cpu().numpy()
+
+    areas = _each(lambda scores: auroc(scores, positive, check=False), ranked, _chunks(x, len(labels)))
+    result = torch.from_numpy(np.stack(areas))
+    return result if y.ndim == 2 else result[:, 0]
+
+
+def auroc(
+    scores: Float[np.ndarray, "... example"], y: Float[np.ndarray, "... example"], *, check: bool = True
+) -> Float[np.ndarray, ...]:
+    """Area under the ROC curve of many score vectors at once; a tie counts one half.
+
+    Equal to the Mann-Whitney statistic over the number of pairs. Scores closer than 2^-40 of the largest count as
+    tied. The label goes into the lowest bit of the rounded score, so one plain sort ranks both classes.
+
+    Parameters
+    ----------
+    scores
+        `[..., example]`.
+    y
+        0 or 1, of the same shape or broadcast to it.
+    check
+        Whether to make sure of finite scores and two classes.
+
+    Returns
+    -------
+    numpy.ndarray
+        `[...]`, 0 to 1.
+
+    Raises
+    ------
+    InputError
+        If a score is not finite or a labelling has one class only.
+
+    Examples
+    --------
+    >>> auroc(np.array([[0.1, 0.4, 0.35, 0.8], [1.0, 1.0, 1.0, 1.0]]), np.array([0, 0, 1, 1])).tolist()
+    [0.75, 0.5]
+    """
+    positive = np.asarray(y) > 0.5
+    if check:
+        if not np.isfinite(scores).all():
+            raise InputError("scores hold NaN or infinite values: leave these examples out")
+        _check_classes(positive)
+    n = scores.shape[-1]
+    packed = _levels(scores)
+    packed <<= 1
+    packed |= positive
+    packed.sort(axis=-1)
+    label = (packed & 1).astype(np.float64)
+    ones = label.sum(-1)
+    ranks = label @ np.arange(1.0, n + 1)
+    # Neighbours that differ in the lowest bit only are tied and of different classes.
+    tied = ((packed[..., 1:] ^ packed[..., :-1]) == 1).any(-1)
+    if tied.any():
+        from scipy.stats import rankdata
+
+        average = rankdata(packed[tied] >> 1, axis=-1)
+        ranks = np.array(ranks)
+        ranks[tied] = (average * label[tied]).sum(-1)
+    return (ranks - ones * (ones + 1) / 2) / (ones * (n - ones))
+
+
+def resampled_auroc(
+    scores: Float[np.ndarray, "head example"],
+    y: Float[np.ndarray, " example"],
+    weights: Float[np.ndarray, "resample example"],
+) -> Float[np.ndarray, "head resample"]:
+    """Area under the ROC curve with weighted examples, for many weightings: the bootstrap of given scores.
+
+    Parameters
+    ----------
+    scores
+        `[head, example]`.
+    y
+        `[example]`, 0 or 1.
+    weights
+        `[resample, example]`, how often an example was drawn; both classes in every resample.
+
+    Returns
+    -------
+    numpy.ndarray
+        `[head, resample]`; with all weights 1 equal to `auroc`.
+
+    Raises
+    ------
+    InputError
+        If a resample has one class only.
+
+    Examples
+    --------
+    >>> scores, y = np.array([[0.1, 0.4, 0.35, 0.8]]), np.array([0, 0, 1, 1])
+    >>> resampled_auroc(scores, y, np.array([[1.0, 1, 1, 1], [2, 0, 2, 0]])).tolist()
+    [[0.75, 1.0]]
+    """
+    positive = np.asarray(y) > 0.5
+    ones, zeros = weights[:, positive], weights[:, ~positive]
+    pairs = ones.sum(1) * zeros.sum(1)
+    if (pairs == 0).any():
+        raise InputError(f"resample {np.argmax(pairs == 0)} has one class only: a ROC curve needs both")
+    areas = np.empty((len(scores), len(weights)))
+    for head, level in enumerate(_levels(scores)):
+        above, below = level[positive, None], level[~positive]
+        wins = (above > below) + 0.5 * (above == below)
+        areas[head] = ((ones @ wins) * zeros).sum(1) / pairs
+    return areas
+
+
+def _levels(scores: np.ndarray) -> np.ndarray:
+    """Scores rounded to whole numbers of at most 41 bits."""
+    largest = np.maximum(scores.max(-1, keepdims=True), -scores.min(-1, keepdims=True))
+    step = np.divide(LEVELS, largest, out=np.zeros_like(largest), where=largest > 0)
+    scaled = scores * step
+    return np.rint(scaled, out=scaled).astype(np.int64)
+
+
+def _check_classes(positive: np.ndarray) -> None:
+    ones = positive.sum(-1)
+    bad = np.argwhere((ones == 0) | (ones == positive.shape[-1]))
+    if len(bad):
+        where = f"labelling {bad[0][0]}" if positive.ndim > 1 else "the labelling"
+        raise InputError(f"{where} has one class only: a ROC curve needs both")
+
+
+def _chunks(x: Tensor, labellings: int) -> Iterator[Tensor]:
+    n, d = x.shape[1:]
+    per_head = 8 * (4 * n * min(n, d) + n * d + n * n + 2 * n * labellings)
+    size = max(1, CHUNK_BYTES // per_head)
+    for start in range(0, len(x), size):
+        yield x[start : start + size].to(torch.float64)
+
+
+def _each(function: Callable[[Any], Any], make: Callable[[Any], Iterator[Any]], parts: Iterator[Any]) -> list[Any]:
+    """The function of everything made from the parts, on as many threads as torch uses, in order."""
+    threads = torch.get_num_threads()
+    if threads == 1:
+        return [function(item) for part in parts for item in make(part)]
+    with ThreadPoolExecutor(threads) as pool:
+        # One part at a time: the items of all parts together would not fit.
+        return [done for part in parts for done in pool.map(function, make(part))]
+
+
+def _fit(x: Tensor, folds: list[Tensor], penalty: float) -> _Probe:
+    """Fit all heads of a part; x is float64 [head, example, d]."""
+    if not 0 < penalty < float("inf"):
+        raise InputError(f"penalty must be a number above 0, got {penalty!r}")
+    n, d = x.shape[1:]
+    tiny = torch.finfo(x.dtype).tiny
+    x = x - x.mean(1, keepdim=True)
+    # At a size near 1, tiny and huge activations stay away from the ends of the number range.
+    x = x / x.abs().amax((1, 2), keepdim=True).clamp(min=tiny)
+    wide = d > n
+    # The smaller of the two Gram matrices; both have the same non-zero eigenvalues.
+    gram = x @ x.mT if wide else x.mT @ x
+    ridge = (penalty / min(n - 1, d) * gram.diagonal(dim1=-2, dim2=-1).sum(-1)).clamp(min=tiny)
+    damped = gram.clone()
+    damped.diagonal(dim1=-2, dim2=-1).add_(ridge[:, None])
+    factor = torch.linalg.cholesky(damped)
+    if wide:
+        return _dense(torch.cholesky_solve(gram, factor) + 1 / n, folds)
+    half = torch.linalg.solve_triangular(factor, x.mT, upper=False).mT
+    half = torch.cat([half, half.new_full((len(half), n, 1), n**-0.5)], 2)
+    if n <= FACTORED * half.shape[2]:
+        return _dense(half @ half.mT, folds)
+    left = torch.empty_like(half)
+    own = []
+    for fold in folds:
+        rows = half[:, fold]
+        error = torch.eye(len(fold), dtype=x.dtype, device=x.device) - rows @ rows.mT
+        inverse = torch.linalg.inv(error)
+        left[:, fold] = inverse @ rows
+        own.append(torch.eye(len(fold), dtype=x.dtype, device=x.device) - inverse)
+    return _Probe(None, left, half, tuple(own))
+
+
+def _dense(hat: Tensor, folds: list[Tensor]) -> _Probe:
+    """The matrix of held-out scores from the hat matrix [head, example, example], intercept included."""
+    n = hat.shape[-1]
+    if len(folds) == n:
+        leverage = hat.diagonal(dim1=-2, dim2=-1)
+        matrix = hat / (1 - leverage)[:, :, None] - 1 / (n - 1)
+        matrix.diagonal(dim1=-2, dim2=-1).zero_()
+        return _Probe(matrix)
+    matrix = torch.empty_like(hat)
+    for fold in folds:
+        rows = hat[:, fold]
+        error = torch.eye(len(fold), dtype=hat.dtype, device=hat.device) - rows[:, :, fold]
+        rows = torch.linalg.solve(error, rows) - 1 / (n - len(fold))
+        rows[:, :, fold] = 0.0
+        matrix[:, fold] = rows
+    return _Probe(matrix)
+
+
+def _apply(probe: _Probe, y: Tensor, folds: list[Tensor]) -> Tensor:
+    """Held-out scores [head, labelling, example] of labels [labelling, example]."""
+    if probe.matrix is not None:
+        return y @ probe.matrix.mT
+    assert probe.left is not None and probe.right is not None
+    scores = (y @ probe.right) @ probe.left.mT
+    total = y.sum(1, keepdim=True)
+    for fold, own in zip(folds, probe.own, strict=True):
+        mine = y[:, fold]
+        scores[:, :, fold] += mine @ own.mT - (total - mine.sum(1, keepdim=True)) / (y.shape[1] - len(fold))
+    return scores
+
+
+def _members(fold: np.ndarray, device: torch.device) -> list[Tensor]:
+    order = np.argsort(fold, kind="stable")
+    parts = np.split(order, np.cumsum(np.bincount(fold))[:-1])
+    return [torch.from_numpy(part).to(device) for part in parts]

@@ -1,0 +1,140 @@
+"""Parts of the examples: halves of the groups, and the scores of all heads on each part."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Int
+
+from headprobe.errors import InputError
+from headprobe.metrics.features import Features, chunks, head_map
+from headprobe.metrics.labellings import Metric, bytes_per_head, score_labellings
+from headprobe.metrics.resampling import check_count, group_subsets
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["group_halves", "score_parts"]
+
+GROUPS_PER_HALF = 2
+"""Groups of every class that a half needs: one shows no variation, and a probe that leaves it out has none left."""
+
+
+def group_halves(
+    y: np.ndarray, fold: Int[np.ndarray, " example"], n_splits: int, random_state: int = 0
+) -> list[tuple[Int[np.ndarray, " row"], Int[np.ndarray, " row"]]]:
+    """Split the groups into two halves, again and again, each with about the same share of every class.
+
+    Parameters
+    ----------
+    y
+        `[example]`, classes.
+    fold
+        `[example]`, number of the group of each example (`headprobe.metrics.linear_probe.fold_index`).
+    n_splits
+        Number of splits.
+    random_state
+        Seed.
+
+    Returns
+    -------
+    list of (ndarray, ndarray)
+        Positions of the examples of both halves, ascending.
+
+    Raises
+    ------
+    InputError
+        If there is one class only, or a class has too few groups for both halves.
+
+    Examples
+    --------
+    >>> [(a.tolist(), b.tolist()) for a, b in group_halves(np.arange(8) % 2, np.arange(8), 1)]
+    [([0, 3, 4, 7], [1, 2, 5, 6])]
+    """
+    check_count(n_splits, "n_splits")
+    classes, codes = np.unique(y, return_inverse=True)
+    if len(classes) < 2:
+        raise InputError(f"all labels are {classes[0]!r}: at least 2 classes are needed")
+    counts = [len(np.unique(fold[codes == c])) for c in range(len(classes))]
+    if min(counts) < 2 * GROUPS_PER_HALF:
+        raise InputError(
+            f"label {classes[int(np.argmin(counts))].item()!r} occurs in {min(counts)} groups, but two halves need "
+            f"{2 * GROUPS_PER_HALF} groups of every class: give more groups"
+        )
+    n_groups = int(fold.max()) + 1
+    halves = []
+    for seed in np.random.SeedSequence(random_state).generate_state(n_splits, np.uint64):
+        (first,) = group_subsets(y, fold, [n_groups // 2], int(seed))
+        second = np.setdiff1d(np.arange(len(y)), first)
+        for rows in (first, second):
+            for c, label in enumerate(classes):
+                if len(np.unique(fold[rows][codes[rows] == c])) < GROUPS_PER_HALF:
+                    raise InputError(
+                        f"a half of the groups holds label {label.item()!r} in fewer than {GROUPS_PER_HALF} groups: "
+                        "give more groups of it"
+                    )
+        halves.append((first, second))
+    return halves
+
+
+def score_parts(
+    features: Features,
+    y: np.ndarray,
+    parts: Sequence[Int[np.ndarray, " row"]],
+    metric: Metric = "auroc",
+    fold: Int[np.ndarray, " example"] | None = None,
+    random_state: int = 0,
+) -> xr.DataArray:
+    """Score all heads on several parts of the examples; features are read and checked once.
+
+    Parameters
+    ----------
+    features
+        As from `headprobe.metrics.features.read_features`.
+    y
+        `[example]`, labels.
+    parts
+        Positions of the examples of each part; an example may be in it several times.
+    metric
+        As in `headprobe.metrics.labellings.score_labellings`.
+    fold
+        `[example]`, number of the group; copies of an example share it. Default: single examples.
+    random_state
+        Seed of metrics that draw.
+
+    Returns
+    -------
+    xarray.DataArray
+        Dims (part, [prompt,] layer, head).
+
+    Raises
+    ------
+    InputError
+        As in `headprobe.metrics.features.chunks` and `score_labellings`.
+
+    Examples
+    --------
+    >>> from headprobe.metrics.features import read_features
+    >>> z = np.random.default_rng(0).normal(size=(12, 1, 2, 3))
+    >>> features, y = read_features(z, np.arange(12) % 2)
+    >>> score_parts(features, y, [np.arange(12), np.arange(6)]).dims
+    ('part', 'layer', 'head')
+    """
+    n = len(features.ids)
+    fold = np.arange(n) if fold is None else fold
+    d = max(block.z.shape[-1] for block in features.blocks)
+    scored = []
+    with torch.no_grad():
+        for chunk in chunks(features, bytes_per_head(n, d, 1)):
+            columns = []
+            for rows in parts:
+                x = chunk.x[:, torch.from_numpy(rows)]
+                x = x - x.mean(1, keepdim=True)
+                scores = score_labellings(metric, x, y[rows][None], fold[rows], chunk.names, random_state)
+                columns.append(scores[:, 0])
+            scored.append((chunk, np.stack(columns)))
+    maps = head_map(features, scored, [str(i) for i in range(len(parts))], "score")
+    return maps.rename(metric="part").assign_coords(part=range(len(parts)))

@@ -1,0 +1,289 @@
+"""Ranks of heads within score maps, and the table of repeated maps that stability and consensus work on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from headprobe.errors import InputError
+from headprobe.heads import Head, HeadSet
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["Repeats", "best_heads", "check_k", "check_repeats", "ranks", "repeats"]
+
+
+class Repeats(NamedTuple):
+    """Repeated score maps as a table, heads without a score left out.
+
+    Parameters
+    ----------
+    values
+        Scores, [map, head].
+    names
+        Label of each map, such as the prompt's name.
+    heads
+        The heads, [head], in the order of the map's coordinates.
+    order
+        Positions of the heads sorted by (layer, head), [head].
+    one
+        The first map, dims (layer, head): what a result looks like.
+    """
+
+    values: Float[np.ndarray, "map head"]
+    names: list[str]
+    heads: list[Head]
+    order: Int[np.ndarray, " head"]
+    one: xr.DataArray
+
+    def to_map(self, scores: Float[np.ndarray, " head"], name: str) -> xr.DataArray:
+        """Put one number per head back in its place; NaN where the map has no head.
+
+        Parameters
+        ----------
+        scores
+            [head].
+        name
+            Name of the map.
+
+        Returns
+        -------
+        xarray.DataArray
+            Dims (layer, head).
+        """
+        flat = np.full(self.one.size, np.nan)
+        flat[np.isfinite(self.one.values).ravel()] = scores
+        return self.one.copy(data=flat.reshape(self.one.shape)).rename(name)
+
+    def best_first(self, scores: Float[np.ndarray, " head"]) -> Int[np.ndarray, " head"]:
+        """Positions of the heads from the highest score to the lowest, ties by (layer, head).
+
+        Parameters
+        ----------
+        scores
+            [head].
+
+        Returns
+        -------
+        ndarray [head]
+        """
+        return self.order[np.argsort(-scores[self.order], kind="stable")]
+
+    def head_set(self, positions: Sequence[int] | Int[np.ndarray, " k"]) -> HeadSet:
+        """Heads at some positions, in that order.
+
+        Parameters
+        ----------
+        positions
+            [k].
+
+        Returns
+        -------
+        HeadSet
+        """
+        return HeadSet(self.heads[int(i)] for i in positions)
+
+
+def check_repeats(score_map: xr.DataArray, dim: str, *, at_least: int = 1) -> None:
+    """Raise unless a map repeats along `dim` and every head has either all scores along it or none.
+
+    Parameters
+    ----------
+    score_map
+        Dims that hold `dim` and end in layer, head.
+    dim
+        The dim of the repeats, such as "prompt", "resample", "seed", "dataset" or "model".
+    at_least
+        How many repeats are needed.
+
+    Raises
+    ------
+    InputError
+        If the dims do not fit, there are too few repeats or no head, a score is infinite, or a head has a score
+        in some repeats only: the first one is named.
+
+    Examples
+    --------
+    >>> from headprobe.scores import score_map
+    >>> check_repeats(score_map([[[1.0, 2.0]], [[3.0, 4.0]]], prompts=["a", "b"]), "prompt")
+    """
+    found = tuple(str(d) for d in getattr(score_map, "dims", ()))
+    if dim in ("layer", "head") or dim not in found or found[-2:] != ("layer", "head"):
+        raise InputError(
+            f"expected a score map with dims {(dim, 'layer', 'head')}, got {found or type(score_map).__name__}; "
+            "name the dim of the repeats (dim=...), and stack maps with headprobe.metrics.replicates.stack_maps"
+        )
+    if score_map.size == 0:
+        raise InputError(f"the score map is empty: shape {score_map.shape}")
+    if score_map.sizes[dim] < at_least:
+        raise InputError(f"{at_least} or more maps along {dim!r} are needed, got {score_map.sizes[dim]}")
+    values = np.asarray(score_map.values, dtype=np.float64)
+    if not np.isfinite(values).any():
+        raise InputError("no head of the score map has a score: all values are NaN or infinite")
+    absent = np.isnan(values).all(axis=found.index(dim), keepdims=True)
+    bad = np.argwhere(~np.isfinite(values) & ~absent)
+    if len(bad):
+        where = ", ".join(f"{d}={_label(score_map, d, i)}" for d, i in zip(found, bad[0], strict=True))
+        raise InputError(
+            f"{len(bad)} scores are NaN or infinite, the first at {where}, while the same heads have scores elsewhere "
+            f"along {dim!r}: leave these heads out or score them everywhere"
+        )
+
+
+def repeats(score_map: xr.DataArray, dim: str, *, at_least: int = 1, n_heads: int = 1) -> Repeats:
+    """Lay a stack of score maps out as a table of maps by heads.
+
+    Parameters
+    ----------
+    score_map
+        Dims (`dim`, layer, head); a head that is NaN in all maps does not exist and is left out.
+    dim
+        The dim of the repeats.
+    at_least, n_heads
+        How many maps and how many heads are needed.
+
+    Returns
+    -------
+    Repeats
+
+    Raises
+    ------
+    InputError
+        As in `check_repeats`; or there are other dims, or too few heads.
+
+    Examples
+    --------
+    >>> from headprobe.scores import score_map
+    >>> repeats(score_map([[[1.0, 2.0]], [[3.0, 4.0]]], prompts=["a", "b"]), "prompt").values.tolist()
+    [[1.0, 2.0], [3.0, 4.0]]
+    """
+    found = tuple(getattr(score_map, "dims", ()))
+    if found != (dim, "layer", "head"):
+        raise InputError(
+            f"expected a score map with dims {(dim, 'layer', 'head')}, got {found or type(score_map).__name__}; "
+            "select or combine the other dims first"
+        )
+    check_repeats(score_map, dim, at_least=at_least)
+    values = np.asarray(score_map.values, dtype=np.float64).reshape(score_map.sizes[dim], -1)
+    present = np.isfinite(values[0])
+    if present.sum() < n_heads:
+        raise InputError(f"{n_heads} or more heads with a score are needed, got {int(present.sum())}")
+    layer = np.repeat(score_map.coords["layer"].values, score_map.sizes["head"])[present]
+    head = np.tile(score_map.coords["head"].values, score_map.sizes["layer"])[present]
+    return Repeats(
+        values=values[:, present],
+        names=[str(_label(score_map, dim, i)) for i in range(len(values))],
+        heads=[Head(int(i), int(j)) for i, j in zip(layer, head, strict=True)],
+        order=np.lexsort((head, layer)),
+        one=score_map.isel({dim: 0}, drop=True),
+    )
+
+
+def ranks(score_map: xr.DataArray, ties: Literal["average", "min", "max"] = "average") -> xr.DataArray:
+    """Rank of every head within its map, 1 for the highest score.
+
+    Parameters
+    ----------
+    score_map
+        Dims ([leading dims,] layer, head); NaN where there is no head. Each (layer, head) map is ranked by itself.
+    ties
+        What heads with the same score get: the mean of the ranks they share, the smallest or the largest.
+
+    Returns
+    -------
+    xarray.DataArray
+        The same dims, values from 1 to the number of heads with a score.
+
+    Raises
+    ------
+    InputError
+        If the map is empty, does not end in layer, head, or holds infinite values.
+
+    Examples
+    --------
+    >>> from headprobe.scores import score_map
+    >>> ranks(score_map([[0.5, 0.9, 0.5]])).values.tolist()
+    [[2.5, 1.0, 2.5]]
+    """
+    from scipy.stats import rankdata
+
+    found = tuple(getattr(score_map, "dims", ()))
+    if found[-2:] != ("layer", "head") or score_map.size == 0:
+        raise InputError(f"expected a filled score map with dims ([...,] 'layer', 'head'), got {found}")
+    if ties not in ("average", "min", "max"):
+        raise InputError(f"ties must be 'average', 'min' or 'max', got {ties!r}")
+    values = np.asarray(score_map.values, dtype=np.float64)
+    if np.isinf(values).any():
+        raise InputError("the score map holds infinite values; use NaN for a head without a score")
+    flat = values.reshape(-1, values.shape[-2] * values.shape[-1])
+    ranked = rankdata(-flat, method=ties, axis=-1, nan_policy="omit")
+    return score_map.copy(data=np.where(np.isnan(flat), np.nan, ranked).reshape(values.shape)).rename("rank")
+
+
+def best_heads(score_map: xr.DataArray, k: int) -> HeadSet:
+    """Choose the `k` heads with the highest scores among those that have one.
+
+    The same as `headprobe.scores.top_heads`, but a head without a score (NaN) is passed over rather than refused.
+
+    Parameters
+    ----------
+    score_map
+        Dims (layer, head).
+    k
+        Number of heads, from 1 to the number of heads with a score.
+
+    Returns
+    -------
+    HeadSet
+        Best head first; ties go to the lower (layer, head).
+
+    Raises
+    ------
+    InputError
+        If the map has other dims or fewer than `k` heads with a score.
+
+    Examples
+    --------
+    >>> from headprobe.scores import score_map
+    >>> best_heads(score_map([[0.1, float("nan")], [0.9, 0.2]]), 2).labels
+    ('L1H0', 'L1H1')
+    """
+    found = tuple(getattr(score_map, "dims", ()))
+    if found != ("layer", "head"):
+        raise InputError(
+            f"expected a score map with dims ('layer', 'head'), got {found or type(score_map).__name__}; "
+            "select or combine the other dims first"
+        )
+    table = repeats(score_map.expand_dims("map"), "map")
+    check_k(k, len(table.heads))
+    return table.head_set(table.best_first(table.values[0])[:k])
+
+
+def check_k(k: int, n_heads: int, *, below: bool = False) -> None:
+    """Raise unless `k` is a whole number of heads that can be chosen.
+
+    Parameters
+    ----------
+    k
+        Number of heads to choose.
+    n_heads
+        Number of heads with a score.
+    below
+        Whether `k` must be smaller than `n_heads`.
+
+    Raises
+    ------
+    InputError
+        If it is not.
+    """
+    last = n_heads - below
+    if not isinstance(k, int | np.integer) or isinstance(k, bool) or not 1 <= k <= last:
+        raise InputError(f"k must be a whole number from 1 to {last} (the map has {n_heads} heads), got {k!r}")
+
+
+def _label(score_map: xr.DataArray, dim: str, index: int) -> object:
+    return score_map.coords[dim].values[index] if dim in score_map.coords else index

@@ -1,0 +1,63 @@
+"""What probes accept: head outputs of any layout, as a plain matrix and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from headprobe.errors import InputError
+
+__all__ = ["as_array", "flatten"]
+
+
+def as_array(X: Any) -> Any:
+    """Detach a tensor into an array; everything else is returned as it is.
+
+    Examples
+    --------
+    >>> import torch
+    >>> as_array(torch.zeros(2, 3, dtype=torch.bfloat16)).dtype
+    dtype('float32')
+    """
+    if isinstance(X, Tensor):
+        tensor = X.detach().cpu()
+        return tensor.float().numpy() if tensor.is_floating_point() and tensor.itemsize < 4 else tensor.numpy()
+    return X
+
+
+def flatten(X: Any) -> tuple[Any, tuple[int, ...] | None]:
+    """Bring head outputs to `[example, feature]`.
+
+    Parameters
+    ----------
+    X
+        `[example, layer, head, d_head]`, `[example, head, d_head]` or `[example, feature]`.
+
+    Returns
+    -------
+    X, layout
+        A matrix (whatever has two axes, or is no array, is returned as it is); the axes after the first, or None
+        for two axes.
+
+    Raises
+    ------
+    InputError
+        If an array has another number of axes.
+
+    Examples
+    --------
+    >>> X, layout = flatten(np.zeros((5, 2, 3, 4)))
+    >>> X.shape, layout
+    ((5, 24), (2, 3, 4))
+    """
+    X = as_array(X)
+    if not isinstance(X, np.ndarray) or X.ndim <= 2:
+        return X, None
+    if X.ndim > 4:
+        raise InputError(
+            f"expected [example, layer, head, d_head], [example, head, d_head] or [example, feature], got shape {X.shape}: "
+            "choose one prompt"
+        )
+    return X.reshape(len(X), -1), X.shape[1:]

@@ -1,0 +1,237 @@
+"""A classifier on the outputs of selected heads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from headprobe.errors import InputError
+from headprobe.probing.inputs import flatten
+
+__all__ = ["KINDS", "HeadProbe"]
+
+KINDS = ("logistic", "ridge", "svm", "mlp", "sav")
+"""Kinds of probe."""
+
+
+def _gives_probabilities(probe: HeadProbe) -> bool:
+    if probe.kind in ("logistic", "mlp", "sav"):
+        return True
+    raise AttributeError(f"a probe of kind {probe.kind!r} gives no probabilities: use decision_function")
+
+
+class HeadProbe(ClassifierMixin, BaseEstimator):
+    """Classify examples by the outputs of heads.
+
+    Parameters
+    ----------
+    kind
+        `"logistic"`: logistic regression with an L2 penalty. `"ridge"`: ridge regression on the labels. `"svm"`: linear
+        support vector machine. `"mlp"`: one hidden layer. All four see the heads' outputs concatenated and every
+        feature standardised. `"sav"`: every head votes for the class whose mean output is nearest by cosine (sparse
+        attention vectors), without standardising; ties go to the larger mean cosine.
+    C
+        Inverse strength of the penalty of `logistic` and `svm`; `1 / C` is the penalty of `ridge`. Above 0.
+    hidden
+        Units of the hidden layer of `mlp`.
+    alpha
+        L2 penalty of `mlp`.
+    max_iter
+        Iterations of `logistic`, `svm` and `mlp`.
+    random_state
+        Seed of `svm` and `mlp`; the other kinds draw nothing.
+
+    Attributes
+    ----------
+    classes_ : ndarray
+        The labels, sorted.
+    n_features_in_ : int
+        Features of one example, all heads together.
+    layout_ : tuple or None
+        Axes after the first of the array fitted to, such as (head, d_head); None for `[example, feature]`.
+    model_ : sklearn.pipeline.Pipeline
+        Standardisation and classifier; not with `sav`.
+    n_iter_ : int
+        Iterations taken; 1 where there is a closed form.
+    class_means_ : ndarray
+        `[class, head, d_head]`; only with `sav`.
+
+    Notes
+    -----
+    `X` is `[example, layer, head, d_head]`, `[example, head, d_head]` or `[example, feature]`, an array or a tensor. Two
+    axes are one head of all features; this is the layout that scikit-learn's estimator checks use.
+
+    References
+    ----------
+    HeadHunt-VAD (arXiv 2512.17601), table on scorers, for logistic, linear SVM and MLP; Mitra et al., "Sparse Attention
+    Vectors" (arXiv 2412.00142), for the vote.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> y = np.arange(40) % 2
+    >>> z = rng.normal(size=(40, 5, 8)) + (2 * y - 1)[:, None, None]
+    >>> HeadProbe("sav").fit(z[:30], y[:30]).score(z[30:], y[30:])
+    1.0
+    """
+
+    def __init__(
+        self,
+        kind: str = "logistic",
+        *,
+        C: float = 1.0,
+        hidden: int = 64,
+        alpha: float = 1e-4,
+        max_iter: int = 1000,
+        random_state: int | np.random.RandomState | None = 0,
+    ) -> None:
+        self.kind = kind
+        self.C = C
+        self.hidden = hidden
+        self.alpha = alpha
+        self.max_iter = max_iter
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any) -> HeadProbe:
+        """Fit the probe.
+
+        Parameters
+        ----------
+        X
+            Head outputs, finite; see the notes of the class.
+        y
+            `[example]`, two or more classes.
+
+        Returns
+        -------
+        HeadProbe
+            Itself.
+
+        Raises
+        ------
+        InputError
+            If the kind is unknown or there is one class only.
+        """
+        if self.kind not in KINDS:
+            raise InputError(f"unknown kind of probe {self.kind!r}: known are {list(KINDS)}")
+        X, self.layout_ = flatten(X)
+        X, y = validate_data(self, X, y, dtype=np.float64)
+        check_classification_targets(y)
+        self.classes_, codes = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise InputError(f"a probe needs two classes or more, got one class: {self.classes_.tolist()}")
+        if self.kind == "sav":
+            z = self._heads(X)
+            self.class_means_ = np.stack([z[codes == c].mean(0) for c in range(len(self.classes_))])
+            self.n_iter_ = 1
+        else:
+            self.model_ = make_pipeline(StandardScaler(), self._classifier()).fit(X, y)
+            steps = getattr(self.model_[-1], "n_iter_", None)
+            self.n_iter_ = 1 if steps is None else int(np.max(steps))
+        return self
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Predict the class of every example.
+
+        Parameters
+        ----------
+        X
+            Head outputs in the layout fitted to.
+
+        Returns
+        -------
+        ndarray [example]
+        """
+        X = self._checked(X)
+        if self.kind == "sav":
+            votes, cosine = self._votes(X)
+            # Cosines are at most 1 in size, so they decide only between equal votes.
+            return self.classes_[(votes + cosine / 4 / votes[0].sum()).argmax(1)]
+        return self.model_.predict(X)
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Score examples: the higher, the more the second class, or one column per class with more than two.
+
+        Parameters
+        ----------
+        X
+            Head outputs in the layout fitted to.
+
+        Returns
+        -------
+        ndarray [example] or [example, class]
+            For `mlp` the log-odds; for `sav` the share of votes and, within equal votes, the mean cosine.
+        """
+        X = self._checked(X)
+        if self.kind == "sav":
+            votes, cosine = self._votes(X)
+            score = (votes + cosine / 4) / votes[0].sum()
+            return score[:, 1] - score[:, 0] if len(self.classes_) == 2 else score
+        if self.kind == "mlp":
+            p = self.model_.predict_proba(X)
+            tiny = np.finfo(np.float64).tiny
+            log_p = np.log(p.clip(min=tiny))
+            return log_p[:, 1] - log_p[:, 0] if len(self.classes_) == 2 else log_p
+        return self.model_.decision_function(X)
+
+    @available_if(_gives_probabilities)
+    def predict_proba(self, X: Any) -> Float[np.ndarray, "example class"]:
+        """Probabilities of the classes; for `sav` the shares of votes. Not for `ridge` and `svm`.
+
+        Parameters
+        ----------
+        X
+            Head outputs in the layout fitted to.
+
+        Returns
+        -------
+        ndarray [example, class]
+        """
+        X = self._checked(X)
+        if self.kind == "sav":
+            votes, _ = self._votes(X)
+            return votes / votes.sum(1, keepdims=True)
+        return self.model_.predict_proba(X)
+
+    def _classifier(self) -> Any:
+        if self.kind == "logistic":
+            return LogisticRegression(C=self.C, max_iter=self.max_iter)
+        if self.kind == "ridge":
+            return RidgeClassifier(alpha=1 / self.C)
+        if self.kind == "svm":
+            return LinearSVC(C=self.C, max_iter=self.max_iter, random_state=self.random_state)
+        return MLPClassifier(
+            (self.hidden,), alpha=self.alpha, max_iter=self.max_iter, random_state=self.random_state, solver="lbfgs"
+        )
+
+    def _checked(self, X: Any) -> np.ndarray:
+        check_is_fitted(self)
+        X, layout = flatten(X)
+        if layout is not None and self.layout_ is not None and layout != self.layout_:
+            raise InputError(f"the probe was fitted to heads of layout {self.layout_}, got {layout}")
+        return validate_data(self, X, dtype=np.float64, reset=False)
+
+    def _heads(self, X: np.ndarray) -> np.ndarray:
+        """Features as [example, head, d_head]."""
+        return X[:, None] if self.layout_ is None else X.reshape(len(X), -1, self.layout_[-1])
+
+    def _votes(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Votes [example, class], and the mean cosine with the class means."""
+        z, means = self._heads(X), self.class_means_
+        dots = np.einsum("nhd,chd->nch", z, means)
+        sizes = np.linalg.norm(z, axis=-1)[:, None] * np.linalg.norm(means, axis=-1)
+        cosine = np.divide(dots, sizes, out=np.zeros_like(dots), where=sizes > 0)
+        winners = cosine.argmax(1)
+        votes = np.stack([(winners == c).sum(1) for c in range(len(self.classes_))], 1).astype(np.float64)
+        return votes, cosine.mean(2)

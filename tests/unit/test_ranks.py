@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import rankdata
+
+from headprobe.errors import InputError
+from headprobe.metrics.ranks import best_heads, check_repeats, ranks, repeats
+from headprobe.scores import score_map, top_heads
+
+NAN = float("nan")
+
+
+def test_ranks_by_hand():
+    m = score_map([[[3.0, 1.0, 3.0], [0.0, NAN, 2.0]]], prompts=["p"])
+    assert ranks(m).dims == m.dims
+    np.testing.assert_array_equal(ranks(m).values, [[[1.5, 4.0, 1.5], [5.0, NAN, 3.0]]])
+    np.testing.assert_array_equal(ranks(m, "min").values, [[[1.0, 4.0, 1.0], [5.0, NAN, 3.0]]])
+    np.testing.assert_array_equal(ranks(m, "max").values, [[[2.0, 4.0, 2.0], [5.0, NAN, 3.0]]])
+
+
+@given(st.integers(0, 2**16))
+@settings(max_examples=25, deadline=None)
+def test_each_map_is_ranked_by_itself(seed):
+    values = np.random.default_rng(seed).integers(0, 5, size=(2, 3, 2, 4)).astype(float)
+    ranked = ranks(score_map(values, metrics=["a", "b"], prompts=["p", "q", "r"]))
+    for index in np.ndindex(2, 3):
+        np.testing.assert_array_equal(ranked.values[index].ravel(), rankdata(-values[index].ravel()))
+
+
+def test_ranks_refuses():
+    with pytest.raises(InputError, match=r"ties must be 'average', 'min' or 'max', got 'dense'"):
+        ranks(score_map([[1.0]]), "dense")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"dims \(\[...,\] 'layer', 'head'\), got \('head', 'layer'\)"):
+        ranks(score_map([[1.0]]).transpose("head", "layer"))
+    with pytest.raises(InputError, match="infinite"):
+        ranks(score_map([[1.0]]) * np.inf)
+
+
+def test_best_heads_are_the_top_heads_where_all_have_a_score():
+    m = score_map([[1.0, 3.0, 2.0], [3.0, 3.0, 0.0]], layers=[4, 2], heads=[7, 5, 6])
+    for k in range(1, 7):
+        assert best_heads(m, k) == top_heads(m, k)
+
+
+def test_best_heads_pass_over_heads_without_a_score():
+    m = score_map([[1.0, NAN], [NAN, 2.0]], layers=[3, 8])
+    assert best_heads(m, 2).labels == ("L8H1", "L3H0")
+    with pytest.raises(InputError, match=r"k must be a whole number from 1 to 2 \(the map has 2 heads\), got 3"):
+        best_heads(m, 3)
+    with pytest.raises(InputError, match="no head of the score map has a score"):
+        best_heads(m * NAN, 1)
+    with pytest.raises(InputError, match=r"expected a score map with dims \('layer', 'head'\), got ndarray"):
+        best_heads(m.values, 1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("k", [0, -1, 1.0, True])
+def test_best_heads_refuses_k(k):
+    with pytest.raises(InputError, match=f"k must be a whole number from 1 to 2 .* got {k!r}"):
+        best_heads(score_map([[1.0, 2.0]]), k)
+
+
+def test_a_table_of_repeats_leaves_out_heads_that_are_nowhere_and_puts_results_back():
+    m = score_map([[[1.0, NAN], [3.0, 4.0]], [[5.0, NAN], [7.0, 8.0]]], prompts=["p", "q"], layers=[9, 2])
+    table = repeats(m, "prompt")
+    assert table.values.tolist() == [[1.0, 3.0, 4.0], [5.0, 7.0, 8.0]]
+    assert table.names == ["p", "q"]
+    assert [head.label for head in table.heads] == ["L9H0", "L2H0", "L2H1"]
+    back = table.to_map(np.array([0.1, 0.2, 0.3]), "x")
+    np.testing.assert_array_equal(back.values, [[0.1, NAN], [0.2, 0.3]])
+    assert back.dims == ("layer", "head")
+    assert back["layer"].values.tolist() == [9, 2]
+    assert back.name == "x"
+    assert table.head_set(table.best_first(np.zeros(3))).labels == ("L2H0", "L2H1", "L9H0")
+
+
+def test_what_is_no_stack_of_maps_is_refused():
+    m = score_map(np.ones((2, 1, 2)), prompts=["a", "b"])
+    for dim in ("resample", "layer"):
+        with pytest.raises(InputError, match=rf"\('{dim}', 'layer', 'head'\), got \('prompt', 'layer', 'head'\)"):
+            check_repeats(m, dim)
+    with pytest.raises(InputError, match="3 or more maps along 'prompt' are needed, got 2"):
+        check_repeats(m, "prompt", at_least=3)
+    with pytest.raises(InputError, match="3 or more heads with a score are needed, got 2"):
+        repeats(m, "prompt", n_heads=3)
+    with pytest.raises(InputError, match="select or combine the other dims first"):
+        repeats(score_map(np.ones((1, 2, 1, 2)), metrics=["a"], prompts=["p", "q"]), "prompt")
+    with pytest.raises(InputError, match="the score map is empty"):
+        check_repeats(m.isel(prompt=slice(0)), "prompt")
+
+
+def test_a_head_with_a_score_in_some_maps_only_is_named():
+    values = np.ones((2, 1, 2))
+    values[1, 0, 1] = np.nan
+    with pytest.raises(
+        InputError, match=r"1 scores are NaN or infinite, the first at prompt=b, layer=0, head=1, while"
+    ):
+        check_repeats(score_map(values, prompts=["a", "b"]), "prompt")
+    infinite = score_map(np.ones((2, 1, 2)), prompts=["a", "b"])
+    infinite.values[:, 0, 0] = np.inf
+    with pytest.raises(InputError, match="2 scores are NaN or infinite, the first at prompt=a, layer=0, head=0"):
+        check_repeats(infinite, "prompt")

@@ -1,0 +1,83 @@
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headprobe.errors import HeadprobeWarning, InputError
+from headprobe.heads import HeadSet
+from headprobe.metrics.selection import from_head_sets, selection_frequency, selections
+from headprobe.scores import score_map, top_heads
+
+NAN = float("nan")
+
+
+def test_selections_mark_the_top_heads_of_each_map():
+    values = np.random.default_rng(0).normal(size=(4, 3, 5))
+    m = score_map(values, prompts=list("abcd"))
+    marked = selections(m, 4, "prompt")
+    assert marked.dims == m.dims
+    assert marked["prompt"].values.tolist() == list("abcd")
+    for prompt in "abcd":
+        best = top_heads(m.sel(prompt=prompt, drop=True), 4)
+        one = marked.sel(prompt=prompt)
+        assert {(int(i), int(j)) for i, j in np.argwhere(one.values == 1)} == {(h.layer, h.head) for h in best}
+        assert one.values.sum() == 4
+
+
+def test_frequency_by_hand():
+    m = score_map([[[9.0, 8.0, 1.0, NAN]], [[9.0, 1.0, 8.0, NAN]], [[1.0, 9.0, 8.0, NAN]]], prompts=list("abc"))
+    frequency = selection_frequency(m, 2, "prompt")
+    np.testing.assert_allclose(frequency.values, [[2 / 3, 2 / 3, 2 / 3, NAN]])
+    np.testing.assert_allclose(selection_frequency(selections(m, 2, "prompt"), dim="prompt").values, frequency.values)
+    assert frequency.name == "selection frequency"
+
+
+@given(st.integers(0, 2**16), st.integers(1, 8))
+@settings(max_examples=25, deadline=None)
+def test_frequency_properties(seed, k):
+    rng = np.random.default_rng(seed)
+    m = score_map(rng.normal(size=(5, 2, 4)), prompts=list("abcde"))
+    found = selection_frequency(m, k, "prompt")
+    assert found.values.sum() == pytest.approx(k)
+    order = rng.permutation(4)
+    np.testing.assert_array_equal(selection_frequency(m.isel(head=order), k, "prompt").values, found.values[:, order])
+    np.testing.assert_array_equal(selection_frequency(np.exp(m), k, "prompt").values, found.values)
+
+
+def test_a_tie_for_the_last_place_is_told():
+    m = score_map([[[3.0, 2.0, 2.0]], [[3.0, 1.0, 2.0]]], prompts=["a", "b"])
+    text = r"in 1 of 2 maps the head of rank 2 is tied with the next, first in prompt=a \(2 heads score 2\)"
+    with pytest.warns(HeadprobeWarning, match=text) as caught:
+        marked = selections(m, 2, "prompt")
+    assert caught[0].filename == __file__
+    assert marked.values[:, 0].tolist() == [[1, 1, 0], [1, 0, 1]]
+    with pytest.warns(HeadprobeWarning, match=text) as caught:
+        selection_frequency(m, 2, "prompt")
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        selections(m, 1, "prompt")
+        selections(m, 3, "prompt")
+
+
+def test_head_sets_become_a_selection():
+    candidates = score_map([[0.1, NAN], [0.3, 0.4]], layers=[5, 9])
+    marked = from_head_sets({"a": HeadSet(["L9H1"]), "b": HeadSet(["L9H1", "L5H0"])}, candidates, "split")
+    np.testing.assert_array_equal(marked.values, [[[0, NAN], [0, 1]], [[1, NAN], [0, 1]]])
+    np.testing.assert_array_equal(selection_frequency(marked, dim="split").values, [[0.5, NAN], [0, 1]])
+    with pytest.raises(InputError, match="split=a: L5H1, L0H0 is not among the 3 candidate heads"):
+        from_head_sets({"a": HeadSet(["L9H1", "L5H1", "L0H0"])}, candidates, "split")
+    with pytest.raises(InputError, match="mapping of one or more"):
+        from_head_sets({}, candidates)
+
+
+def test_refused():
+    m = score_map([[[3.0, 2.0]], [[3.0, 1.0]]], prompts=["a", "b"])
+    with pytest.raises(InputError, match=r"k must be a whole number from 1 to 2 .* got 0"):
+        selections(m, 0, "prompt")
+    with pytest.raises(InputError, match="not a selection of 1 and 0"):
+        selection_frequency(m, dim="prompt")
+    with pytest.raises(InputError, match=r"dims \('resample', 'layer', 'head'\), got \('prompt'"):
+        selection_frequency(m, 1)

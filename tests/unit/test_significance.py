@@ -1,0 +1,346 @@
+"""Significance: calibration on noise, power, groups, equality of the fast nulls with one labelling after the other."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from scipy.stats import binom
+
+from headprobe.activations import HeadActivations, example_table
+from headprobe.errors import InputError
+from headprobe.examples import Example
+from headprobe.heads import HeadSet
+from headprobe.metrics.labellings import score_labellings
+from headprobe.metrics.linear_probe import loo_ridge_auroc
+from headprobe.metrics.saliency import METRICS
+from headprobe.metrics.significance import compare_with_null, max_statistic, relabellings
+from headprobe.provenance import Provenance
+from headprobe.scores import score_map
+
+RUNS, ALPHA = 200, 0.05
+Y = np.arange(20) % 2
+
+
+def noise(seed: int, n: int = 20, heads: tuple[int, int] = (3, 4), d: int = 4) -> np.ndarray:
+    return np.random.default_rng([5, seed]).normal(size=(n, *heads, d))
+
+
+def videos(seed: int, constant: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Noise whose examples of one video resemble each other; labels per video, or within videos."""
+    rng = np.random.default_rng([6, seed])
+    video = np.repeat(np.arange(10), 2)
+    z = rng.normal(size=(20, 2, 3, 3)) + 2 * rng.normal(size=(10, 2, 3, 3))[video]
+    return z, video % 2 if constant else rng.permuted(np.tile([0, 1], (10, 1)), axis=1).ravel(), video
+
+
+def share_of_runs_with_a_finding(run, runs: int = RUNS) -> float:
+    found = [float(np.nanmin(run(seed).p_step_down)) <= ALPHA for seed in range(runs)]
+    return float(np.mean(found))
+
+
+def expected_range(runs: int = RUNS) -> tuple[float, float]:
+    """Where the share lies in 99.8 of 100 cases if the family-wise error is alpha."""
+    low, high = binom.interval(0.998, runs, ALPHA)
+    return low / runs, high / runs
+
+
+# Calibration
+
+
+@pytest.mark.parametrize("metric", ["auroc", "lda"])
+def test_family_wise_error_on_noise(metric: str) -> None:
+    low, high = expected_range()
+    share = share_of_runs_with_a_finding(
+        lambda seed: max_statistic(noise(seed), Y, metric, n_permutations=39, random_state=seed)
+    )
+    assert low <= share <= high
+
+
+@pytest.mark.parametrize("constant", [True, False])
+def test_family_wise_error_with_groups(constant: bool) -> None:
+    low, high = expected_range()
+
+    def run(seed: int):
+        z, y, group = videos(seed, constant)
+        return max_statistic(z, y, groups=group, n_permutations=39, random_state=seed)
+
+    assert low <= share_of_runs_with_a_finding(run) <= high
+
+
+def test_permuting_examples_of_grouped_data_is_fooled() -> None:
+    def run(seed: int):
+        z, y, _ = videos(seed)
+        return max_statistic(z, y, n_permutations=39, random_state=seed)
+
+    # Not a matter of chance: most runs of pure noise have a "significant" head.
+    assert share_of_runs_with_a_finding(run, 40) > 0.5
+
+
+def test_frames_fool_permutation_within_videos_and_not_shifts() -> None:
+    def series(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        rng = np.random.default_rng([8, seed])
+        slow = np.stack([rng.normal(size=(6, 44, 2, 2, 3))[:, i : i + 24] for i in range(20)]).mean(0)
+        steps = rng.normal(size=(6, 44, 2, 2, 3))
+        slow = np.stack([steps[:, i : i + 24] for i in range(20)]).mean(0)
+        start = rng.integers(0, 16, 6)[:, None]
+        frame = np.arange(24)
+        y = ((frame >= start) & (frame < start + 8)).astype(int)
+        return slow.reshape(144, 2, 2, 3), y.ravel(), np.repeat(np.arange(6), 24)
+
+    def run(scheme: str):
+        def once(seed: int):
+            z, y, group = series(seed)
+            return max_statistic(z, y, groups=group, n_permutations=39, random_state=seed, scheme=scheme)
+
+        return once
+
+    assert share_of_runs_with_a_finding(run("within"), 40) > 0.4
+    low, high = expected_range(100)
+    assert low <= share_of_runs_with_a_finding(run("shift"), 100) <= high
+
+
+def test_power() -> None:
+    # A shift of 2 standard deviations in 1 of 12 heads, 20 + 20 examples: found in 97 of 100 runs (measured over 100), and
+    # another head with it in about alpha of them.
+    found = alone = 0
+    for seed in range(40):
+        z, y = noise(seed, n=40), np.arange(40) % 2
+        z[:, 1, 2, 0] += 2 * y
+        heads = max_statistic(z, y, n_permutations=99, random_state=seed).significant(ALPHA)
+        found += "L1H2" in heads.labels
+        alone += heads.labels == ("L1H2",)
+    assert found >= 36
+    assert alone >= 32
+
+
+def test_uncorrected_p_values_find_heads_in_noise() -> None:
+    z = noise(0, n=40, heads=(10, 20))
+    result = max_statistic(z, np.arange(40) % 2, n_permutations=99)
+    assert 3 <= len(result.significant(ALPHA, "uncorrected")) <= 20
+    for method in ("step_down", "single_step", "holm", "bh", "by"):
+        assert len(result.significant(ALPHA, method)) == 0
+
+
+# What a result holds
+
+
+def test_p_values_by_their_definition() -> None:
+    result = max_statistic(noise(1), Y, n_permutations=19)
+    null, scores = result.null.values, result.scores.values
+    np.testing.assert_allclose(result.p_values.values, (1 + (null >= scores).sum(0)) / 20)
+    maxima = null.max((1, 2))
+    np.testing.assert_array_equal(result.null_maxima, maxima)
+    np.testing.assert_allclose(
+        result.p_familywise.values, (1 + (maxima[:, None, None] >= scores).sum(0)) / 20
+    )
+    assert result.n_permutations == 19
+    assert result.scheme == "examples"
+    assert result.n_distinct == 92378  # 20 choose 10, half of them
+    assert repr(result).startswith("MaxStatistic(auroc, 12 tests, 19 permutations by examples, smallest family-wise p")
+
+
+@pytest.mark.parametrize("studentise", [False, True])
+@pytest.mark.parametrize("alpha", [0.05, 0.1, 0.5])
+def test_thresholds_say_the_same_as_p_values(studentise: bool, alpha: float) -> None:
+    z = noise(2)
+    z[:, 0, 1, 0] += 2.5 * Y
+    result = max_statistic(z, Y, n_permutations=39, studentise=studentise)
+    thresholds = result.thresholds(alpha)
+    above = result.scores > thresholds.familywise
+    np.testing.assert_array_equal(above, result.p_familywise <= alpha)
+    np.testing.assert_array_equal(result.scores > thresholds.per_head, result.p_values <= alpha)
+    assert bool(above.sel(layer=0, head=1))
+    assert (len(np.unique(thresholds.familywise.round(9))) == 1) is not studentise
+
+
+def test_studentising_takes_heads_of_a_wide_null_off_the_others() -> None:
+    rng = np.random.default_rng(0)
+    null = np.stack([rng.normal(size=(99)), 100 * rng.normal(size=99)], 1)[:, None]
+    observed, maps = score_map([[5.0, 10.0]]), xr.concat([score_map(row) for row in null], "permutation")
+    assert compare_with_null(observed, maps).p_familywise.values[0, 0] > 0.3
+    assert compare_with_null(observed, maps, studentise=True).p_familywise.values[0, 0] <= 0.02
+
+
+def test_table_has_one_row_per_head() -> None:
+    table = max_statistic(noise(3), Y, n_permutations=19).table()
+    assert len(table) == 12
+    assert list(table.columns[:4]) == ["layer", "head", "score", "p"]
+    assert table["score"].is_monotonic_decreasing
+    assert (table["p"] <= table["p_step_down"]).all()
+
+
+def test_the_seed_decides_and_the_type_of_z_does_not() -> None:
+    z = noise(4).astype(np.float32)
+    a = max_statistic(z, Y, n_permutations=19, random_state=1)
+    b = max_statistic(torch.from_numpy(z), torch.from_numpy(Y), n_permutations=19, random_state=1)
+    c = max_statistic(z, Y, n_permutations=19, random_state=2)
+    xr.testing.assert_identical(a.null, b.null)
+    assert not a.null.equals(c.null)
+    assert a.scores.equals(c.scores)
+
+
+def test_permuting_heads_permutes_everything() -> None:
+    z = noise(5)
+    a = max_statistic(z, Y, n_permutations=19)
+    b = max_statistic(z[:, ::-1, ::-1].copy(), Y, n_permutations=19)
+    np.testing.assert_allclose(b.null.values, a.null.values[:, ::-1, ::-1])
+    np.testing.assert_array_equal(b.p_step_down.values, a.p_step_down.values[::-1, ::-1])
+
+
+def test_scale_shift_and_rotation_change_nothing() -> None:
+    z = noise(6)
+    rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(4, 4)))[0]
+    for metric in ("auroc", "lda"):
+        a = max_statistic(z, Y, metric, n_permutations=19)
+        b = max_statistic(1000 * z @ rotation + 5, Y, metric, n_permutations=19)
+        np.testing.assert_array_equal(b.p_step_down.values, a.p_step_down.values)
+
+
+def test_exact_copies_of_all_groups_change_no_score() -> None:
+    # Copies within the group they come from: as many groups, as much information.
+    z, group = noise(7), np.arange(20)
+    a = max_statistic(z, Y, groups=group, n_permutations=19)
+    b = max_statistic(np.repeat(z, 2, axis=0), np.repeat(Y, 2), groups=np.repeat(group, 2), n_permutations=19)
+    np.testing.assert_array_equal(a.n_distinct, b.n_distinct)
+    assert float(np.abs(a.scores - b.scores).max()) < 0.06  # the penalty is relative to n - 1 or d
+
+
+def test_prompts_are_one_family_or_one_rss() -> None:
+    z = np.stack([noise(8), noise(9), noise(10)])
+    z[:, :, 2, 1, 0] += 3 * Y
+    result = max_statistic(z, Y, n_permutations=39)
+    assert result.p_familywise.dims == ("prompt", "layer", "head")
+    assert result.significant(prompt="p2").labels == ("L2H1",)
+    np.testing.assert_array_equal(result.null_maxima, result.null.max(("prompt", "layer", "head")))
+    robust = max_statistic(z, Y, n_permutations=39, instability_penalty=0.5)
+    assert robust.scores.dims == ("layer", "head")
+    expected = result.scores.mean("prompt") - 0.5 * result.scores.std("prompt")
+    np.testing.assert_allclose(robust.scores.values, expected.values)
+    assert robust.significant().labels == ("L2H1",)
+
+
+def ragged(groups: list[str] | None) -> HeadActivations:
+    rng = np.random.default_rng(0)
+    table = example_table(
+        [Example("x", id=f"e{i}", label=i % 2, group=groups[i] if groups else None) for i in range(20)]
+    )
+    wide, narrow = HeadSet(["L0H0", "L0H1"]), HeadSet(["L3H0"])
+    values = {
+        wide: torch.from_numpy(rng.normal(size=(2, 20, 2, 6))).float(),
+        narrow: torch.from_numpy(rng.normal(size=(2, 20, 1, 3))).float() + 3 * torch.arange(20)[:, None, None] % 2,
+    }
+    return HeadActivations(values, wide | narrow, {"a": "A", "b": "B"}, table, Provenance("m"))
+
+
+def test_ragged_activations() -> None:
+    acts = ragged(None)
+    result = max_statistic(acts, n_permutations=19)
+    assert result.scores.sizes == {"prompt": 2, "layer": 2, "head": 2}
+    assert np.isnan(result.p_step_down.sel(layer=3, head=1)).all()
+    for size, part in acts.by_size().items():
+        alone = max_statistic(part, n_permutations=19)
+        layer = {6: 0, 3: 3}[size]
+        there = result.scores.sel(layer=[layer], head=alone.scores.coords["head"].values)
+        np.testing.assert_allclose(there.values, alone.scores.values)
+
+
+def test_groups_of_the_activations_are_the_default() -> None:
+    group = [f"v{i // 2 // 2 * 2 + i % 2}" for i in range(20)]
+    acts = ragged(group)
+    result = max_statistic(acts, n_permutations=19)
+    assert result.scheme == "groups"
+    assert result.scores.equals(max_statistic(acts, groups=group, n_permutations=19).scores)
+
+
+def test_rows_of_one_example_are_a_group() -> None:
+    acts = ragged(None)
+    acts.examples["example"] = [f"x{i // 2 // 2 * 2 + i % 2}" for i in range(20)]
+    assert max_statistic(acts, n_permutations=19).scheme == "groups"
+
+
+# The null of every metric
+
+
+def test_every_metric_has_a_null() -> None:
+    z = noise(11, n=24, heads=(1, 2), d=3)
+    y = np.arange(24) % 2
+    drawn = relabellings(y, n_permutations=4).labels
+    for metric in sorted({*METRICS, "auroc"}):
+        result = max_statistic(z, y, metric, n_permutations=4)
+        assert result.null.shape == (4, 1, 2), metric
+        again = max_statistic(z, drawn[2], metric, n_permutations=1)
+        np.testing.assert_allclose(result.null.values[2], again.scores.values, rtol=1e-7, err_msg=metric)
+
+
+@pytest.mark.parametrize(("n", "d"), [(12, 3), (20, 40), (30, 8), (16, 16)])
+@pytest.mark.parametrize("metric", ["lda", "nmi"])
+def test_all_labellings_at_once_equal_one_by_one(metric: str, n: int, d: int) -> None:
+    rng = np.random.default_rng(n)
+    x = torch.from_numpy(rng.normal(size=(4, n, d)) * np.arange(1, d + 1) ** -0.5)
+    labels = np.stack([rng.permutation(np.arange(n) < size) for size in (2, n // 3, n // 2) for _ in range(4)])
+    x[1] += 9 * torch.from_numpy(labels[0].astype(float))[:, None]
+    x -= x.mean(1, keepdim=True)
+    expected = [METRICS[metric](x, torch.from_numpy(row), list("abcd"), 0).numpy() for row in labels]
+    np.testing.assert_allclose(score_labellings(metric, x, labels), np.stack(expected, 1), rtol=1e-8)
+
+
+def test_a_function_as_metric() -> None:
+    def difference(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (x[:, y == 1].mean(1) - x[:, y == 0].mean(1)).norm(dim=-1)
+
+    result = max_statistic(noise(12), Y, difference, n_permutations=19)
+    assert result.metric == "difference"
+    x = noise(12)[:, 0, 0]
+    x = (x - x.mean(0)) / np.abs(x - x.mean(0)).max()
+    expected = np.linalg.norm(x[Y == 1].mean(0) - x[Y == 0].mean(0))
+    assert float(result.scores[0, 0]) == pytest.approx(expected)
+
+
+def test_several_classes_are_averaged() -> None:
+    y = np.arange(24) % 3
+    z = noise(13, n=24)
+    result = max_statistic(z, y, n_permutations=9)
+    x = torch.from_numpy(z[:, 1, 1])[None]
+    expected = np.mean([float(loo_ridge_auroc(x, torch.from_numpy((y == c).astype(float)))[0]) for c in range(3)])
+    assert float(result.scores.sel(layer=1, head=1)) == pytest.approx(expected, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda z: max_statistic(z, Y, "f1"), r"unknown metric 'f1': known are \['auroc', "),
+        (lambda z: max_statistic(z, Y[:5]), r"y must have one label per example, shape \(20,\), got shape \(5,\)"),
+        (lambda z: max_statistic(z), "y is missing"),
+        (lambda z: max_statistic(z[:6], Y[:6]), "only 10 distinct relabellings"),
+        (lambda z: max_statistic(z * np.nan, Y), "z holds NaN or infinite values in 240 outputs, the first in head L0H0"),
+        (lambda z: max_statistic(z * 0, Y), "head L0H0 has the same output for all 20 examples"),
+        (lambda z: max_statistic(z, Y, lambda x, y: x[:, 0]), r"one finite score per head, shape \(12,\), got shape"),
+        (lambda z: max_statistic(z, Y, instability_penalty=0.5), "there is no prompt axis"),
+        (lambda z: max_statistic(z, Y, n_permutations=9).thresholds(0.05), "use n_permutations=19 or more"),
+        (lambda z: max_statistic(z, Y, n_permutations=9).significant(1.5), "alpha must be between 0 and 1, got 1.5"),
+        (lambda z: max_statistic(z, Y, n_permutations=19).significant(method="fdr"), "unknown method 'fdr'"),
+        (lambda z: max_statistic(z, Y, n_permutations=19).significant(prompt="p1"), "the scores have no prompts"),
+        (lambda z: max_statistic(z[None], Y, n_permutations=19).significant(), r"prompt must be one of \['p1'\], got None"),
+    ],
+)
+def test_errors(call, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        call(noise(14))
+
+
+@pytest.mark.parametrize(
+    ("scores", "null", "message"),
+    [
+        ([[1.0, 2.0]], [[[1.0]]], "differ along 'head'"),
+        ([[1.0, np.nan]], [[[1.0, 2.0]]], "every head with a score needs a finite score in every permutation"),
+        ([[1.0, 2.0]], [[[1.0, np.nan]]], "every head with a score needs a finite score in every permutation"),
+    ],
+)
+def test_errors_of_given_nulls(scores: list, null: list, message: str) -> None:
+    maps = xr.concat([score_map(one) for one in null], "permutation")
+    with pytest.raises(InputError, match=message):
+        compare_with_null(score_map(scores), maps)
+    with pytest.raises(InputError, match=r"the null needs the dims \('permutation', 'layer', 'head'\)"):
+        compare_with_null(score_map(scores), score_map(scores))

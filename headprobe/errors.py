@@ -13,6 +13,7 @@ __all__ = [
     "PaddingError",
     "PositionError",
     "SiteError",
+    "StoreError",
     "UnsupportedModelError",
     "VideoError",
 ]
@@ -83,3 +84,7 @@ class ArtefactError(HeadprobeError):
 
 class FingerprintError(ArtefactError):
     """A saved artefact was made with another model, prompt or processing than the one given."""
+
+
+class StoreError(ArtefactError):
+    """A store of activations is damaged, hostile or in use, or what is to be written does not fit it or the disk."""

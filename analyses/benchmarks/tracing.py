@@ -166,7 +166,14 @@ def main() -> None:
     dtype = torch.bfloat16 if options.full_size else torch.float32
     card = torch.cuda.get_device_name(options.device) if options.device.startswith("cuda") else platform.machine()
     sizes = (FULL_28,) * 3 if options.full_size else (SMALL_24, SMALL_28, SMALL_12)
-    frames, side = (16, 448) if options.full_size else (16, 224)
+    clips = (
+        {"small clip": (16, 448), "large clip": (32, 448)}
+        if options.full_size
+        else {
+            "small clip": (16, 224),
+            "large clip": (16, 336),
+        }
+    )
     setting = (options.rounds, options.device, dtype)
     results: dict[str, Any] = {
         "device": card,
@@ -174,7 +181,9 @@ def main() -> None:
         "dtype": str(dtype).removeprefix("torch."),
         "all_heads": all_heads(sizes[0], *setting),
         "five_heads": few_heads(sizes[1], *setting),
-        "five_prompts": five_prompts(sizes[2], *setting, frames=frames, side=side),
+        "five_prompts": {
+            name: five_prompts(sizes[2], *setting, frames=frames, side=side) for name, (frames, side) in clips.items()
+        },
     }
     if options.full_size:
         peak = matrix_peak(options.device, dtype)

@@ -31,6 +31,8 @@ _PROCESSOR_FILES = (
     ("preprocessor_config.json", None),
     ("processor_config.json", "image_processor"),
 )
+# Keys of processor_config.json that do not shape inputs.
+_NOT_SETTINGS = ("processor_class", "chat_template", "auto_map")
 
 
 class Checkpoint(NamedTuple):
@@ -264,12 +266,15 @@ def read_processor_config(source: str, revision: str | None) -> dict[str, Any] |
     Returns
     -------
     dict or None
+        Settings of the processor itself, which ``processor_config.json`` may hold beside them, under ``processor``.
     """
     for name, part in _PROCESSOR_FILES:
         file = _find_file(source, name, revision)
         data = None if file is None else json.loads(file.read_text("utf-8"))
         if data and part is not None:
-            data = data.get(part)
+            # Beside the nested settings stand those of the processor itself, which the text depends on.
+            own = {k: v for k, v in data.items() if not isinstance(v, dict) and k not in _NOT_SETTINGS}
+            data = data.get(part) and data[part] | ({"processor": own} if own else {})
         if data:
             return data
     return None

@@ -40,13 +40,17 @@ class Normalisation:
     resample: int
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Normalisation:
+    def from_config(cls, config: Mapping[str, Any], resample: int = 3) -> Normalisation:
         """Read it from a checkpoint's preprocessor configuration.
 
         Parameters
         ----------
         config
             Content of the configuration file.
+        resample
+            The family's own filter, for a file that names none. Such files also leave out ``rescale_factor`` (then
+            1 / 255) and the switches ``do_resize``, ``do_rescale`` and ``do_normalize`` (then on), which is what
+            the classes of the supported families fill in.
 
         Returns
         -------
@@ -55,7 +59,7 @@ class Normalisation:
         Raises
         ------
         InputError
-            A key is missing or a setting is not supported; nothing is filled in silently.
+            Mean or deviation is missing, or a setting is not supported.
 
         Examples
         --------
@@ -70,7 +74,7 @@ class Normalisation:
         for key in ("do_resize", "do_rescale", "do_normalize"):
             if config.get(key, True) is not True:
                 raise InputError(f"The preprocessor configuration switches {key} off, which is not supported.")
-        resample = int(config.get("resample", 3))
+        resample = int(config.get("resample", resample))
         if resample not in _FILTERS:
             raise InputError(f"resample is {resample}; supported are {_FILTERS}.")
         return cls(

@@ -31,6 +31,7 @@ _ONES = [
 # fmt: on
 _TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 _LARGEST_SIDE = 4096
+_LANCZOS = 1  # the class default of transformers, for a file that names no filter
 _TEXTS = ("DEFAULT_VIDEO_INTRO", "FRAME_TIMESTAMP_MESSAGE", "DEFAULT_MEDIA_OUTTRO")
 
 
@@ -149,7 +150,7 @@ class SmolVLMAdapter(VideoAdapter):
                 f"takes {vision.image_size}."
             )
         return {
-            "normalisation": vars(Normalisation.from_config(config)),
+            "normalisation": vars(Normalisation.from_config(config, resample=_LANCZOS)),
             "longest_edge": min(int(longest), _LARGEST_SIDE),
             "side": int(side),
             "tokens_per_side": int(side) // vision.patch_size // model.config.scale_factor,

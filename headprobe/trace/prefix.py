@@ -125,7 +125,7 @@ def _real_rows(batch: ModelInputs) -> list[list[int]]:
     return [ids[keep].tolist() for ids, keep in zip(batch.inputs["input_ids"], mask, strict=True)]
 
 
-def _common(rows: Sequence[Sequence[int]]) -> int:
+def _common(rows: list[list[int]]) -> int:
     """Length of the longest common prefix."""
     shortest, longest = min(rows), max(rows)  # in lexical order, these two differ first
     for i, (a, b) in enumerate(zip(shortest, longest, strict=False)):

@@ -6,10 +6,11 @@ import pytest
 import torch
 from tiny_models import contents, make_model
 
-from headprobe import HeadTracer
+from headprobe import HeadTracer, positions
 from headprobe.errors import HeadprobeWarning
 from headprobe.models.qwen_vl import QwenVLAdapter
-from headprobe.trace import edits
+from headprobe.trace import edits, shared_passes
+from headprobe.trace.prefix import find_prefix
 
 PROMPTS = {"a": "what happens ?", "b": "yes", "c": "what"}
 
@@ -92,3 +93,45 @@ def test_prompts_that_put_text_before_the_video_take_full_passes():
     with pytest.warns(HeadprobeWarning, match="because the text before the video differs"):
         together = capture(model, PROMPTS)
     assert torch.equal(together.values, torch.cat([a.values for a in alone]))
+
+
+@pytest.mark.parametrize("limit", [0, 2**40])
+def test_prompts_run_together_as_far_as_memory_allows_and_read_the_same(limit, monkeypatch):
+    model = make_model("qwen2_vl")
+    monkeypatch.setattr(shared_passes, "_REPEATED_BYTES", limit)
+    batches: list[int] = []
+    block = model.module.model.language_model.layers[0]
+    block.register_forward_pre_hook(lambda module, args: batches.append(len(args[0])))
+    together = capture(model, PROMPTS, positions=positions.all().mean())
+    n = len(contents("qwen2_vl"))
+    assert batches == ([n, n, n, n] if limit == 0 else [n, 3 * n])
+    for row, (name, text) in enumerate(PROMPTS.items()):
+        alone = capture(model, {name: text}, positions=positions.all().mean()).values[0]
+        assert (together.values[row] - alone).abs().max() < 2e-5 * alone.abs().max()
+
+
+def test_positions_within_the_video_need_no_pass_of_their_own():
+    model = make_model("qwen2_vl")
+    calls: list[int] = []
+    model.module.model.language_model.layers[0].register_forward_pre_hook(lambda *_: calls.append(1))
+    together = capture(model, PROMPTS, positions=positions.per_frame())
+    assert len(calls) == 1
+    assert torch.equal(together.values[0], together.values[2])
+    alone = capture(model, {"b": PROMPTS["b"]}, positions=positions.per_frame()).values[0]
+    assert (together.values[1] - alone).abs().max() < 2e-5 * alone.abs().max()
+
+
+class MarksQuestions(QwenVLAdapter):
+    """A family that marks a word of the question as part of the video."""
+
+    def prepare(self, contents, prompt, model):
+        batch = super().prepare(contents, prompt, model)
+        word = model.tokenizer.convert_tokens_to_ids("what")
+        batch.inputs["mm_token_type_ids"][batch.ids == word] = 2
+        return batch
+
+
+def test_a_question_that_is_marked_as_video_is_not_shared():
+    model = make_model("qwen2_vl")
+    batches = [MarksQuestions().prepare(contents("qwen2_vl"), text, model) for text in PROMPTS.values()]
+    assert "marked as part of the video" in find_prefix(batches, model)

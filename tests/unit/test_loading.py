@@ -216,8 +216,10 @@ def test_the_packing_is_read_from_the_folder_in_the_order_of_transformers(tmp_pa
     assert read() == 0.2
     write("video_preprocessor_config.json", with_mean(0.3))
     assert read() == 0.3
-    write("processor_config.json", {"image_processor": with_mean(0.1), "video_processor": with_mean(0.4)})
+    both = {"image_processor": with_mean(0.1), "video_processor": with_mean(0.4)}
+    write("processor_config.json", both | {"processor_class": "X", "use_columns": True})
     assert read() == 0.4
+    assert headprobe.load(tmp_path).processor_config["processor"] == {"use_columns": True}
 
 
 def test_tampered_heads_are_refused_at_load():

@@ -11,13 +11,18 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from models import FULL_28, SMALL_12, SMALL_24, SMALL_28, Size, text_model, video_model
+from readme_block import replace_block
 from side_by_side import interleaved, ratio
 
 from headprobe import HeadSet, HeadTracer
@@ -154,6 +159,35 @@ def matrix_share(size: Size, n_tokens: int, seconds: float, peak: float) -> floa
     return 2 * size.layers * n_tokens * (weights + attention) / seconds / peak
 
 
+REQUIRED = {
+    ("all_heads", "headprobe / plain"): ("all heads of 24 layers (d 512), 512 tokens", "at most", 1.05),
+    ("all_heads", "headprobe / hooks"): ("the same, beside raw hooks that do the same copies", "at most", 1.03),
+    ("five_heads", "headprobe / plain"): ("5 heads, the deepest at layer 23 of 28", "at most", 0.88),
+    ("small clip", "full passes / shared prefix"): ("5 prompts on one clip", "at least", 3.8),
+    ("large clip", "full passes / shared prefix"): ("5 prompts on one larger clip", "at least", 3.8),
+}
+
+
+def table(results: dict[str, Any]) -> str:
+    """The ratios beside what was required of them."""
+    measured = results | results["five_prompts"]
+    lines = ["| what | ratio | median | quartiles | required |", "|---|---|---|---|---|"]
+    for (part, name), (what, bound, limit) in REQUIRED.items():
+        found = measured[part]["ratios"][name]
+        if "video_share" in measured[part]:
+            given = measured[part]
+            what += f" ({given['tokens_per_prompt']} tokens, {given['video_share']:.0%} of them video)"
+        low, high = found["lower_quartile"], found["upper_quartile"]
+        met = found["median"] <= limit if bound == "at most" else found["median"] >= limit
+        required = f"{bound} {limit}: {'met' if met else 'NOT met'}"
+        lines.append(f"| {what} | {name} | {found['median']:.3f} | {low:.3f} to {high:.3f} | {required} |")
+    rounds = results["all_heads"]["ratios"]["headprobe / plain"]["rounds"]
+    lines.append(
+        f"\n{rounds} interleaved rounds, {results['threads']} thread, {results['dtype']}, {results['device']}."
+    )
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
@@ -193,7 +227,10 @@ def main() -> None:
     suffix = f"-{card.replace(' ', '-')}" if options.device.startswith("cuda") else ""
     out = options.out or Path(__file__).with_name(f"tracing{suffix}.json")
     out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(results, indent=2))
+    text = table(results)
+    if not options.full_size and options.out is None:
+        replace_block("tracing", text, Path(__file__).with_name("README.md"))
+    print(text)
 
 
 if __name__ == "__main__":

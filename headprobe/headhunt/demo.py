@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from headprobe.activations import HeadActivations
+from headprobe.errors import HeadprobeWarning
 from headprobe.examples import Example, read_content
 from headprobe.headhunt.comparison import (
     Material,
@@ -163,15 +165,19 @@ def run_demo(out: str | os.PathLike[str], *, seed: int = 0, size: Size | None = 
             **{event: subset([event]) for event in HELD_OUT_EVENTS},
         },
     )
-    rows, table, hunted = compare(
-        material,
-        k=size.k,
-        n_draws=size.n_draws,
-        n_videos=size.videos_per_draw,
-        normal=NORMAL,
-        random_state=seed,
-        progress=progress,
-    )
+    with warnings.catch_warnings():
+        # That one head sets the scale of the min-max normalisation is said once, when the detector is fitted below,
+        # and not for every draw.
+        warnings.filterwarnings("ignore", ".*alone holds", HeadprobeWarning)
+        rows, table, hunted = compare(
+            material,
+            k=size.k,
+            n_draws=size.n_draws,
+            n_videos=size.videos_per_draw,
+            normal=NORMAL,
+            random_state=seed,
+            progress=progress,
+        )
 
     hunter = HeadHunt(size.k, segment_frames=SEGMENT_FRAMES, sample_frames=CLIP_FRAMES, random_state=seed)
     hunter.fit(acts["calibration"], frame_truth={v.name: v.truth.astype(int) for v in calibration})

@@ -1,4 +1,4 @@
-"""The command line: ``headprobe demo``, ``detect``, ``models`` and ``inspect``."""
+"""The command line: ``headprobe demo``, ``detect``, ``models``, ``inspect`` and ``store``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from headprobe import __version__
+from headprobe import __version__, cli_store
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -19,6 +19,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Which attention heads of a frozen transformer carry a concept.",
 )
+
+app.add_typer(cli_store.app, name="store")
 
 DETECTOR_HELP = "Folder of a fitted detector, as written by `headprobe demo` or HeadHunt.save_pretrained."
 

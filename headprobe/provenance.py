@@ -74,6 +74,8 @@ class Provenance:
         The position read, as it prints.
     frames
         Frames per clip; None for text or clips of several lengths.
+    sampling
+        How clips were cut from videos and frames chosen, in words; empty where the clips were given.
     versions
         Library versions.
     edits
@@ -100,14 +102,16 @@ class Provenance:
     frames: int | None = None
     versions: Mapping[str, str] = field(default_factory=versions)
     edits: tuple[str, ...] = ()
+    sampling: str = ""
     read: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, compare=False)
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 over all fields but ``read``, in hexadecimal; the order of prompts counts."""
         data = self._compared()
-        if not self.edits:  # as it was computed before there were edits
-            del data["edits"]
+        for name in ("edits", "sampling"):  # as it was computed before there were these
+            if not data[name]:
+                del data[name]
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
@@ -137,7 +141,8 @@ class Provenance:
         Parameters
         ----------
         data
-            The dictionary; ``edits`` and ``read`` may be missing, as in artefacts written before they existed.
+            The dictionary; ``edits``, ``sampling`` and ``read`` may be missing, as in artefacts written before they
+            existed.
 
         Returns
         -------
@@ -146,10 +151,10 @@ class Provenance:
         Raises
         ------
         ArtefactError
-            A field is missing or unknown, or ``edits`` or ``read`` has another form.
+            A field is missing or unknown, or ``edits``, ``sampling`` or ``read`` has another form.
         """
         names = {f.name for f in dataclasses.fields(cls)}
-        missing, unknown = sorted(names - set(data) - {"edits", "read"}), sorted(set(data) - names)
+        missing, unknown = sorted(names - set(data) - {"edits", "sampling", "read"}), sorted(set(data) - names)
         if missing or unknown:
             raise ArtefactError(
                 f"The provenance does not fit this version: missing {missing or 'nothing'}, "
@@ -158,6 +163,8 @@ class Provenance:
         edits, read = data.get("edits", ()), data.get("read", {})
         if not isinstance(edits, list | tuple) or not all(isinstance(edit, str) for edit in edits):
             raise ArtefactError(f"The edits of a provenance must be a list of texts; got {edits!r:.80}.")
+        if not isinstance(data.get("sampling", ""), str):
+            raise ArtefactError(f"The sampling of a provenance must be text; got {data['sampling']!r:.80}.")
         if not isinstance(read, Mapping) or not all(isinstance(summary, Mapping) for summary in read.values()):
             raise ArtefactError(f"What a provenance says was read must be a dictionary per prompt; got {read!r:.80}.")
         return cls(**{**data, "edits": tuple(edits), "read": read})

@@ -17,7 +17,18 @@ from headprobe.scores import score_map
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Block", "Chunk", "Features", "chunks", "example_groups", "head_map", "label_array", "read_features"]
+__all__ = [
+    "Block",
+    "Chunk",
+    "Features",
+    "checked_features",
+    "chunks",
+    "example_groups",
+    "head_map",
+    "label_array",
+    "read_features",
+    "resolution",
+]
 
 CHUNK_BYTES = 192 * 2**20
 
@@ -56,11 +67,13 @@ class Features(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """Some heads under one prompt: checked, centred float64 features [head, example, d] at unit size."""
+    """Some heads under one prompt: checked, centred float64 features [head, example, d] at unit size, and the means
+    [head, d] that were taken off, in the same units."""
 
     prompt: int
     heads: list[Head]
     x: Tensor
+    centre: Tensor
 
     @property
     def names(self) -> list[str]:
@@ -181,7 +194,7 @@ def example_groups(acts_or_z: Any, groups: Any = None) -> Any:
     if groups is not None or not isinstance(acts_or_z, HeadActivations):
         return groups
     table = acts_or_z.examples
-    if not table["group"].isna().all():
+    if not table["group"].isna().all():  # pyright: ignore
         return acts_or_z.groups
     if "example" in table.columns and table["example"].duplicated().any():
         return table["example"].to_numpy(dtype=object)
@@ -222,7 +235,7 @@ def chunks(features: Features, bytes_per_head: int, limit: int = CHUNK_BYTES) ->
             for start in range(0, len(block.heads), size):
                 part = slice(start, start + size)
                 heads = block.heads[part]
-                yield Chunk(prompt, heads, _load(features, block, prompt, part))
+                yield Chunk(prompt, heads, *checked_features(features, block, prompt, part))
 
 
 def head_map(
@@ -277,15 +290,45 @@ def _check_filled(shapes: Sequence[tuple[int, ...]]) -> None:
             raise InputError(f"z is empty: shape {tuple(shape)}, [prompt, example, layer and head, d_head]")
 
 
-def _load(features: Features, block: Block, prompt: int, part: slice) -> Tensor:
+def checked_features(features: Features, block: Block, prompt: int, part: slice) -> tuple[Tensor, Tensor]:
+    """Features of some heads under one prompt, checked, centred and brought to unit size.
+
+    Parameters
+    ----------
+    features
+        As from `read_features`.
+    block
+        Heads of one size, out of `features.blocks`.
+    prompt
+        Number of the prompt.
+    part
+        Places of the heads in the block.
+
+    Returns
+    -------
+    x, centre
+        `[head, example, d]`, float64, its largest value of size 1; and `[head, d]`, the means that were taken off, in
+        the same units.
+
+    Raises
+    ------
+    InputError
+        If z holds NaN or infinite values or a head that is the same for every example (both named).
+
+    Examples
+    --------
+    >>> features, _ = read_features(np.array([1.0, 3.0, 5.0]).reshape(3, 1, 1, 1), [0, 1, 1])
+    >>> x, centre = checked_features(features, features.blocks[0], 0, slice(0, 1))
+    >>> x.flatten().tolist(), centre.tolist()
+    ([-1.0, 0.0, 1.0], [[1.5]])
+    """
     names = [head.label for head in block.heads[part]]
     where = f" under prompt {features.prompts[prompt]!r}" if features.prompts else ""
     raw = block.take(prompt, part)
+    eps = resolution(raw)
     if isinstance(raw, Tensor):
-        eps = torch.finfo(raw.dtype).eps if raw.is_floating_point() else 0.0
         x = raw.detach().to("cpu", torch.float64).transpose(0, 1).contiguous()
     else:
-        eps = float(np.finfo(raw.dtype).eps) if raw.dtype.kind == "f" else 0.0
         x = torch.from_numpy(np.ascontiguousarray(raw.transpose(1, 0, 2), dtype=np.float64))
     bad = torch.nonzero(~x.isfinite().all(-1))
     if len(bad):
@@ -301,5 +344,20 @@ def _load(features: Features, block: Block, prompt: int, part: slice) -> Tensor:
             f"head {names[constant[0]]}{where} has the same output for all {x.shape[1]} examples (so have "
             f"{len(constant) - 1} others): it cannot be scored; check the position, or leave the head out"
         )
-    x -= x.mean(1, keepdim=True)
-    return x / x.abs().amax((1, 2), keepdim=True)
+    centre = x.mean(1)
+    x -= centre[:, None]
+    size = x.abs().amax((1, 2))
+    return x / size[:, None, None], centre / size[:, None]
+
+
+def resolution(z: Any) -> float:
+    """Relative spacing of the numbers of an array or a tensor; 0 for whole numbers.
+
+    Examples
+    --------
+    >>> resolution(np.zeros(1)), resolution(torch.zeros(1, dtype=torch.float16))
+    (2.220446049250313e-16, 0.0009765625)
+    """
+    if isinstance(z, Tensor):
+        return torch.finfo(z.dtype).eps if z.is_floating_point() else 0.0
+    return float(np.finfo(z.dtype).eps) if z.dtype.kind == "f" else 0.0

@@ -1,99 +1,55 @@
-"""Separation of two classes under Gaussian models: the LDA and KL scores, all heads at once.
+"""Separation of classes under Gaussian models: the LDA and KL scores, all heads at once.
 
 Both need covariances, and calibration sets often have fewer examples than a head has dimensions. The
-covariances are therefore shrunk towards a multiple of the identity (Ledoit and Wolf 2004), and with n < d
-everything is computed in the span of the examples: a rotation into n coordinates changes none of the scores.
+covariances are therefore shrunk towards a multiple of the identity (Ledoit and Wolf 2004), and with n <= d
+everything is computed from the inner products of the examples, by the Woodbury identity.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from itertools import combinations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from headprobe.errors import InputError
+from headprobe.metrics.batch import Batch
+from headprobe.metrics.covariance import Covariance, check_definite, ledoit_wolf, shrinkage_of, span_coordinates
 
 __all__ = ["Covariance", "kl", "lda", "lda_plain", "ledoit_wolf", "span_coordinates"]
 
-# Above this shrinkage the condition number is at most about d / shrinkage, so eigenvalues are not needed.
-SAFE_SHRINKAGE = 1e-10
+# The Woodbury identity loses as many digits as d / shrinkage has: below this share of d, matrices of d x d are used.
+WOODBURY = 1e-9
 
-
-class Covariance(NamedTuple):
-    """Shrunk covariances in the coordinates given, and what they are on every direction outside of these."""
-
-    matrix: Float[Tensor, "head m m"]
-    ridge: Float[Tensor, " head"]
-    shrinkage: Float[Tensor, " head"]
-
-
-def ledoit_wolf(rows: Float[Tensor, "head example m"], d: int) -> Covariance:
-    """Ledoit-Wolf covariance of centred rows that span at most m of `d` dimensions.
-
-    Parameters
-    ----------
-    rows
-        `[head, example, m]`, float64, centred by the caller; coordinates in any orthonormal basis of a space
-        that holds the rows.
-    d
-        Dimension of the full space, at least m.
-
-    Returns
-    -------
-    Covariance
-        `matrix` is `(1 - s) S + s mu I` with `S` the empirical covariance and `mu = trace(S) / d`; `ridge` is
-        `s mu`, its value on the d - m directions that the coordinates leave out; `shrinkage` is s, 0 to 1.
-
-    References
-    ----------
-    Ledoit and Wolf, "A well-conditioned estimator for large-dimensional covariance matrices", Journal of
-    Multivariate Analysis 88 (2004), section 3.3.
-
-    Examples
-    --------
-    >>> rows = torch.tensor([[[1.0, 0.0], [-1.0, 0.0], [0.0, 2.0], [0.0, -2.0]]], dtype=torch.float64)
-    >>> [round(v, 4) for v in ledoit_wolf(rows, 2).matrix[0].diag().tolist()]
-    [1.2083, 1.2917]
-    """
-    n = rows.shape[1]
-    empirical = rows.mT @ rows / n
-    mu = empirical.diagonal(dim1=-2, dim2=-1).sum(-1) / d
-    squared = empirical.square().sum((-2, -1))
-    fourth = rows.square().sum(-1).square().mean(-1)
-    spread = (squared - d * mu.square()).clamp(min=0)
-    noise = ((fourth - squared) / n).clamp(min=0).minimum(spread)
-    shrinkage = torch.where(noise > 0, noise / torch.where(spread > 0, spread, 1.0), 0.0)
-    ridge = shrinkage * mu
-    matrix = (1 - shrinkage)[:, None, None] * empirical
-    matrix.diagonal(dim1=-2, dim2=-1).add_(ridge[:, None])
-    return Covariance(matrix, ridge, shrinkage)
+Labels = Bool[Tensor, " example"] | Int[Tensor, " example"]
 
 
 def lda(
-    x: Float[Tensor, "head example d"], y: Bool[Tensor, " example"], names: Sequence[str]
+    x: Float[Tensor, "head example d"] | Batch, y: Labels, names: Sequence[str] | None = None
 ) -> Float[Tensor, " head"]:
     """Squared distance of the class means in the metric of the shrunk within-class scatter.
 
     `(mu_a - mu_n)^T S_W^-1 (mu_a - mu_n)`, the paper's S_LDA (arXiv 2512.17601, section 3), with `S_W = n *
     LedoitWolf(class-centred rows)`. The paper's own scatter is singular with fewer examples than dimensions,
-    and adding a constant to it makes the score measure feature scale.
+    and adding a constant to it makes the score measure feature scale. With several classes, the mean over the pairs
+    of classes: `trace(S_W^-1 B)`, `B` the mean outer product of the differences of two class means.
 
     Parameters
     ----------
     x
-        `[head, example, d]`, float64.
+        `[head, example, d]`, float64; or a batch.
     y
-        `[example]`, True for the abnormal class.
+        `[example]`, True for the abnormal class; or class numbers from 0.
     names
         Label of each head, for error text.
 
     Returns
     -------
     Tensor
-        `[head]`, non-negative, free of scale.
+        `[head]`, 0 to infinity, higher separates better. Free of shift, scale and rotation; twice the examples give
+        half the score and another shrinkage.
 
     Raises
     ------
@@ -106,30 +62,40 @@ def lda(
     >>> lda(x, torch.tensor([False, False, True, True]), ["L0H0"]).tolist()
     [9.0]
     """
-    rows, delta = _within(span_coordinates(x), y)
-    covariance = ledoit_wolf(rows, x.shape[2])
-    _definite(
-        covariance,
-        outside=x.shape[2] > rows.shape[2],
-        names=names,
-        what="within-class covariance",
-        metric="lda",
-    )
-    return _quadratic(covariance.matrix, delta) / x.shape[1]
+    batch = Batch.of(x, names)
+    if not batch.wide:
+        return _lda_rows(batch, y)
+    within, to_means, means = _within_gram(batch, y)
+    n, d = batch.n, batch.d
+    shrinkage, ridge = _shrinkage_of_gram(within, n, d)
+    weak = shrinkage <= WOODBURY * d
+    ridge = n * ridge
+    contrasts = _contrasts(len(means[0]), within)
+    apart = (contrasts * (means @ contrasts)).sum((1, 2))
+    half = _whiten((1 - shrinkage)[:, None, None] * within, ridge, to_means @ contrasts)
+    scores = (apart - (1 - shrinkage) * half.square().sum((1, 2))) / ridge
+    return _replace(scores, weak, batch, lambda part: _lda_rows(part, y))
 
 
 def lda_plain(
-    x: Float[Tensor, "head example d"], y: Bool[Tensor, " example"], names: Sequence[str]
+    x: Float[Tensor, "head example d"] | Batch, y: Labels, names: Sequence[str] | None = None
 ) -> Float[Tensor, " head"]:
     """Squared distance of the class means in the metric of the plain within-class scatter.
 
-    `(mu_a - mu_n)^T S_W^-1 (mu_a - mu_n)`, `S_W` the sum over both classes of the centred outer products
-    (arXiv 2512.17601, section 3, S_LDA). Parameters and result as in `lda`.
+    `(mu_a - mu_n)^T S_W^-1 (mu_a - mu_n)`, `S_W` the sum over the classes of the centred outer products
+    (arXiv 2512.17601, section 3, S_LDA). Parameters, range, direction and several classes as in `lda`; free of any
+    invertible linear map of the features, and twice the examples give half the score.
+
+    Returns
+    -------
+    Tensor
+        `[head]`.
 
     Raises
     ------
     InputError
-        If n - 2 < d, where the scatter is always singular, or if it is singular for a head.
+        If n less the number of classes is below d, where the scatter is always singular, or if it is singular for a
+        head.
 
     Examples
     --------
@@ -137,30 +103,34 @@ def lda_plain(
     >>> lda_plain(x, torch.tensor([False, False, True, True]), ["L0H0"]).tolist()
     [9.0]
     """
-    n, d = x.shape[1:]
-    if n - 2 < d:
+    batch = Batch.of(x, names)
+    n, d, classes = batch.n, batch.d, int(y.max()) + 1
+    if n - classes < d:
         raise InputError(
-            f"lda_plain needs n - 2 >= d_head, got {n} examples for d_head {d}: the within-class scatter is "
+            f"lda_plain needs n - {classes} >= d_head, got {n} examples for d_head {d}: the within-class scatter is "
             "singular; use 'lda', which shrinks it, or more examples"
         )
-    rows, delta = _within(x, y)
+    rows, means = _within(batch.x, y)
     scatter = rows.mT @ rows
-    zero = torch.zeros(x.shape[0], dtype=x.dtype)
+    zero = scatter.new_zeros(batch.n_heads)
     plain = Covariance(scatter, zero, zero)
-    _definite(plain, outside=False, names=names, what="within-class scatter", metric="lda_plain")
-    return _quadratic(scatter, delta)
+    check_definite(plain, outside=False, names=batch.names, what="within-class scatter", metric="lda_plain")
+    return _quadratic(scatter, means.mT @ _contrasts(classes, scatter))
 
 
-def kl(x: Float[Tensor, "head example d"], y: Bool[Tensor, " example"], names: Sequence[str]) -> Float[Tensor, " head"]:
+def kl(
+    x: Float[Tensor, "head example d"] | Batch, y: Labels, names: Sequence[str] | None = None
+) -> Float[Tensor, " head"]:
     """Symmetric Kullback-Leibler divergence of two Gaussians, half the sum of both directions.
 
     `1/2 [KL(N_a || N_n) + KL(N_n || N_a)]` (arXiv 2512.17601, section 3, S_KL) with a Ledoit-Wolf covariance
-    per class; the log-determinants cancel in the sum. Parameters as in `lda`.
+    per class; the log-determinants cancel in the sum. With several classes, the mean over the pairs of classes.
+    Parameters as in `lda`.
 
     Returns
     -------
     Tensor
-        `[head]`, nats, non-negative, free of scale.
+        `[head]`, nats, 0 to infinity, higher separates better. Free of shift, scale and rotation.
 
     Raises
     ------
@@ -173,73 +143,137 @@ def kl(x: Float[Tensor, "head example d"], y: Bool[Tensor, " example"], names: S
     >>> kl(x, torch.tensor([False, False, True, True]), ["L0H0"]).tolist()
     [8.0]
     """
-    d = x.shape[2]
-    coordinates = span_coordinates(x)
+    batch = Batch.of(x, names)
+    if not batch.wide:
+        return _kl_rows(batch, y)
+    within, to_means, means = _within_gram(batch, y)
+    d = batch.d
+    members = [torch.nonzero(y == c)[:, 0] for c in range(len(means[0]))]
+    weak = torch.zeros(batch.n_heads, dtype=torch.bool, device=within.device)
+    fits = []
+    for place in members:
+        own = _block(within, place, place)
+        shrinkage, ridge = _shrinkage_of_gram(own, len(place), d)
+        weak |= shrinkage <= WOODBURY * d
+        fits.append(((1 - shrinkage) / len(place), ridge, own))
+    total = torch.zeros(batch.n_heads, dtype=within.dtype, device=within.device)
+    for a, b in combinations(range(len(members)), 2):
+        apart = means[:, a, a] + means[:, b, b] - 2 * means[:, a, b]
+        for this, other in ((a, b), (b, a)):
+            scale, ridge, own = fits[this]
+            other_scale, other_ridge, other_own = fits[other]
+            size = len(members[this])
+            delta = to_means.index_select(1, members[this])
+            delta = (delta[:, :, this] - delta[:, :, other])[:, :, None]
+            cross = _block(within, members[this], members[other])
+            inverse = _inverse(scale[:, None, None] * own, ridge)
+            squared = (cross * (inverse @ cross)).sum((1, 2))
+            mean = (delta * (inverse @ delta)).sum((1, 2))
+            other_trace = other_own.diagonal(dim1=1, dim2=2).sum(1)
+            inside = size - ridge * inverse.diagonal(dim1=1, dim2=2).sum(1)
+            trace = other_scale * (other_trace - scale * squared) + other_ridge * (d - inside)
+            total += (trace + apart - scale * mean) / ridge - d
+    pairs = len(members) * (len(members) - 1) / 2
+    return _replace((total / (4 * pairs)).clamp(min=0), weak, batch, lambda part: _kl_rows(part, y))
+
+
+def _lda_rows(batch: Batch, y: Tensor) -> Tensor:
+    """`lda` with covariances in the dimensions of the features, or in the span of the examples."""
+    rows, means = _within(span_coordinates(batch.x), y)
+    covariance = ledoit_wolf(rows, batch.d)
+    what, outside = "within-class covariance", batch.d > rows.shape[2]
+    check_definite(covariance, outside=outside, names=batch.names, what=what, metric="lda")
+    return _quadratic(covariance.matrix, means.mT @ _contrasts(means.shape[1], means)) / batch.n
+
+
+def _kl_rows(batch: Batch, y: Tensor) -> Tensor:
+    """`kl` with covariances in the dimensions of the features, or in the span of the examples."""
+    d, coordinates = batch.d, span_coordinates(batch.x)
     m = coordinates.shape[2]
-    means, covariances = [], []
-    for name, members in (("normal (0)", ~y), ("abnormal (1)", y)):
-        rows = coordinates[:, members]
+    means, covariances, inverses = [], [], []
+    for c in range(int(y.max()) + 1):
+        rows = coordinates[:, y == c]
         mean = rows.mean(1)
         covariance = ledoit_wolf(rows - mean[:, None], d)
-        what = f"covariance of the {int(members.sum())} {name} examples"
-        _definite(covariance, outside=d > m, names=names, what=what, metric="kl")
+        called = ("normal (0)", "abnormal (1)")[c] if y.dtype == torch.bool else f"class {c} (counted from 0)"
+        what = f"covariance of the {rows.shape[1]} {called} examples"
+        check_definite(covariance, outside=d > m, names=batch.names, what=what, metric="kl")
         means.append(mean)
         covariances.append(covariance)
-    normal, abnormal = covariances
-    inverse_n, inverse_a = (torch.cholesky_inverse(torch.linalg.cholesky(c.matrix)) for c in covariances)
-    delta = (means[1] - means[0])[:, :, None]
-    traces = (inverse_n * abnormal.matrix).sum((-2, -1)) + (inverse_a * normal.matrix).sum((-2, -1))
-    if d > m:
-        traces = traces + (d - m) * (abnormal.ridge / normal.ridge + normal.ridge / abnormal.ridge)
-    distance = (delta.mT @ (inverse_n + inverse_a) @ delta)[:, 0, 0]
-    return ((traces - 2 * d + distance) / 4).clamp(min=0)
-
-
-def span_coordinates(x: Float[Tensor, "head example d"]) -> Float[Tensor, "head example m"]:
-    """Coordinates of the examples in an orthonormal basis of a space that holds them, where that is smaller.
-
-    Parameters
-    ----------
-    x
-        `[head, example, d]`.
-
-    Returns
-    -------
-    Tensor
-        `[head, example, min(example, d)]`, with the same inner products.
-
-    Examples
-    --------
-    >>> x = torch.tensor([[[3.0, 4.0, 0.0]]])
-    >>> span_coordinates(x).abs().tolist()
-    [[[5.0]]]
-    """
-    if x.shape[1] >= x.shape[2]:
-        return x
-    return torch.linalg.qr(x.mT, mode="r").R.mT
+        inverses.append(torch.cholesky_inverse(torch.linalg.cholesky(covariance.matrix)))
+    scores = []
+    for a, b in combinations(range(len(means)), 2):
+        delta = (means[a] - means[b])[:, :, None]
+        traces = (inverses[b] * covariances[a].matrix).sum((-2, -1))
+        traces = traces + (inverses[a] * covariances[b].matrix).sum((-2, -1))
+        if d > m:
+            ratio = covariances[a].ridge / covariances[b].ridge
+            traces = traces + (d - m) * (ratio + 1 / ratio)
+        distance = (delta.mT @ (inverses[a] + inverses[b]) @ delta)[:, 0, 0]
+        scores.append(((traces - 2 * d + distance) / 4).clamp(min=0))
+    return torch.stack(scores).mean(0)
 
 
 def _within(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    mean_n, mean_a = x[:, ~y].mean(1), x[:, y].mean(1)
-    rows = x - torch.where(y[None, :, None], mean_a[:, None], mean_n[:, None])
-    return rows, mean_a - mean_n
+    """Class-centred rows, and the class means [head, class, m]."""
+    means = torch.stack([x[:, y == c].mean(1) for c in range(int(y.max()) + 1)], 1)
+    return x - means[:, y.long()], means
 
 
-def _quadratic(matrix: Tensor, vector: Tensor) -> Tensor:
-    half = torch.linalg.solve_triangular(torch.linalg.cholesky(matrix), vector[:, :, None], upper=False)
-    return half.square().sum((-2, -1))
+def _within_gram(batch: Batch, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Inner products of class-centred rows [example, example], of these with the class means, and of these."""
+    if batch.within is not None and batch.within[0] is y:
+        return batch.within[1]
+    gram = batch.gram
+    member = torch.nn.functional.one_hot(y.long()).to(gram.dtype)
+    share = member / member.sum(0)
+    to_means = gram @ share
+    means = share.mT @ to_means
+    own = means.index_select(1, y.long())
+    half = to_means.sub(own, alpha=0.5) @ member.mT
+    products = (gram - half).sub_(half.mT), to_means - own, means
+    batch.within = (y, products)
+    return products
 
 
-def _definite(covariance: Covariance, *, outside: bool, names: Sequence[str], what: str, metric: str) -> None:
-    """Raise where a covariance is singular to the rounding of float64."""
-    for index in torch.nonzero(covariance.shrinkage < SAFE_SHRINKAGE).flatten().tolist():
-        eigenvalues = torch.linalg.eigvalsh(covariance.matrix[index])
-        smallest, largest = float(eigenvalues[0]), float(eigenvalues[-1])
-        if outside:
-            smallest = min(smallest, float(covariance.ridge[index]))
-        if smallest <= 1e-13 * len(eigenvalues) * largest:
-            raise InputError(
-                f"head {names[index]}: the {what} is singular (eigenvalues {smallest:.3g} to {largest:.3g}), "
-                f"so the metric {metric!r} is not defined; use more, and more varied, examples per class "
-                "or leave the head out"
-            )
+def _contrasts(classes: int, like: Tensor) -> Tensor:
+    """Weights [class, contrast] of class means, whose squares add up to the mean over the pairs of classes."""
+    if classes == 2:
+        return torch.tensor([[-1.0], [1.0]], dtype=like.dtype, device=like.device)
+    centred = torch.eye(classes, dtype=like.dtype, device=like.device) - 1 / classes
+    return centred * (2 / (classes - 1)) ** 0.5
+
+
+def _shrinkage_of_gram(gram: Tensor, n: int, d: int) -> tuple[Tensor, Tensor]:
+    own = gram.diagonal(dim1=1, dim2=2)
+    return shrinkage_of(own.sum(1) / n, torch.linalg.matrix_norm(gram).square() / n**2, own.square().mean(1), n, d)
+
+
+def _whiten(matrix: Tensor, ridge: Tensor, right: Tensor) -> Tensor:
+    """`L^-1 right` with `L L^T = matrix + ridge I`, NaN where there is no such L; the matrix is changed."""
+    matrix.diagonal(dim1=1, dim2=2).add_(ridge[:, None])
+    return torch.linalg.solve_triangular(torch.linalg.cholesky_ex(matrix).L, right, upper=False)
+
+
+def _inverse(matrix: Tensor, ridge: Tensor) -> Tensor:
+    """Inverse of `matrix + ridge I`, NaN where there is none; the matrix is changed."""
+    matrix.diagonal(dim1=1, dim2=2).add_(ridge[:, None])
+    return torch.cholesky_inverse(torch.linalg.cholesky_ex(matrix).L)
+
+
+def _block(matrices: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Some rows and columns of every matrix."""
+    place = (rows[:, None] * matrices.shape[2] + columns).flatten()
+    return matrices.flatten(1).index_select(1, place).unflatten(1, (len(rows), len(columns)))
+
+
+def _replace(scores: Tensor, weak: Tensor, batch: Batch, slow: Callable[[Batch], Tensor]) -> Tensor:
+    """The scores, those of some heads computed in a slower way."""
+    place = weak.nonzero()[:, 0]
+    if len(place):
+        scores[place] = slow(batch.part(place.tolist()))
+    return scores
+
+
+def _quadratic(matrix: Tensor, vectors: Tensor) -> Tensor:
+    return torch.linalg.solve_triangular(torch.linalg.cholesky(matrix), vectors, upper=False).square().sum((1, 2))

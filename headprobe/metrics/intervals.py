@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,10 +11,12 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from headprobe.errors import InputError
-from headprobe.metrics.features import Features, chunks, example_groups, head_map, label_array, read_features
-from headprobe.metrics.labellings import Metric, bytes_per_head
-from headprobe.metrics.linear_probe import fold_index, loo_ridge_scores, resampled_auroc
+from headprobe.metrics.features import chunks, head_map
+from headprobe.metrics.labellings import Data, bytes_per_head, read_data
+from headprobe.metrics.linear_probe import loo_ridge_scores, resampled_auroc
+from headprobe.metrics.metric import METRICS, Metric, find_metrics
 from headprobe.metrics.parts import score_parts
+from headprobe.metrics.probe_scores import check_groups, one_against_rest
 from headprobe.metrics.ranks import ranks
 from headprobe.metrics.resampling import group_resamples
 from headprobe.metrics.stability import rss
@@ -28,14 +30,16 @@ __all__ = ["bootstrap_intervals"]
 def bootstrap_intervals(
     acts_or_z: Any,
     y: ArrayLike | Tensor | None = None,
-    metric: Metric | Sequence[str] = "auroc",
-    groups: Sequence[Any] | np.ndarray | None = None,
+    metric: str | Metric | Callable[..., Any] | Sequence[str] = "auroc",
+    groups: Sequence[Any] | np.ndarray | Tensor | bool | None = None,
     n_resamples: int = 1000,
     level: float = 0.95,
     instability_penalty: float = 0.5,
-    refit: bool = False,
-    kind: str = "percentile",
     random_state: int = 0,
+    *,
+    refit: bool = True,
+    kind: str = "percentile",
+    target: str | None = None,
 ) -> xr.Dataset:
     """Bootstrap intervals of every head's score, its rank among all heads and, with prompts, its RSS.
 
@@ -44,7 +48,7 @@ def bootstrap_intervals(
 
     Parameters
     ----------
-    acts_or_z, y, metric, groups
+    acts_or_z, y, metric, groups, target
         As in `headprobe.metrics.significance.max_statistic`. Several names: every metric is brought to 0 to 1 over the
         heads and averaged, in every resample anew (`headprobe.metrics.normalisation.combine`).
     n_resamples
@@ -53,15 +57,15 @@ def bootstrap_intervals(
         Share of the resamples inside the interval, 0 to 1.
     instability_penalty
         lambda of RSS, 0 or more; only with a prompt axis.
+    random_state
+        Seed of the resamples, and of metrics that draw.
     refit
-        Only for `"auroc"`: whether to fit the probe to every resample anew. By default the held-out scores are computed
-        once and these are resampled, which takes the probes as given: about 1000 times quicker, and the interval does
-        not hold what other training examples would have changed. Other metrics are always computed anew.
+        Only for `"auroc"`: whether to fit the probe to every resample anew. Without, the held-out scores are
+        computed once and these are resampled: hundreds of times quicker, but what other training examples would have
+        changed is left out, and the intervals are too narrow.
     kind
         `"percentile"`, or `"basic"` (the percentiles mirrored at the observed score) for scores; ranks always have
         percentiles.
-    random_state
-        Seed of the resamples, and of metrics that draw.
 
     Returns
     -------
@@ -95,21 +99,18 @@ def bootstrap_intervals(
     >>> bool(best["score_low"] > 0.7), int(best["rank_high"])
     (True, 1)
     """
+    several = not isinstance(metric, str | Metric) and not callable(metric)
     _check_arguments(metric, level, kind, refit)
-    features, y = read_features(acts_or_z, y)
-    groups = example_groups(acts_or_z, groups)
-    n = len(features.ids)
-    labels = label_array(y, n)
-    fold = fold_index(groups, n)
-    rows = group_resamples(labels, None if groups is None else fold, n_resamples, random_state)
-    if metric == "auroc" and not refit:
-        maps = _held_out_resampled(features, labels, fold, rows)
+    data = read_data(acts_or_z, y, groups, target)
+    chosen = find_metrics(list(metric) if several else [metric], data.target.kind)  # pyright: ignore
+    rows = group_resamples(data.labels, data.groups, n_resamples, random_state, bool(data.target.classes))  # pyright: ignore
+    if metric == "auroc":
+        maps = _probe_resampled(data, rows, refit)
     else:
-        parts = [np.arange(n), *rows]
-        names = [metric] if isinstance(metric, str) or callable(metric) else list(metric)
-        each = [score_parts(features, labels, parts, name, fold, random_state) for name in names]
-        maps = each[0] if len(each) == 1 else sum(_zero_to_one(one) for one in each) / len(each)
-    maps = maps.rename(part="resample")
+        parts = [np.arange(data.n), *rows]
+        each = [score_parts(data, one, parts, random_state) for one in chosen]
+        maps = sum(_zero_to_one(one) for one in each) / len(each) if several else each[0]
+    maps = maps.rename(part="resample")  # pyright: ignore
     result = {**_bounds(maps, "score", level, kind), **_bounds(ranks(maps), "rank", level, "percentile")}
     if "prompt" in maps.dims:
         robust = rss(maps, instability_penalty)
@@ -125,36 +126,43 @@ def _check_arguments(metric: Any, level: float, kind: str, refit: bool) -> None:
         raise InputError(f"level must be between 0 and 1, such as 0.95, got {level!r}")
     if kind not in ("percentile", "basic"):
         raise InputError(f"unknown kind of interval {kind!r}: known are 'percentile' and 'basic'")
-    if refit and metric != "auroc":
-        raise InputError(f"refit is for metric 'auroc' only, got {metric!r}: other metrics are always computed anew")
-    if not isinstance(metric, str) and not callable(metric) and not list(metric):
-        raise InputError("metric must be a name, a function or several names, got none")
+    if not refit and metric != "auroc":
+        raise InputError(f"refit=False is for metric 'auroc' only, got {metric!r}: other metrics have nothing to fit")
 
 
-def _held_out_resampled(
-    features: Features, labels: np.ndarray, fold: np.ndarray, rows: list[np.ndarray]
-) -> xr.DataArray:
-    """Area under the curve of the held-out scores: observed, then of every resample of these scores."""
-    n = len(labels)
+def _probe_resampled(data: Data, rows: list[np.ndarray], refit: bool) -> xr.DataArray:
+    """Area under the curve of held-out scores: observed, then of every resample."""
+    fold, n = data.fold, data.n
     weights = np.stack([np.ones(n), *(np.bincount(part, minlength=n) for part in rows)])
-    values = np.unique(labels)
-    positives = values[1:] if len(values) == 2 else values
-    d = max(block.z.shape[-1] for block in features.blocks)
+    tasks = one_against_rest(data.target.values)
+    metric = METRICS["auroc"]
+    if data.groups is not None:
+        check_groups(data.target.values, torch.from_numpy(fold))
     scored = []
     with torch.no_grad():
-        for chunk in chunks(features, bytes_per_head(n, d, 1) + 8 * n * n):
-            areas = []
-            for value in positives:
-                positive = labels == value
-                scores = loo_ridge_scores(chunk.x, torch.from_numpy(positive.astype(float)), fold).numpy()
-                areas.append(resampled_auroc(scores, positive, weights))
-            scored.append((chunk, np.mean(areas, axis=0).T))
-    maps = head_map(features, scored, [str(i) for i in range(len(weights))], "score")
+        for chunk in chunks(data.features, bytes_per_head(metric, n, data.d, 1) + 8 * n * n):
+            if refit:
+                areas = np.stack([_weighted_auroc(chunk.x, tasks, fold, own) for own in weights])
+            else:
+                scores = loo_ridge_scores(chunk.x, tasks, fold).numpy()
+                each = [resampled_auroc(scores[:, i], task.numpy(), weights) for i, task in enumerate(tasks)]
+                areas = np.mean(each, axis=0).T
+            scored.append((chunk, areas))
+    maps = head_map(data.features, scored, [str(i) for i in range(len(weights))], "score")
     return maps.rename(metric="part")
 
 
+def _weighted_auroc(x: Tensor, tasks: Tensor, fold: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Mean area over the tasks, [head], of probes fitted to one resample; copies of an example are never held apart."""
+    there = np.flatnonzero(weights)
+    index, own = torch.from_numpy(there), weights[there]
+    scores = loo_ridge_scores(x[:, index], tasks[:, index], fold[there], weights=torch.from_numpy(own)).numpy()
+    each = [resampled_auroc(scores[:, i], task[index].numpy(), own[None])[:, 0] for i, task in enumerate(tasks)]
+    return np.mean(each, axis=0)
+
+
 def _zero_to_one(maps: xr.DataArray) -> xr.DataArray:
-    """Min-max over the heads of every map (`headprobe.metrics.normalisation.min_max`, without its warning each time)."""
+    """Min-max over the heads of every map, as `headprobe.metrics.normalisation.min_max`, without its warning."""
     low, high = maps.min(("layer", "head")), maps.max(("layer", "head"))
     if bool((low == high).any()):
         raise InputError("all heads score the same in some resample, so min-max has no scale: use one metric only")

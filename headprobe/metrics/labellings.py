@@ -1,40 +1,102 @@
 """Scores of all heads under many labellings of the same examples.
 
 What does not depend on the labels is computed once per head: the hat matrix of the probe, the eigenvectors of the
-scatter, the clusters. A labelling then costs a matrix product.
+scatter, the kernel, the clusters. A labelling then costs a matrix product.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from itertools import combinations
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from headprobe.errors import InputError
-from headprobe.metrics.gaussian import span_coordinates
-from headprobe.metrics.linear_probe import loo_ridge_auroc
-from headprobe.metrics.nmi import contingency_nmi, two_means
-from headprobe.metrics.saliency import METRICS
+from headprobe.metrics.batch import Batch
+from headprobe.metrics.features import Features, example_groups, read_features
+from headprobe.metrics.linear_probe import fold_index, loo_ridge_auroc, loo_ridge_scores
+from headprobe.metrics.metric import METRICS, Metric
+from headprobe.metrics.mmd import rbf_kernel
+from headprobe.metrics.nmi import contingency_nmi, k_means, two_means
+from headprobe.metrics.probe_scores import check_groups, one_against_rest
+from headprobe.metrics.targets import Target, read_target
 
-__all__ = ["Metric", "bytes_per_head", "score_labellings"]
-
-Metric = str | Callable[[Tensor, Tensor], Tensor]
-"""Name of a metric, or a function of features `[head, example, d]` and labels `[example]` to scores `[head]`."""
+__all__ = ["Data", "bytes_per_head", "read_data", "score_labellings"]
 
 # Closer to a singular scatter than this, the update formula of the LDA score has lost too many digits.
 CANCELLED = 1e-6
 
 
+class Data(NamedTuple):
+    """What is scored: features, target, and the number of the group of each example, or None."""
+
+    features: Features
+    target: Target
+    groups: Int[np.ndarray, " example"] | None
+
+    @property
+    def n(self) -> int:
+        """Number of examples."""
+        return len(self.features.ids)
+
+    @property
+    def d(self) -> int:
+        """Largest d_head."""
+        return max(block.z.shape[-1] for block in self.features.blocks)
+
+    @property
+    def labels(self) -> Shaped[np.ndarray, " example"]:
+        """Names of the classes, or the numbers of a continuous target."""
+        values = self.target.values
+        return np.array(self.target.classes)[values.long().numpy()] if self.target.classes else values.numpy()
+
+    @property
+    def fold(self) -> Int[np.ndarray, " example"]:
+        """Number of the group of each example; without groups, of the example."""
+        return np.arange(self.n) if self.groups is None else self.groups
+
+
+def read_data(acts_or_z: Any, y: Any = None, groups: Any = None, target: str | None = None) -> Data:
+    """Read features, labels and groups.
+
+    Parameters
+    ----------
+    acts_or_z, y
+        As in `headprobe.metrics.features.read_features`.
+    groups
+        `[example]`; default: those of the activations (`headprobe.metrics.features.example_groups`); False: none.
+    target
+        Kind of the labels (`headprobe.metrics.targets.read_target`).
+
+    Returns
+    -------
+    Data
+
+    Raises
+    ------
+    InputError
+        As in these functions, and in `headprobe.metrics.linear_probe.fold_index`.
+
+    Examples
+    --------
+    >>> data = read_data(np.zeros((4, 1, 2, 3)), [0, 1, 0, 1], ["a", "a", "b", "b"])
+    >>> data.target.kind, data.groups.tolist()
+    ('binary', [0, 0, 1, 1])
+    """
+    features, labels = read_features(acts_or_z, y)
+    n = len(features.ids)
+    found = None if groups is False else example_groups(acts_or_z, groups)
+    return Data(features, read_target(labels, n, target), None if found is None else fold_index(found, n))
+
+
 def score_labellings(
     metric: Metric,
-    x: Float[Tensor, "head example d"],
-    labels: Float[np.ndarray, "labelling example"],
-    groups: np.ndarray | None = None,
-    names: Sequence[str] | None = None,
+    heads: Float[Tensor, "head example d"] | Batch,
+    labels: Shaped[Tensor, "labelling example"],
+    groups: Int[np.ndarray, " example"] | None = None,
     random_state: int = 0,
 ) -> Float[np.ndarray, "head labelling"]:
     """Score heads under every labelling.
@@ -42,87 +104,119 @@ def score_labellings(
     Parameters
     ----------
     metric
-        `"auroc"` (of `loo_ridge_auroc`; several classes: the mean over one class against the rest), a name out of
-        `headprobe.metrics.saliency.METRICS`, or a function. `auroc`, `lda` and `nmi` take all labellings at once; the
-        others are computed one labelling after the other.
-    x
-        `[head, example, d]`, float64, centred.
+        Out of `headprobe.metrics.metric.METRICS`, or another. `auroc`, `r2`, `lda` (two classes), `mmd`,
+        `mmd_unbiased` and `nmi` take all labellings at once; the others are computed one labelling after the other.
+    heads
+        The features.
     labels
-        `[labelling, example]`.
+        `[labelling, example]`, in the form in which metrics take a target: bool, class numbers or float64.
     groups
-        `[example]`; what the probe of `auroc` leaves out together.
-    names
-        Labels of the heads, for error text.
+        `[example]`, numbers of the groups.
     random_state
         Seed of metrics that draw.
 
     Returns
     -------
     numpy.ndarray
-        `[head, labelling]`, float64.
+        `[head, labelling]`, float64; column by column what the metric gives.
 
     Raises
     ------
     InputError
-        If the metric is unknown, not defined for the labels, or gives something that is not a finite number per head.
+        As the metric does.
 
     Examples
     --------
     >>> x = torch.tensor([[[-3.0], [-1.0], [1.0], [3.0]]], dtype=torch.float64)
-    >>> score_labellings("lda", x, np.array([[0, 0, 1, 1], [0, 1, 0, 1]])).round(6).tolist()
+    >>> labels = torch.tensor([[False, False, True, True], [False, True, False, True]])
+    >>> score_labellings(METRICS["lda"], x, labels).round(6).tolist()
     [[4.0, 0.25]]
     """
-    names = [f"number {i}" for i in range(len(x))] if names is None else names
-    if metric == "auroc":
-        return _auroc(x, labels, groups)
-    if metric in ("lda", "nmi") and np.isin(labels, (0, 1)).all():
-        y = torch.from_numpy(labels.astype(bool))
-        return (_lda(x, y, names) if metric == "lda" else _nmi(x, y, random_state)).numpy()
-    if isinstance(metric, str):
-        if metric not in METRICS:
-            raise InputError(f"unknown metric {metric!r}: known are {sorted({*METRICS, 'auroc'})}, or give a function")
-        score = METRICS[metric]
-        columns = [score(x, torch.from_numpy(row.astype(bool)), names, random_state) for row in labels]
-    else:
-        columns = [_checked(metric(x, torch.from_numpy(np.ascontiguousarray(row))), x) for row in labels]
-    return torch.stack(columns, 1).to(torch.float64).numpy()
+    batch = Batch.of(heads)
+    numbers = None if groups is None else torch.from_numpy(groups).to(batch.device)
+    labels = labels.to(batch.device)
+    together = _TOGETHER.get(metric.name) if METRICS.get(metric.name) is metric else None
+    if together is None or (metric.name == "lda" and labels.dtype != torch.bool):
+        columns = [metric(batch, row, batch.names, random_state, numbers) for row in labels]
+        return torch.stack(columns, 1).cpu().numpy()
+    return together(batch, labels, numbers, random_state).cpu().numpy()
 
 
-def bytes_per_head(n: int, d: int, labellings: int) -> int:
+def bytes_per_head(metric: Metric, n: int, d: int, labellings: int) -> int:
     """Rough working memory of `score_labellings` for one head, in bytes.
 
     Examples
     --------
-    >>> bytes_per_head(200, 128, 1000) < 10e6
+    >>> bytes_per_head(METRICS["auroc"], 200, 128, 1000) < 10e6
     True
     """
-    small = min(n, d)
-    return 8 * (4 * n * d + 6 * small * small + 2 * n * n + 3 * n * labellings)
+    return 8 * (2 * n * d + n * n + metric.numbers(n, d) + 4 * n * labellings)
 
 
-def _auroc(x: Tensor, labels: np.ndarray, groups: Any) -> np.ndarray:
-    values = np.unique(labels)
-    positives = values[1:] if len(values) == 2 else values
-    areas = [loo_ridge_auroc(x, torch.from_numpy((labels == v).astype(float)), groups) for v in positives]
-    return torch.stack(areas).mean(0).numpy()
+def _auroc(batch: Batch, labels: Tensor, groups: Tensor | None, random_state: int) -> Tensor:
+    if groups is not None:
+        check_groups(labels[0], groups)
+    tasks = torch.stack([one_against_rest(row) for row in labels], 1)
+    fold = None if groups is None else groups.cpu().numpy()
+    return torch.stack([loo_ridge_auroc(batch.x, task, fold) for task in tasks]).mean(0)
 
 
-def _nmi(x: Tensor, labels: Tensor, random_state: int) -> Tensor:
-    clusters, _ = two_means(x, random_state)
-    return torch.stack([contingency_nmi(clusters, y) for y in labels], 1)
+def _r2(batch: Batch, labels: Tensor, groups: Tensor | None, random_state: int) -> Tensor:
+    fold = torch.arange(batch.n, device=labels.device) if groups is None else groups
+    member = torch.nn.functional.one_hot(fold).to(labels.dtype)
+    own, size = labels @ member, member.sum(0)
+    others = (labels.sum(1, keepdim=True) - own) / (batch.n - size)
+    apart = labels - others[:, fold]
+    scores = loo_ridge_scores(batch.x, labels, fold.cpu().numpy())
+    return 1 - (apart - scores).square().sum(2) / apart.square().sum(1)
 
 
-def _lda(x: Tensor, labels: Tensor, names: Sequence[str]) -> Tensor:
-    """The score of `gaussian.lda` for all labellings, by an update of the total scatter T.
+def _nmi(batch: Batch, labels: Tensor, groups: Tensor | None, random_state: int) -> Tensor:
+    k = int(labels.max()) + 1
+    clusters, _ = two_means(batch, random_state) if k == 2 else k_means(batch, k, random_state)
+    return torch.stack([contingency_nmi(clusters, row) for row in labels], 1)
+
+
+def _mmd(batch: Batch, labels: Tensor, groups: Tensor | None, random_state: int) -> Tensor:
+    return _kernel_scores(batch, labels, own_terms=True).clamp(min=0)
+
+
+def _mmd_unbiased(batch: Batch, labels: Tensor, groups: Tensor | None, random_state: int) -> Tensor:
+    return _kernel_scores(batch, labels, own_terms=False)
+
+
+def _kernel_scores(batch: Batch, labels: Tensor, own_terms: bool) -> Tensor:
+    """The scores of `headprobe.metrics.mmd`; the kernel times the classes of all labellings is one product."""
+    classes = torch.nn.functional.one_hot(labels.long()).to(torch.float64)
+    n_classes = classes.shape[2]
+    pulled = (rbf_kernel(batch) @ classes.transpose(0, 1).flatten(1)).unflatten(2, (-1, n_classes))
+    sums = torch.einsum("lnc,hnld->hlcd", classes, pulled)
+    sizes = classes.sum(1)
+    if own_terms:
+        own = [sums[:, :, c, c] / sizes[:, c] ** 2 for c in range(n_classes)]
+    else:
+        own = [(sums[:, :, c, c] - sizes[:, c]) / (sizes[:, c] * (sizes[:, c] - 1)) for c in range(n_classes)]
+    pairs = combinations(range(n_classes), 2)
+    apart = [own[a] + own[b] - 2 * sums[:, :, a, b] / (sizes[:, a] * sizes[:, b]) for a, b in pairs]
+    return torch.stack(apart).mean(0)
+
+
+def _lda(batch: Batch, labels: Tensor, groups: Tensor | None, random_state: int) -> Tensor:
+    """The score of `headprobe.metrics.gaussian.lda` for two classes, by an update of the total scatter T.
 
     With s the sum of the centred rows of class 1, the mean difference is n / (n1 n0) s and the within-class scatter
     T - n / (n1 n0) s s'. Both the shrinkage of Ledoit and Wolf and the inverse need s in the eigenvectors of T only.
     """
-    n, d = x.shape[1:]
-    rows = span_coordinates(x - x.mean(1, keepdim=True))
-    values, vectors = torch.linalg.eigh(rows.mT @ rows)
-    rows, values = rows @ vectors, values.clamp(min=0)[:, :, None]
-    y = labels.to(x.dtype)
+    n, d = batch.n, batch.d
+    if batch.wide:
+        values, vectors = torch.linalg.eigh(batch.gram)
+        values = values.clamp(min=0)
+        rows = vectors * values.sqrt()[:, None]
+    else:
+        values, vectors = torch.linalg.eigh(batch.x.mT @ batch.x)
+        rows, values = batch.x @ vectors, values.clamp(min=0)
+    values = values[:, :, None]
+    y = labels.to(torch.float64)
     ones = y.sum(1)
     zeros = n - ones
     pull = n / (ones * zeros)
@@ -142,24 +236,24 @@ def _lda(x: Tensor, labels: Tensor, names: Sequence[str]) -> Tensor:
     # The inverse: Sherman and Morrison.
     kept, ridge = (1 - shrinkage) / n, shrinkage * mu
     # Directions without scatter carry nothing of s.
-    empty = values <= values.amax(1, keepdim=True) * torch.finfo(x.dtype).eps * n
+    empty = values <= values.amax(1, keepdim=True) * torch.finfo(values.dtype).eps * n
     damped = torch.where(empty, torch.inf, kept[:, None] * values + ridge[:, None])
     quadratic = (sums.square() / damped).sum(1)
     left = 1 - kept * pull * quadratic
     scores = pull.square() * quadratic / left / n
-    # Near-singular labellings, where `gaussian.lda` decides whether there is a score at all.
+    # Near-singular labellings, where the metric itself decides whether there is a score at all.
     unsure = (left < CANCELLED) | ~scores.isfinite() | (ridge <= 0)
     for column in unsure.any(0).nonzero().flatten().tolist():
         some = unsure[:, column].nonzero().flatten()
-        scores[some, column] = METRICS["lda"](x[some], labels[column], [names[i] for i in some.tolist()], 0)
+        scores[some, column] = METRICS["lda"](batch.part(some.tolist()), labels[column])
     return scores
 
 
-def _checked(scores: Any, x: Tensor) -> Tensor:
-    tensor = torch.as_tensor(scores)
-    if tensor.shape != (len(x),) or not tensor.isfinite().all():
-        raise InputError(
-            f"the metric has to give one finite score per head, shape ({len(x)},), got shape {tuple(tensor.shape)}"
-            + ("" if tensor.isfinite().all() else " with NaN or infinite values")
-        )
-    return tensor
+_TOGETHER: dict[str, Callable[[Batch, Tensor, Tensor | None, int], Tensor]] = {
+    "auroc": _auroc,
+    "lda": _lda,
+    "mmd": _mmd,
+    "mmd_unbiased": _mmd_unbiased,
+    "nmi": _nmi,
+    "r2": _r2,
+}

@@ -34,7 +34,7 @@ class _Probe(NamedTuple):
     """What turns labels into held-out scores, less the mean label of the examples fitted on.
 
     Either one matrix [head, example, example] with zeros within folds, or, with many more examples than dimensions,
-    its factors: `left @ right.T` everywhere, plus `own` within each fold.
+    its factors: `left @ right.T` everywhere, plus `own` within each fold, less the means.
     """
 
     matrix: Tensor | None
@@ -90,6 +90,7 @@ def loo_ridge_scores(
     y: Float[Tensor, "labelling example"],
     groups: ArrayLike | None = None,
     penalty: float = PENALTY,
+    weights: Float[Tensor, " example"] | None = None,
 ) -> Float[Tensor, "head labelling example"]:
     """Scores of every example by a ridge probe that was fitted without it, or without its whole group.
 
@@ -110,6 +111,8 @@ def loo_ridge_scores(
         `[example]`; whole groups are left out. Default: single examples.
     penalty
         Ridge penalty in units of the mean non-zero eigenvalue of the centred scatter matrix, above 0.
+    weights
+        `[example]`, above 0: how often each example is there, all copies of it in the same fold. Default: once.
 
     Returns
     -------
@@ -119,7 +122,7 @@ def loo_ridge_scores(
     Raises
     ------
     InputError
-        If shapes do not fit or the penalty is not above 0.
+        If shapes do not fit, the penalty or a weight is not above 0.
 
     Examples
     --------
@@ -134,7 +137,11 @@ def loo_ridge_scores(
             f"x must be [head, example, d] and y [labelling, example], got shapes {tuple(x.shape)} and {tuple(y.shape)}"
         )
     folds = _members(fold_index(groups, n), x.device)
-    scores = torch.cat([_apply(_fit(part, folds, penalty), labels, folds) for part in _chunks(x, len(labels))])
+    w = torch.ones(n, dtype=torch.float64, device=x.device) if weights is None else weights.to(x.device, torch.float64)
+    if w.shape != (n,) or not bool((w > 0).all()):
+        raise InputError(f"weights must be one number above 0 per example, shape ({n},), got shape {tuple(w.shape)}")
+    parts = _chunks(x, len(labels))
+    scores = torch.cat([_apply(_fit(part, folds, penalty, w), labels, folds, w) for part in parts])
     return scores if y.ndim == 2 else scores[:, 0]
 
 
@@ -156,7 +163,8 @@ def loo_ridge_auroc(
     Returns
     -------
     Tensor
-        `[head, labelling]`, float64, 0 to 1, about 0.5 without signal; without the labelling axis if y has none.
+        `[head, labelling]`, float64, 0 to 1, without the labelling axis if y has none. Without signal the mean lies
+        within about 0.02 of 0.5, and 0.05 with 2 dimensions: the scores of a pair of examples share what was fitted.
 
     Raises
     ------
@@ -175,12 +183,13 @@ def loo_ridge_auroc(
             f"x must be [head, example, d] and y [labelling, example], got shapes {tuple(x.shape)} and {tuple(y.shape)}"
         )
     folds = _members(fold_index(groups, x.shape[1]), x.device)
+    w = torch.ones(x.shape[1], dtype=torch.float64, device=x.device)
     positive = labels.cpu().numpy() > 0.5
     _check_classes(positive)
     labels = labels.to(x.device)
 
     def ranked(part: Tensor) -> Iterator[np.ndarray]:
-        for scores in _apply(_fit(part, folds, penalty), labels, folds):
+        for scores in _apply(_fit(part, folds, penalty, w), labels, folds, w):
             yield scores.cpu().numpy()
 
     areas = _each(lambda scores: auroc(scores, positive, check=False), ranked, _chunks(x, len(labels)))
@@ -323,67 +332,72 @@ def _each(function: Callable[[Any], Any], make: Callable[[Any], Iterator[Any]], 
         return [done for part in parts for done in pool.map(function, make(part))]
 
 
-def _fit(x: Tensor, folds: list[Tensor], penalty: float) -> _Probe:
-    """Fit all heads of a part; x is float64 [head, example, d]."""
+def _fit(x: Tensor, folds: list[Tensor], penalty: float, weights: Tensor) -> _Probe:
+    """Fit all heads of a part; x is float64 [head, example, d]. Rows are multiplied by the root of their weight."""
     if not 0 < penalty < float("inf"):
         raise InputError(f"penalty must be a number above 0, got {penalty!r}")
     n, d = x.shape[1:]
     tiny = torch.finfo(x.dtype).tiny
-    x = x - x.mean(1, keepdim=True)
+    total, root = weights.sum(), weights.sqrt()
+    x = x - (weights / total) @ x[:, None]
     # At a size near 1, tiny and huge activations stay away from the ends of the number range.
-    x = x / x.abs().amax((1, 2), keepdim=True).clamp(min=tiny)
+    x = x / x.abs().amax((1, 2), keepdim=True).clamp(min=tiny) * root[:, None]
     wide = d > n
     # The smaller of the two Gram matrices; both have the same non-zero eigenvalues.
     gram = x @ x.mT if wide else x.mT @ x
-    ridge = (penalty / min(n - 1, d) * gram.diagonal(dim1=-2, dim2=-1).sum(-1)).clamp(min=tiny)
+    rank = min(float(total) - 1, d)
+    ridge = (penalty / rank * gram.diagonal(dim1=-2, dim2=-1).sum(-1)).clamp(min=tiny)
     damped = gram.clone()
     damped.diagonal(dim1=-2, dim2=-1).add_(ridge[:, None])
     factor = torch.linalg.cholesky(damped)
+    intercept = root / total.sqrt()
     if wide:
-        return _dense(torch.cholesky_solve(gram, factor) + 1 / n, folds)
+        return _dense(torch.cholesky_solve(gram, factor) + intercept[:, None] * intercept, folds, weights)
     half = torch.linalg.solve_triangular(factor, x.mT, upper=False).mT
-    half = torch.cat([half, half.new_full((len(half), n, 1), n**-0.5)], 2)
+    half = torch.cat([half, intercept[:, None].expand(len(half), -1, -1)], 2)
     if n <= FACTORED * half.shape[2]:
-        return _dense(half @ half.mT, folds)
+        return _dense(half @ half.mT, folds, weights)
     left = torch.empty_like(half)
     own = []
     for fold in folds:
         rows = half[:, fold]
-        error = torch.eye(len(fold), dtype=x.dtype, device=x.device) - rows @ rows.mT
-        inverse = torch.linalg.inv(error)
-        left[:, fold] = inverse @ rows
-        own.append(torch.eye(len(fold), dtype=x.dtype, device=x.device) - inverse)
-    return _Probe(None, left, half, tuple(own))
+        one = torch.eye(len(fold), dtype=x.dtype, device=x.device)
+        inverse = torch.linalg.inv(one - rows @ rows.mT)
+        left[:, fold] = inverse @ rows / root[fold, None]
+        own.append((one - inverse) * root[fold] / root[fold, None])
+    return _Probe(None, left, half * root[:, None], tuple(own))
 
 
-def _dense(hat: Tensor, folds: list[Tensor]) -> _Probe:
+def _dense(hat: Tensor, folds: list[Tensor], weights: Tensor) -> _Probe:
     """The matrix of held-out scores from the hat matrix [head, example, example], intercept included."""
-    n = hat.shape[-1]
-    if len(folds) == n:
+    total, root = weights.sum(), weights.sqrt()
+    if len(folds) == hat.shape[-1]:
         leverage = hat.diagonal(dim1=-2, dim2=-1)
-        matrix = hat / (1 - leverage)[:, :, None] - 1 / (n - 1)
+        matrix = hat / ((1 - leverage) * root)[:, :, None] * root - weights / (total - weights)[:, None]
         matrix.diagonal(dim1=-2, dim2=-1).zero_()
         return _Probe(matrix)
     matrix = torch.empty_like(hat)
     for fold in folds:
         rows = hat[:, fold]
         error = torch.eye(len(fold), dtype=hat.dtype, device=hat.device) - rows[:, :, fold]
-        rows = torch.linalg.solve(error, rows) - 1 / (n - len(fold))
+        rows = torch.linalg.solve(error, rows) * root / root[fold, None] - weights / (total - weights[fold].sum())
         rows[:, :, fold] = 0.0
         matrix[:, fold] = rows
     return _Probe(matrix)
 
 
-def _apply(probe: _Probe, y: Tensor, folds: list[Tensor]) -> Tensor:
+def _apply(probe: _Probe, y: Tensor, folds: list[Tensor], weights: Tensor) -> Tensor:
     """Held-out scores [head, labelling, example] of labels [labelling, example]."""
     if probe.matrix is not None:
         return y @ probe.matrix.mT
-    assert probe.left is not None and probe.right is not None
+    assert probe.left is not None
+    assert probe.right is not None
     scores = (y @ probe.right) @ probe.left.mT
-    total = y.sum(1, keepdim=True)
+    weighted = y * weights
+    total = weighted.sum(1, keepdim=True)
     for fold, own in zip(folds, probe.own, strict=True):
-        mine = y[:, fold]
-        scores[:, :, fold] += mine @ own.mT - (total - mine.sum(1, keepdim=True)) / (y.shape[1] - len(fold))
+        others = (total - weighted[:, fold].sum(1, keepdim=True)) / (weights.sum() - weights[fold].sum())
+        scores[:, :, fold] += y[:, fold] @ own.mT - others
     return scores
 
 

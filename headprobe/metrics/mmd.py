@@ -1,37 +1,44 @@
-"""Maximum mean discrepancy between two classes, all heads at once."""
+"""Maximum mean discrepancy between classes, all heads at once."""
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-__all__ = ["mmd", "squared_distances"]
+from headprobe.metrics.batch import Batch
+
+__all__ = ["mmd", "mmd_unbiased", "rbf_kernel", "squared_distances"]
 
 # Below this share of the squared norms, |a|^2 + |b|^2 - 2 ab has lost half of its digits: take differences.
 CANCELLED = 1e-8
 PAIRS_AT_ONCE = 1 << 16
 
 
-def mmd(x: Float[Tensor, "head example d"], y: Bool[Tensor, " example"]) -> Float[Tensor, " head"]:
+def mmd(
+    x: Float[Tensor, "head example d"] | Batch, y: Bool[Tensor, " example"] | Int[Tensor, " example"]
+) -> Float[Tensor, " head"]:
     """Squared maximum mean discrepancy with an RBF kernel, as a V-statistic.
 
     `|| mean phi(X_a) - mean phi(X_n) ||^2` (arXiv 2512.17601, section 3, S_MMD; Gretton et al., "A kernel
     two-sample test", JMLR 13 (2012), eq. 5), `gamma = 1 / (2 median)` with the median of the non-zero squared
-    distances over both classes together.
+    distances over all classes together. With several classes, the mean over the pairs of classes.
 
     Parameters
     ----------
     x
-        `[head, example, d]`, float64, not constant.
+        `[head, example, d]`, float64, not constant; or a batch.
     y
-        `[example]`, True for the abnormal class.
+        `[example]`, True for the abnormal class; or class numbers from 0.
 
     Returns
     -------
     Tensor
-        `[head]`, 0 to 2, free of scale.
+        `[head]`, 0 to 2, higher separates better. Free of shift, scale and rotation, and the same with every example
+        twice. Positive on noise, more so with fewer examples: `mmd_unbiased` is not.
 
     Examples
     --------
@@ -39,18 +46,36 @@ def mmd(x: Float[Tensor, "head example d"], y: Bool[Tensor, " example"]) -> Floa
     >>> [round(v, 6) for v in mmd(x, torch.tensor([False, False, True, True])).tolist()]
     [0.786939]
     """
-    n = x.shape[1]
-    distances = squared_distances(x)
-    gamma = 0.5 / torch.from_numpy(_median_of_positive(distances.numpy()))
-    kernel = distances.mul_(-gamma[:, None]).exp_()
-    # One over a whole-number tensor would be float32.
-    positive = y.to(x.dtype)
-    weight = positive / positive.sum() - (1 - positive) / (1 - positive).sum()
-    i, j = torch.triu_indices(n, n, offset=1)
-    return (weight.square().sum() + 2 * kernel @ (weight[i] * weight[j])).clamp(min=0)
+    sums, sizes = _kernel_sums(Batch.of(x), y)
+    own = [sums[:, c, c] / n**2 for c, n in enumerate(sizes)]
+    return _mean_over_pairs(sums, sizes, own).clamp(min=0)
 
 
-def squared_distances(x: Float[Tensor, "head example d"]) -> Float[Tensor, "head pair"]:
+def mmd_unbiased(
+    x: Float[Tensor, "head example d"] | Batch, y: Bool[Tensor, " example"] | Int[Tensor, " example"]
+) -> Float[Tensor, " head"]:
+    """Squared maximum mean discrepancy with an RBF kernel, as a U-statistic.
+
+    `mmd` without the terms of an example with itself (Gretton et al. 2012, eq. 3), so that its mean is 0 where the
+    classes have the same distribution and the kernel is fixed; here the median of the distances sets the kernel, as
+    in `mmd`. Parameters as there.
+
+    Returns
+    -------
+    Tensor
+        `[head]`, above -1 and at most 2, higher separates better. Free of shift, scale and rotation.
+
+    Examples
+    --------
+    >>> x = torch.tensor([[[0.0], [0.0], [1.0], [1.0]]], dtype=torch.float64)
+    >>> [round(v, 6) for v in mmd_unbiased(x, torch.tensor([False, True, False, True])).tolist()]
+    [-0.393469]
+    """
+    sums, sizes = _kernel_sums(Batch.of(x), y)
+    return _mean_over_pairs(sums, sizes, [(sums[:, c, c] - n) / (n * (n - 1)) for c, n in enumerate(sizes)])
+
+
+def squared_distances(x: Float[Tensor, "head example d"] | Batch) -> Float[Tensor, "head pair"]:
     """Squared distances of all pairs i < j, row by row of the upper triangle; equal examples give exactly 0.
 
     Examples
@@ -58,28 +83,68 @@ def squared_distances(x: Float[Tensor, "head example d"]) -> Float[Tensor, "head
     >>> squared_distances(torch.tensor([[[0.0], [3.0], [3.0]]], dtype=torch.float64)).tolist()
     [[9.0, 9.0, 0.0]]
     """
-    n = x.shape[1]
-    i, j = torch.triu_indices(n, n, offset=1)
-    norms = x.square().sum(-1)
-    distances = (x @ x.mT).flatten(1).index_select(1, i * n + j).mul_(-2)
-    total = norms.index_select(1, i).add_(norms.index_select(1, j))
-    distances.add_(total)
-    head, pair = torch.nonzero(distances <= total.mul_(CANCELLED), as_tuple=True)
-    for some in range(0, len(head), PAIRS_AT_ONCE):
-        h, p = head[some : some + PAIRS_AT_ONCE], pair[some : some + PAIRS_AT_ONCE]
-        distances[h, p] = (x[h, i[p]] - x[h, j[p]]).square().sum(-1)
-    return distances
+    return _distances(Batch.of(x))[1]
 
 
-def _median_of_positive(values: np.ndarray) -> np.ndarray:
+def rbf_kernel(x: Float[Tensor, "head example d"] | Batch) -> Float[Tensor, "head example example"]:
+    """The kernel of `mmd`: `exp(-gamma |x_i - x_j|^2)`, `gamma = 1 / (2 median)` of the non-zero squared distances.
+
+    Examples
+    --------
+    >>> rbf_kernel(torch.tensor([[[0.0], [1.0]]], dtype=torch.float64))[0, 0].log().tolist()
+    [0.0, -0.5]
+    """
+    kernel, pairs = _distances(Batch.of(x))
+    return kernel.mul_(-0.5 / _median_of_positive(pairs)[:, None, None]).exp_()
+
+
+def _distances(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Squared distances as whole matrices, and those of all pairs i < j."""
+    n, gram = batch.n, batch.gram
+    norms = gram.diagonal(dim1=1, dim2=2)
+    whole = (norms[:, :, None] + norms[:, None]).sub_(gram, alpha=2)
+    i, j = torch.triu_indices(n, n, offset=1, device=gram.device)
+    pairs = whole.flatten(1).index_select(1, i * n + j)
+    suspicious = torch.nonzero(pairs.amin(1) <= 2 * CANCELLED * norms.amax(1))[:, 0]
+    if len(suspicious):
+        total = norms[suspicious][:, i] + norms[suspicious][:, j]
+        head, pair = torch.nonzero(pairs[suspicious] <= CANCELLED * total, as_tuple=True)
+        head = suspicious[head]
+        for some in range(0, len(head), PAIRS_AT_ONCE):
+            h, p = head[some : some + PAIRS_AT_ONCE], pair[some : some + PAIRS_AT_ONCE]
+            exact = (batch.x[h, i[p]] - batch.x[h, j[p]]).square().sum(-1)
+            pairs[h, p] = whole[h, i[p], j[p]] = whole[h, j[p], i[p]] = exact
+    return whole, pairs
+
+
+def _kernel_sums(batch: Batch, y: Tensor) -> tuple[Tensor, list[int]]:
+    """Sums of the kernel over the examples of two classes, [head, class, class], and the sizes of the classes."""
+    kernel = rbf_kernel(batch)
+    # A matrix of whole numbers would not be float64.
+    classes = torch.nn.functional.one_hot(y.long()).to(kernel.dtype)
+    return classes.mT @ (kernel @ classes), [int(n) for n in classes.sum(0).tolist()]
+
+
+def _mean_over_pairs(sums: Tensor, sizes: list[int], own: list[Tensor]) -> Tensor:
+    pairs = [own[a] + own[b] - 2 * sums[:, a, b] / (sizes[a] * sizes[b]) for a, b in combinations(range(len(sizes)), 2)]
+    return torch.stack(pairs).mean(0)
+
+
+def _median_of_positive(values: Tensor) -> Tensor:
     """Median of the positive entries of each row; every row has one."""
     n = values.shape[1]
-    positive = np.count_nonzero(values > 0, axis=1)
-    medians = np.empty(len(values))
-    for count in np.unique(positive):
-        rows = positive == count
-        # The zeros come first in ascending order.
-        low, high = n - count + (count - 1) // 2, n - count + count // 2
-        ordered = np.partition(values[rows], (low, high), axis=1)
-        medians[rows] = (ordered[:, low] + ordered[:, high]) / 2
-    return medians
+    positive = (values > 0).sum(1)
+    # The zeros come first in ascending order.
+    high, even = n - positive + positive // 2, positive % 2 == 0
+    if values.device.type != "cpu":
+        ordered = values.sort(1).values
+        upper, lower = ordered.gather(1, high[:, None])[:, 0], ordered.gather(1, (high[:, None] - 1).clamp(min=0))[:, 0]
+    else:
+        upper, lower = torch.empty_like(values[:, 0]), torch.empty_like(values[:, 0])
+        for place in torch.unique(high).tolist():
+            rows = torch.nonzero(high == place)[:, 0]
+            some = values if len(rows) == len(values) else values[rows]
+            ordered = torch.from_numpy(np.partition(some.numpy(), place, axis=1))
+            upper[rows] = ordered[:, place]
+            lower[rows] = ordered[:, :place].amax(1) if place else ordered[:, 0]
+    return torch.where(even, (lower + upper) / 2, upper)

@@ -10,8 +10,10 @@ import torch
 from jaxtyping import Int
 
 from headprobe.errors import InputError
-from headprobe.metrics.features import Features, chunks, head_map
-from headprobe.metrics.labellings import Metric, bytes_per_head, score_labellings
+from headprobe.metrics.batch import Batch
+from headprobe.metrics.features import chunks, head_map
+from headprobe.metrics.labellings import Data, bytes_per_head, score_labellings
+from headprobe.metrics.metric import Metric
 from headprobe.metrics.resampling import check_count, group_subsets
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ GROUPS_PER_HALF = 2
 
 
 def group_halves(
-    y: np.ndarray, fold: Int[np.ndarray, " example"], n_splits: int, random_state: int = 0
+    y: np.ndarray, fold: Int[np.ndarray, " example"], n_splits: int, random_state: int = 0, stratify: bool = True
 ) -> list[tuple[Int[np.ndarray, " row"], Int[np.ndarray, " row"]]]:
     """Split the groups into two halves, again and again, each with about the same share of every class.
 
@@ -38,6 +40,8 @@ def group_halves(
         Number of splits.
     random_state
         Seed.
+    stratify
+        Whether to share out the classes; False for a target that is numbers.
 
     Returns
     -------
@@ -55,19 +59,20 @@ def group_halves(
     [([0, 3, 4, 7], [1, 2, 5, 6])]
     """
     check_count(n_splits, "n_splits")
-    classes, codes = np.unique(y, return_inverse=True)
-    if len(classes) < 2:
+    classes, codes = np.unique(y if stratify else np.zeros(len(y), dtype=int), return_inverse=True)
+    if stratify and len(classes) < 2:
         raise InputError(f"all labels are {classes[0]!r}: at least 2 classes are needed")
     counts = [len(np.unique(fold[codes == c])) for c in range(len(classes))]
     if min(counts) < 2 * GROUPS_PER_HALF:
+        what = f"label {classes[int(np.argmin(counts))].item()!r} occurs in" if stratify else "there are"
         raise InputError(
-            f"label {classes[int(np.argmin(counts))].item()!r} occurs in {min(counts)} groups, but two halves need "
-            f"{2 * GROUPS_PER_HALF} groups of every class: give more groups"
+            f"{what} {min(counts)} groups, but two halves need {2 * GROUPS_PER_HALF} groups"
+            + " of every class" * stratify
         )
     n_groups = int(fold.max()) + 1
     halves = []
     for seed in np.random.SeedSequence(random_state).generate_state(n_splits, np.uint64):
-        (first,) = group_subsets(y, fold, [n_groups // 2], int(seed))
+        (first,) = group_subsets(y, fold, [n_groups // 2], int(seed), stratify)  # pyright: ignore
         second = np.setdiff1d(np.arange(len(y)), first)
         for rows in (first, second):
             for c, label in enumerate(classes):
@@ -81,27 +86,19 @@ def group_halves(
 
 
 def score_parts(
-    features: Features,
-    y: np.ndarray,
-    parts: Sequence[Int[np.ndarray, " row"]],
-    metric: Metric = "auroc",
-    fold: Int[np.ndarray, " example"] | None = None,
-    random_state: int = 0,
+    data: Data, metric: Metric, parts: Sequence[Int[np.ndarray, " row"]], random_state: int = 0
 ) -> xr.DataArray:
     """Score all heads on several parts of the examples; features are read and checked once.
 
     Parameters
     ----------
-    features
-        As from `headprobe.metrics.features.read_features`.
-    y
-        `[example]`, labels.
-    parts
-        Positions of the examples of each part; an example may be in it several times.
+    data
+        As from `headprobe.metrics.labellings.read_data`.
     metric
         As in `headprobe.metrics.labellings.score_labellings`.
-    fold
-        `[example]`, number of the group; copies of an example share it. Default: single examples.
+    parts
+        Positions of the examples of each part, all classes in each; an example may be in it several times, and is then
+        one group.
     random_state
         Seed of metrics that draw.
 
@@ -117,24 +114,24 @@ def score_parts(
 
     Examples
     --------
-    >>> from headprobe.metrics.features import read_features
-    >>> z = np.random.default_rng(0).normal(size=(12, 1, 2, 3))
-    >>> features, y = read_features(z, np.arange(12) % 2)
-    >>> score_parts(features, y, [np.arange(12), np.arange(6)]).dims
+    >>> from headprobe.metrics.labellings import read_data
+    >>> from headprobe.metrics.metric import METRICS
+    >>> data = read_data(np.random.default_rng(0).normal(size=(12, 1, 2, 3)), np.arange(12) % 2)
+    >>> score_parts(data, METRICS["lda"], [np.arange(12), np.arange(6)]).dims
     ('part', 'layer', 'head')
     """
-    n = len(features.ids)
-    fold = np.arange(n) if fold is None else fold
-    d = max(block.z.shape[-1] for block in features.blocks)
+    fold, labels = data.fold, data.target.values
     scored = []
     with torch.no_grad():
-        for chunk in chunks(features, bytes_per_head(n, d, 1)):
+        for chunk in chunks(data.features, bytes_per_head(metric, data.n, data.d, 1)):
             columns = []
             for rows in parts:
-                x = chunk.x[:, torch.from_numpy(rows)]
-                x = x - x.mean(1, keepdim=True)
-                scores = score_labellings(metric, x, y[rows][None], fold[rows], chunk.names, random_state)
+                index = torch.from_numpy(rows)
+                x = chunk.x[:, index]
+                mean = x.mean(1)
+                batch = Batch(x - mean[:, None], chunk.names, centre=chunk.centre + mean)
+                scores = score_labellings(metric, batch, labels[index][None], fold[rows], random_state)
                 columns.append(scores[:, 0])
             scored.append((chunk, np.stack(columns)))
-    maps = head_map(features, scored, [str(i) for i in range(len(parts))], "score")
+    maps = head_map(data.features, scored, [str(i) for i in range(len(parts))], "score")
     return maps.rename(metric="part").assign_coords(part=range(len(parts)))

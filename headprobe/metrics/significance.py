@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,9 +23,11 @@ from torch import Tensor
 
 from headprobe.errors import InputError
 from headprobe.heads import Head, HeadSet
-from headprobe.metrics.features import chunks, example_groups, head_map, label_array, read_features
+from headprobe.metrics.batch import Batch
+from headprobe.metrics.features import chunks, head_map
 from headprobe.metrics.intervals import bootstrap_intervals
-from headprobe.metrics.labellings import Metric, bytes_per_head, score_labellings
+from headprobe.metrics.labellings import bytes_per_head, read_data, score_labellings
+from headprobe.metrics.metric import Metric, find_metrics
 from headprobe.metrics.multiple_testing import bonferroni, holm, max_statistic_p, permutation_p, q_values, step_down_p
 from headprobe.metrics.permutation import MIN_DISTINCT, Relabellings, relabellings
 from headprobe.metrics.stability import rss
@@ -218,13 +220,15 @@ class MaxStatistic:
 def max_statistic(
     acts_or_z: Any,
     y: ArrayLike | Tensor | None = None,
-    metric: Metric = "auroc",
-    groups: Sequence[Any] | np.ndarray | None = None,
+    metric: str | Metric | Callable[..., Any] = "auroc",
+    groups: Sequence[Any] | np.ndarray | Tensor | bool | None = None,
     n_permutations: int = 1000,
     random_state: int = 0,
     scheme: str = "auto",
+    *,
     instability_penalty: float | None = None,
     studentise: bool = False,
+    target: str | None = None,
 ) -> MaxStatistic:
     """Test all heads at once: scores against the scores of relabelled examples, corrected by the maximum over heads.
 
@@ -238,11 +242,11 @@ def max_statistic(
         `[example]`; default: the labels of the activations.
     metric
         `"auroc"`: of a linear probe that is tested on examples, or groups, it was not fitted to
-        (`headprobe.metrics.linear_probe.loo_ridge_auroc`). Or the name of a saliency metric, or a function of features
-        `[head, example, d]` and labels `[example]` to scores `[head]`.
+        (`headprobe.metrics.linear_probe.loo_ridge_auroc`). Or any other metric that `headprobe.saliency` takes.
     groups
-        `[example]`, such as the video of each example; default: the groups of the activations, where they have them.
-        Then whole groups are left out by the probe, and labels are permuted by group, or within groups where they vary
+        `[example]`, such as the video of each example; default: the groups of the activations, where they have them;
+        False: none. With groups, whole groups are left out by the probe, and labels are permuted by group, or within
+        groups where they vary
         there: `headprobe.metrics.permutation.relabellings` says what is tested.
     n_permutations
         Number of relabellings; p-values go down to `1 / (1 + n_permutations)`.
@@ -255,6 +259,8 @@ def max_statistic(
     studentise
         Whether to divide each head's scores by their spread under its own null before the maximum is taken, so that
         heads with a wide null (of larger d_head, for example) do not raise the threshold of all.
+    target
+        Kind of the labels, as in `headprobe.saliency`.
 
     Returns
     -------
@@ -269,6 +275,9 @@ def max_statistic(
 
     Notes
     -----
+    `auroc`, `r2`, `lda`, `mmd`, `mmd_unbiased` and `nmi` score all relabellings at once; the others, `kl` among them,
+    take as long as n_permutations score maps.
+
     A map that was brought to 0 to 1 over heads cannot be tested this way: its maximum is 1 under every labelling. Test
     the metrics themselves.
 
@@ -285,26 +294,22 @@ def max_statistic(
     >>> max_statistic(z, y, groups=videos, n_permutations=99)
     MaxStatistic(auroc, 6 tests, 99 permutations by groups, smallest family-wise p ...)
     """
-    features, y = read_features(acts_or_z, y)
-    groups = example_groups(acts_or_z, groups)
-    n = len(features.ids)
-    given = label_array(y, n)
-    drawn = relabellings(given, groups, n_permutations, random_state, scheme)
-    labels = np.concatenate([given[None], drawn.labels])
-    d = max(block.z.shape[-1] for block in features.blocks)
-    # Relabelling by group changes the class sizes: a class may become too small for a metric, which then says so.
+    data = read_data(acts_or_z, y, groups, target)
+    (chosen,) = find_metrics([metric], data.target.kind)
+    given = data.target.values
+    drawn = relabellings(given.numpy(), data.groups, n_permutations, random_state, scheme)
+    labels = torch.cat([given[None], torch.from_numpy(drawn.labels)])
     scored = []
     with torch.no_grad():
-        for chunk in chunks(features, bytes_per_head(n, d, len(labels))):
-            values = score_labellings(metric, chunk.x, labels, groups, chunk.names, random_state)
-            scored.append((chunk, values.T))
-    maps = head_map(features, scored, [str(i) for i in range(len(labels))], "score")
+        for chunk in chunks(data.features, bytes_per_head(chosen, data.n, data.d, len(labels))):
+            batch = Batch(chunk.x, chunk.names, centre=chunk.centre)
+            scored.append((chunk, score_labellings(chosen, batch, labels, data.groups, random_state).T))
+    maps = head_map(data.features, scored, [str(i) for i in range(len(labels))], "score")
     if instability_penalty is not None:
         if "prompt" not in maps.dims:
             raise InputError("instability_penalty is for scores under several prompts, but there is no prompt axis")
         maps = rss(maps, instability_penalty)
-    name = metric if isinstance(metric, str) else getattr(metric, "__name__", "score")
-    observed = maps.isel(metric=0, drop=True).rename(name)
+    observed = maps.isel(metric=0, drop=True).rename(chosen.name)
     null = (
         maps.isel(metric=slice(1, None)).rename(metric="permutation").assign_coords(permutation=range(n_permutations))
     )
@@ -366,7 +371,7 @@ def compare_with_null(
         raise InputError(f"the null needs the dims {('permutation', *scores.dims)}, got {tuple(null.dims)}")
     if not null.sizes["permutation"]:
         raise InputError("the null holds no permutation")
-    check_map(scores, scores.dims, finite=False)
+    check_map(scores, scores.dims, finite=False)  # pyright: ignore
     check_aligned(scores, null.isel(permutation=0, drop=True))
     there = ~np.isnan(scores.values)
     flat, observed = null.values[:, there], scores.values[there]

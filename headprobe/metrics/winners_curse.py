@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,9 +11,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from headprobe.errors import InputError
-from headprobe.metrics.features import example_groups, label_array, read_features
-from headprobe.metrics.labellings import Metric
-from headprobe.metrics.linear_probe import fold_index
+from headprobe.metrics.labellings import read_data
+from headprobe.metrics.metric import Metric, find_metrics
 from headprobe.metrics.parts import group_halves, score_parts
 from headprobe.metrics.ranks import best_heads
 from headprobe.metrics.resampling import check_count
@@ -69,13 +68,15 @@ class WinnersCurse:
 def winners_curse(
     acts_or_z: Any,
     y: ArrayLike | Tensor | None = None,
-    metric: Metric = "auroc",
+    metric: str | Metric | Callable[..., Any] = "auroc",
     k: int = 5,
-    groups: Sequence[Any] | np.ndarray | None = None,
+    groups: Sequence[Any] | np.ndarray | Tensor | bool | None = None,
     n_splits: int = 50,
     level: float = 0.95,
     instability_penalty: float = 0.5,
     random_state: int = 0,
+    *,
+    target: str | None = None,
 ) -> WinnersCurse:
     """Score the best heads of one half of the groups on the other half, over repeated splits.
 
@@ -85,7 +86,7 @@ def winners_curse(
 
     Parameters
     ----------
-    acts_or_z, y, metric, groups
+    acts_or_z, y, metric, groups, target
         As in `headprobe.metrics.significance.max_statistic`.
     k
         Number of heads to select: the `k` highest scores, with prompts the `k` highest RSS.
@@ -106,7 +107,7 @@ def winners_curse(
     Raises
     ------
     InputError
-        If there are fewer than four groups of a class, so that a half has fewer than two, fewer than two splits, or a
+        If there are fewer than four groups (of a class), so that a half has fewer than two, fewer than two splits, or a
         half that a metric cannot score.
 
     Notes
@@ -127,12 +128,11 @@ def winners_curse(
         raise InputError(f"n_splits must be 2 or more, got {n_splits}: one split has no spread")
     if not 0 < level < 1:
         raise InputError(f"level must be between 0 and 1, such as 0.95, got {level!r}")
-    features, y = read_features(acts_or_z, y)
-    groups = example_groups(acts_or_z, groups)
-    labels = label_array(y, len(features.ids))
-    fold = fold_index(groups, len(labels))
-    halves = [rows for pair in group_halves(labels, fold, n_splits, random_state) for rows in pair]
-    maps = score_parts(features, labels, halves, metric, fold, random_state)
+    data = read_data(acts_or_z, y, groups, target)
+    (chosen,) = find_metrics([metric], data.target.kind)
+    pairs = group_halves(data.labels, data.fold, n_splits, random_state, stratify=bool(data.target.classes))
+    halves = [rows for pair in pairs for rows in pair]
+    maps = score_parts(data, chosen, halves, random_state)
     if "prompt" in maps.dims:
         maps = rss(maps, instability_penalty)
     rows = []
@@ -161,7 +161,7 @@ def winners_curse(
 
     table = pd.DataFrame(rows)
     means = table.groupby("split")[["selection_score", "held_out_score", "gap", "all_heads"]].mean()
-    intervals = {name: corrected_interval(means[name].to_numpy(), 1.0, level) for name in means}
+    intervals = {name: corrected_interval(means[name].to_numpy(), 1.0, level) for name in means}  # pyright: ignore
     return WinnersCurse(table=table, level=level, **intervals)
 
 

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 
 from headprobe.errors import InputError
-from headprobe.plotting.canvas import BLUE, GREY, INK, VERMILION, below, new_axes, size_in_points
+from headprobe.plotting.canvas import (
+    BLUE,
+    GREY,
+    VERMILION,
+    below,
+    ink,
+    new_axes,
+    size_in_points,
+    small,
+)
+from headprobe.plotting.strip import draw_strip, pictures_of
 from headprobe.video.stretches import stretches
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["timeline"]
+
+_MARKED = 80  # segments, up to which the smoothed score has a dot for each
 
 
 def timeline(
@@ -26,11 +39,12 @@ def timeline(
     events: Iterable[Any] = (),
     truth: Sequence[tuple[int, int]] | Int[np.ndarray, " frame"] | None = None,
     tau: float | None = None,
-    thumbnails: Sequence[tuple[float, np.ndarray]] | None = None,
+    thumbnails: bool | int | Sequence[tuple[float, np.ndarray]] | None = None,
     ax: Axes | None = None,
     title: str | None = None,
     *,
     label: str = "score",
+    video: str | os.PathLike[str] | UInt8[np.ndarray, "frame height width 3"] | None = None,
 ) -> Axes:
     """Draw segment scores over seconds, with threshold, detected events, truth, and pictures beneath.
 
@@ -55,13 +69,16 @@ def timeline(
     tau
         The threshold that the scores are compared with.
     thumbnails
-        (seconds, RGB frame [height, width, 3]) to show beneath, marked in the plot by letters.
+        Pictures beneath, marked in the plot by letters: True for six frames of the `video` at even distances, a
+        number for as many, or (seconds, RGB frame [height, width, 3]) each.
     ax
         Where to draw; a figure of its own if not given.
     title
         Title of the Axes.
     label
         What the scores are, at the vertical axis.
+    video
+        Where the pictures come from: a video file, or all its frames.
 
     Returns
     -------
@@ -70,7 +87,10 @@ def timeline(
     Raises
     ------
     InputError
-        If scores, smoothed scores and spans are not of one length, or fps is not positive.
+        If scores, smoothed scores and spans are not of one length, fps is not positive, or there are pictures to show
+        but no video.
+    VideoError
+        If the video file cannot be read.
 
     Examples
     --------
@@ -87,23 +107,32 @@ def timeline(
     if not fps > 0:
         raise InputError(f"fps must be above 0, got {fps}")
     seconds = edges / fps
+    pictures = pictures_of(thumbnails, video, fps, float(edges.max()))
     if ax is None:
-        ax = new_axes(8.0, 2.6 if not thumbnails else 3.6)
+        ax = new_axes(8.0, 3.6 if pictures else 2.6)
     end = float(seconds.max())
 
     if truth is not None:
         _shade_truth(ax, _stretches(truth), fps)
     _shade_detected(ax, [_in_seconds(event) for event in events])
-    ax.stairs(*_steps(values, seconds), color=GREY, lw=1.2, label="segment score", baseline=None, zorder=3)
+    ax.stairs(
+        *_steps(values, seconds),
+        color=GREY,
+        lw=1.2 if values.size <= 4 * _MARKED else 0.6,
+        label="segment score",
+        baseline=None,
+        zorder=3,
+    )
     drawn = [values]
     if smoothed is not None:
         curve = np.asarray(smoothed, np.float64)
         if curve.shape != values.shape:
             raise InputError(f"there are {values.size} scores, but smoothed has the shape {curve.shape}")
-        ax.plot(seconds.mean(1), curve, color=BLUE, lw=2, marker="o", ms=3, label="smoothed score", zorder=4)
+        mark = 3 if len(curve) <= _MARKED else 0
+        ax.plot(seconds.mean(1), curve, color=BLUE, lw=2, marker="o", ms=mark, label="smoothed score", zorder=4)
         drawn.append(curve)
     if tau is not None:
-        ax.axhline(tau, color=INK, lw=1.1, ls=(0, (5, 3)), label=f"threshold {tau:.3g}", zorder=3.5)
+        ax.axhline(tau, color=ink(ax), lw=1.1, ls=(0, (5, 3)), label=f"threshold {tau:.3g}", zorder=3.5)
         drawn.append(np.array([tau]))
     ax.set_xlim(0, end)
     ax.set_ylim(*_limits(np.concatenate(drawn)))
@@ -112,23 +141,23 @@ def timeline(
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
     entries = len(ax.get_legend_handles_labels()[1])
-    columns = int(np.clip(size_in_points(ax)[0] // 85, 1, entries))
+    columns = int(np.clip(size_in_points(ax)[0] // (10 * small()), 1, entries))
     ax.legend(
         loc="lower left",
         bbox_to_anchor=(0, 1),
         bbox_transform=below(ax, -4),
         ncols=columns,
         frameon=False,
-        fontsize=8,
+        fontsize=small(),
         borderaxespad=0,
         borderpad=0,
         handlelength=1.8,
         columnspacing=1.4,
     )
     if title is not None:
-        ax.set_title(title, loc="left", pad=8 + 13 * -(-entries // columns))
-    if thumbnails:
-        _strip(ax, thumbnails)
+        ax.set_title(title, loc="left", pad=8 + 1.6 * small() * -(-entries // columns))
+    if pictures:
+        draw_strip(ax, pictures)
     return ax
 
 
@@ -195,54 +224,3 @@ def _limits(values: np.ndarray) -> tuple[float, float]:
         return 0.0, 1.08
     room = 0.1 * (high - low) or 1.0
     return low - room, high + 1.5 * room
-
-
-def _strip(ax: Axes, thumbnails: Sequence[tuple[float, np.ndarray]]) -> None:
-    """Lettered pictures in a row beneath the time axis; the letters stand at their times in the plot."""
-    from matplotlib.offsetbox import AnnotationBbox, OffsetImage, TextArea, VPacker
-
-    width, _ = size_in_points(ax)
-    ordered = sorted(thumbnails, key=lambda one: one[0])
-    slot = width / len(ordered)
-    for number, (at, picture) in enumerate(ordered):
-        picture = np.asarray(picture)
-        if picture.ndim != 3 or picture.shape[2] != 3:
-            raise InputError(f"a thumbnail must be an RGB frame [height, width, 3], got shape {picture.shape}")
-        zoom = min(0.94 * slot / picture.shape[1], 60 / picture.shape[0])  # points for one pixel
-        letter = chr(ord("a") + number) if number < 26 else str(number + 1)
-        words = {"fontsize": 8, "color": INK}
-        box = VPacker(
-            children=[
-                OffsetImage(picture, zoom=zoom, interpolation="antialiased"),
-                TextArea(f"{letter}  {at:.1f} s", textprops=words),
-            ],
-            align="center",
-            pad=0,
-            sep=2,
-        )
-        ax.add_artist(
-            AnnotationBbox(
-                box,
-                ((number + 0.5) / len(ordered), 0),
-                xycoords="axes fraction",
-                xybox=(0, -36),
-                boxcoords="offset points",
-                box_alignment=(0.5, 1),
-                frameon=False,
-                annotation_clip=False,
-                pad=0,
-            )
-        )
-        ax.annotate(
-            letter,
-            (at, 0),
-            xycoords=("data", "axes fraction"),
-            xytext=(0, 3),
-            textcoords="offset points",
-            ha="center",
-            va="bottom",
-            fontsize=8,
-            color=INK,
-            zorder=6,
-            bbox={"boxstyle": "circle,pad=0.15", "fc": "white", "ec": INK, "lw": 0.6},
-        )

@@ -57,7 +57,7 @@ def flatten(X: Any) -> tuple[Any, tuple[int, ...] | None]:
         return X, None
     if X.ndim > 4:
         raise InputError(
-            f"expected [example, layer, head, d_head], [example, head, d_head] or [example, feature], got shape {X.shape}: "
-            "choose one prompt"
+            f"expected [example, layer, head, d_head], [example, head, d_head] or [example, feature], got shape "
+            f"{X.shape}: choose one prompt"
         )
     return X.reshape(len(X), -1), X.shape[1:]

@@ -69,8 +69,8 @@ class HeadProbe(ClassifierMixin, BaseEstimator):
 
     Notes
     -----
-    `X` is `[example, layer, head, d_head]`, `[example, head, d_head]` or `[example, feature]`, an array or a tensor. Two
-    axes are one head of all features; this is the layout that scikit-learn's estimator checks use.
+    `X` is `[example, layer, head, d_head]`, `[example, head, d_head]` or `[example, feature]`, an array or a tensor.
+    Two axes are one head of all features; this is the layout that scikit-learn's estimator checks use.
 
     References
     ----------
@@ -220,7 +220,7 @@ class HeadProbe(ClassifierMixin, BaseEstimator):
         X, layout = flatten(X)
         if layout is not None and self.layout_ is not None and layout != self.layout_:
             raise InputError(f"the probe was fitted to heads of layout {self.layout_}, got {layout}")
-        return validate_data(self, X, dtype=np.float64, reset=False)
+        return validate_data(self, X, dtype=np.float64, reset=False)  # pyright: ignore
 
     def _heads(self, X: np.ndarray) -> np.ndarray:
         """Features as [example, head, d_head]."""

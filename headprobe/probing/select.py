@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,9 +12,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from headprobe.errors import InputError
 from headprobe.heads import Head, HeadSet
-from headprobe.metrics.features import Features, read_features
-from headprobe.metrics.labellings import Metric
-from headprobe.metrics.linear_probe import fold_index
+from headprobe.metrics.labellings import Data, read_data
+from headprobe.metrics.metric import Metric, find_metrics
 from headprobe.metrics.parts import group_halves, score_parts
 from headprobe.metrics.resampling import check_count
 from headprobe.metrics.selection import selection_frequency
@@ -72,9 +71,9 @@ class HeadSelector(TransformerMixin, BaseEstimator):
 
     Notes
     -----
-    `X` is `[example, layer, head, d_head]`, or `[example, head, d_head]` (one layer), or `[example, feature]`, where every
-    feature is a head of size 1. The result is `[example, k, d_head]`, or `[example, k]` for two axes. Select inside a
-    cross-validation, never before it (`headprobe.probing.validation.cross_validate`).
+    `X` is `[example, layer, head, d_head]`, or `[example, head, d_head]` (one layer), or `[example, feature]`, where
+    every feature is a head of size 1. The result is `[example, k, d_head]`, or `[example, k]` for two axes. Select
+    inside a cross-validation, never before it (`headprobe.probing.validation.cross_validate`).
 
     References
     ----------
@@ -98,7 +97,7 @@ class HeadSelector(TransformerMixin, BaseEstimator):
         max_fwer: float | None = None,
         max_fdr: float | None = None,
         min_frequency: float | None = None,
-        metric: Metric = "auroc",
+        metric: str | Metric | Callable[..., Any] = "auroc",
         n_permutations: int = 1000,
         n_resamples: int = 100,
         scheme: str = "auto",
@@ -143,9 +142,9 @@ class HeadSelector(TransformerMixin, BaseEstimator):
         check_classification_targets(y)
         if len(np.unique(y)) < 2:
             raise InputError(f"selecting heads needs two classes or more, got one class: {np.unique(y).tolist()}")
-        features, _ = read_features(_four_axes(X, self.layout_), y)
-        fold = fold_index(groups, len(y))
-        scores = self._conditions(features, y, None if groups is None else fold)
+        codes = np.unique(y, return_inverse=True)[1]
+        data = read_data(_four_axes(X, self.layout_), codes, groups)
+        scores = self._conditions(data)
         n_heads = scores.size
         if self.k is not None and self.k > n_heads:
             raise InputError(f"k is {self.k}, but there are {n_heads} heads ({X.shape[1]} feature(s))")
@@ -205,14 +204,15 @@ class HeadSelector(TransformerMixin, BaseEstimator):
             if self.n_resamples < 2 or self.n_resamples % 2:
                 raise InputError(f"n_resamples must be even (halves come in pairs), got {self.n_resamples!r}")
 
-    def _conditions(self, features: Features, y: np.ndarray, fold: np.ndarray | None) -> xr.DataArray:
+    def _conditions(self, data: Data) -> xr.DataArray:
         """Scores of all heads; sets what the conditions look at."""
         for name in ("p_values_", "q_values_", "frequencies_"):
             self.__dict__.pop(name, None)
-        z = features.blocks[0].z[0]
+        (metric,) = find_metrics([self.metric], data.target.kind)
         if self.max_fwer is not None or self.max_fdr is not None:
+            z, codes = data.features.blocks[0].z[0], data.target.values
             result = max_statistic(
-                z, y, self.metric, fold, self.n_permutations, random_state=self.random_state, scheme=self.scheme
+                z, codes, metric, data.groups, self.n_permutations, self.random_state, scheme=self.scheme
             )
             if self.max_fwer is not None:
                 self.p_values_ = result.p_step_down.values.ravel()
@@ -220,13 +220,10 @@ class HeadSelector(TransformerMixin, BaseEstimator):
                 self.q_values_ = result.q_values().values.ravel()
             scores = result.scores
         else:
-            every = [np.arange(len(y))]
-            maps = score_parts(features, y, every, self.metric, fold, self.random_state)
-            scores = maps.isel(part=0, drop=True)
+            scores = score_parts(data, metric, [np.arange(data.n)], self.random_state).isel(part=0, drop=True)
         if self.min_frequency is not None:
-            own = np.arange(len(y)) if fold is None else fold
-            pairs = group_halves(y, own, self.n_resamples // 2, self.random_state)
-            halves = score_parts(features, y, [half for pair in pairs for half in pair], self.metric, own)
+            pairs = group_halves(data.labels, data.fold, self.n_resamples // 2, self.random_state)
+            halves = score_parts(data, metric, [half for pair in pairs for half in pair], self.random_state)
             self.frequencies_ = selection_frequency(halves, self.k, "part").values.ravel()
         return scores
 

@@ -189,9 +189,9 @@ def summarise(table: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
     missing = [name for name in needed if name not in table.columns]
     if missing or "probe" not in set(table["condition"]):
         raise InputError(f"not a table of cross_validate: missing {missing or 'the condition probe'}")
-    by_split = table.groupby(["condition", "repeat", "fold"], sort=False)["score"].mean()
+    by_split: Any = table.groupby(["condition", "repeat", "fold"], sort=False)["score"].mean()
     probe = by_split["probe"]
-    share = float((table["n_test"] / table["n_train"]).mean())
+    share = float((table["n_test"] / table["n_train"]).mean())  # pyright: ignore
     rows = []
     for condition in table["condition"].unique():
         scores = by_split[condition]
@@ -199,7 +199,7 @@ def summarise(table: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
         if condition != "probe":
             row |= _interval((probe - scores).to_numpy(), share, level, "difference", "difference_")
         if condition == "shuffled_labels":
-            draws = table[table["condition"] == condition].groupby("draw")["score"].mean()
+            draws: Any = table[table["condition"] == condition].groupby("draw")["score"].mean()
             row["p"] = (1 + int((draws >= probe.mean()).sum())) / (1 + len(draws))
         rows.append(row)
     columns = ["condition", "mean", "low", "high", "difference", "difference_low", "difference_high", "p"]
@@ -219,13 +219,15 @@ class _Fit(NamedTuple):
             heads = HeadSet([(layer, head) for layer in range(z.shape[1]) for head in range(z.shape[2])])
             return HeadSet(), self.given(z, y, split, heads)
         groups = None if self.groups is None else self.groups[split.train]
-        heads = clone(self.selector).fit(z[split.train], y[split.train], groups=groups).heads_
+        selector: Any = clone(self.selector)
+        heads = selector.fit(z[split.train], y[split.train], groups=groups).heads_
         return heads, self.given(z, y, split, heads)
 
     def given(self, z: np.ndarray, y: np.ndarray, split: _Split, heads: HeadSet) -> float:
         layers, numbers = [head.layer for head in heads], [head.head for head in heads]
         features = z[:, layers, numbers]
-        fitted = clone(self.probe).fit(features[split.train], y[split.train])
+        probe: Any = clone(self.probe)
+        fitted = probe.fit(features[split.train], y[split.train])
         return float(self.scorer(fitted, features[split.test], y[split.test]))
 
 
@@ -233,8 +235,8 @@ def _check_data(z: Any, y: Any, groups: Any) -> tuple[np.ndarray, np.ndarray, np
     z = as_array(z)
     if not isinstance(z, np.ndarray) or z.ndim != 4 or 0 in z.shape:
         raise InputError(
-            f"z must be [example, layer, head, d_head], got {type(z).__name__} of shape {getattr(z, 'shape', None)}; for "
-            "activations take acts.z[prompt], of heads of one size (acts.by_size())"
+            f"z must be [example, layer, head, d_head], got {type(z).__name__} of shape {getattr(z, 'shape', None)}; "
+            "for activations take acts.z[prompt], of heads of one size (acts.by_size())"
         )
     return z, label_array(y, len(z)), fold_index(groups, len(z))
 
@@ -280,8 +282,8 @@ def _splits(y: np.ndarray, fold: np.ndarray, n_splits: int, seeds: list[int]) ->
                 lacking = sorted(set(range(len(classes))) - set(codes[part].tolist()))
                 if lacking:
                     raise InputError(
-                        f"the {name} part of split {number} has no example of label {classes[lacking[0]].item()!r}: use "
-                        "fewer splits, or give more groups of it"
+                        f"the {name} part of split {number} has no example of label {classes[lacking[0]].item()!r}: "
+                        "use fewer splits, or give more groups of it"
                     )
             yield _Split(repeat, number, train, test)
 

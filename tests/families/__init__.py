@@ -114,9 +114,7 @@ def byte_tokenizer(special: Sequence[str], template: str | None = None, **roles:
 def clips(n: int, height: int, width: int, counts: Sequence[int] = (2, 4, 6), seed: int = 0) -> list[np.ndarray]:
     """Random clips of different lengths."""
     rng = np.random.default_rng(seed)
-    return [
-        rng.integers(0, 256, (counts[i % len(counts)], height, width, 3), dtype=np.uint8) for i in range(n)
-    ]
+    return [rng.integers(0, 256, (counts[i % len(counts)], height, width, 3), dtype=np.uint8) for i in range(n)]
 
 
 def randomise(module: torch.nn.Module) -> torch.nn.Module:

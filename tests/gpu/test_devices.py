@@ -69,9 +69,7 @@ def test_eight_bit_weights_stay_near_the_exact_ones(name, tmp_path):
     model = checkpoint(family, tmp_path)
     contents, prompts = family.contents(2), list(family.prompts[:1])
     expected = HeadTracer(model).capture(contents, prompts, progress=False)
-    quantised = headprobe.load(
-        tmp_path, device_map="auto", quantization_config=BitsAndBytesConfig(load_in_8bit=True)
-    )
+    quantised = headprobe.load(tmp_path, device_map="auto", quantization_config=BitsAndBytesConfig(load_in_8bit=True))
     assert error(HeadTracer(quantised).capture(contents, prompts, progress=False), expected) < 0.2
 
 

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.covariance import LedoitWolf
 
 from headprobe.errors import InputError
+from headprobe.metrics import gaussian as module
 from headprobe.metrics.gaussian import kl, lda, lda_plain, ledoit_wolf, span_coordinates
 
 Y = torch.tensor([False, False, True, True])
@@ -79,3 +81,63 @@ def test_identical_classes_have_no_divergence():
     y = torch.tensor([False] * 6 + [True] * 6)
     assert lda(x, y, ["L0H0"]).item() == pytest.approx(0, abs=1e-14)
     assert kl(x, y, ["L0H0"]).item() == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4])
+@pytest.mark.parametrize("score", [lda, kl])
+def test_inner_products_give_the_same_as_covariances(monkeypatch, score, classes):
+    rng = np.random.default_rng(classes)
+    y = torch.from_numpy(rng.permutation(np.arange(24) % classes))
+    x = torch.from_numpy(rng.normal(size=(6, 24, 30)) * np.arange(1, 31) ** -np.arange(6.0)[:, None, None])
+    x[2] += 5 * y[:, None]
+    found = score(x, y)
+    monkeypatch.setattr(module, "WOODBURY", 1.0)
+    torch.testing.assert_close(found, score(x, y), rtol=1e-9, atol=0)
+
+
+def test_a_head_that_hardly_needs_shrinking_loses_no_digits():
+    # All examples lie at the same distance of their class mean in nearly one direction.
+    rng = np.random.default_rng(0)
+    rows = 1e-4 * rng.normal(size=(20, 60))
+    rows[:, 0] += np.tile([1, -1], 10)
+    y = torch.arange(20) >= 8
+    rows[8:, 0] += 3
+    x = torch.from_numpy(np.stack([rows, rng.normal(size=rows.shape)]))
+    within = x - torch.where(y[:, None], x[:, y].mean(1, True), x[:, ~y].mean(1, True))
+    shrinkage = ledoit_wolf(within, 60).shrinkage
+    assert shrinkage[0] < module.WOODBURY * 60 < shrinkage[1]
+    for head, found in zip(x.numpy(), lda(x, y).tolist(), strict=True):
+        means = np.stack([head[~y].mean(0), head[y].mean(0)])
+        scatter = 20 * LedoitWolf(assume_centered=True).fit(head - means[y.long()]).covariance_
+        delta = means[1] - means[0]
+        assert found == pytest.approx(delta @ np.linalg.solve(scatter, delta), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("score", "shape"),
+    [(lda, (3, 40, 5)), (lda, (3, 12, 30)), (kl, (3, 40, 5)), (kl, (3, 12, 30)), (lda_plain, (3, 40, 5))],
+)
+def test_two_classes_by_number_are_two_by_truth_and_pairs_are_averaged(score, shape):
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=shape))
+    two = torch.arange(shape[1]) % 2
+    torch.testing.assert_close(score(x, two), score(x, two == 1), rtol=1e-10, atol=0)
+    if score is kl:
+        y = torch.arange(shape[1]) % 3
+        pairs = [score(x[:, y != c], torch.unique(y[y != c], return_inverse=True)[1]) for c in range(3)]
+        torch.testing.assert_close(score(x, y), torch.stack(pairs).mean(0), rtol=1e-9, atol=0)
+
+
+def test_lda_of_several_classes_is_the_mean_over_pairs_in_the_pooled_scatter():
+    x, y = np.random.default_rng(0).normal(size=(30, 4)), np.arange(30) % 3
+    means = np.stack([x[y == c].mean(0) for c in range(3)])
+    scatter = (rows := x - means[y]).T @ rows
+    deltas = [means[a] - means[b] for a, b in ((0, 1), (0, 2), (1, 2))]
+    expected = np.mean([d @ np.linalg.solve(scatter, d) for d in deltas])
+    found = lda_plain(torch.from_numpy(x[None]), torch.from_numpy(y))
+    assert found.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_class_without_covariance_is_named_among_several():
+    x = torch.randn(1, 8, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(InputError, match=r"head L0H0: the covariance of the 2 class 1 \(counted from 0\) examples"):
+        kl(x, torch.tensor([0, 0, 0, 1, 1, 2, 2, 2]), ["L0H0"])

@@ -112,7 +112,7 @@ def test_nnsight_is_imported_under_trace_only() -> None:
 
 
 def test_generic_parts_do_not_know_the_application() -> None:
-    composing = {PACKAGE / "__init__.py", PACKAGE / "__main__.py", PACKAGE / "cli.py"}
+    composing = {PACKAGE / "__init__.py", PACKAGE / "__main__.py", *PACKAGE.glob("cli*.py")}
     generic = [s for s in SOURCES if s not in composing and not s.is_relative_to(PACKAGE / "headhunt")]
     found = [
         f"{where(source, node)}: {name}"

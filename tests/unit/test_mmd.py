@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headprobe.metrics.mmd import mmd, squared_distances
+from headprobe.metrics.mmd import mmd, mmd_unbiased, squared_distances
 
 
 def test_hand_computed():
@@ -17,6 +17,9 @@ def test_hand_computed():
     k = [math.exp(-gamma * d) for d in (1, 9, 16)]
     expected = (2 + 2 * k[0]) / 4 + 1 - 2 * (2 * k[1] + 2 * k[2]) / 4
     assert mmd(x, y).item() == pytest.approx(expected, rel=1e-14)
+    # Without the pairs of an example with itself.
+    expected = k[0] + 1 - 2 * (2 * k[1] + 2 * k[2]) / 4
+    assert mmd_unbiased(x, y).item() == pytest.approx(expected, rel=1e-14)
 
 
 @given(st.integers(0, 2**16), st.integers(2, 12), st.integers(1, 5))
@@ -45,3 +48,27 @@ def test_heads_with_different_numbers_of_equal_examples_share_a_batch():
 def test_classes_with_the_same_examples_have_no_discrepancy():
     x = torch.tensor([[[0.0], [1.0], [0.0], [1.0]]], dtype=torch.float64)
     assert mmd(x, torch.tensor([False, False, True, True])).item() == pytest.approx(0, abs=1e-15)
+
+
+def test_the_unbiased_statistic_has_mean_0_on_noise_and_the_other_has_not():
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(500, 20, 3)))
+    y = torch.arange(20) % 2 == 0
+    unbiased = mmd_unbiased(x, y)
+    assert abs(unbiased.mean().item()) < 3 * unbiased.std().item() / 500**0.5
+    assert mmd(x, y).mean() > 0.05
+
+
+def test_several_classes_are_the_mean_over_pairs_with_one_kernel():
+    x, y = np.random.default_rng(0).normal(size=(15, 4)), np.arange(15) % 3
+    distances = ((x[:, None] - x[None]) ** 2).sum(-1)
+    kernel = np.exp(-distances / (2 * np.median(distances[distances > 0])))
+
+    def pair(a, b):
+        blocks = [kernel[np.ix_(y == c, y == e)].mean() for c, e in ((a, a), (b, b), (a, b))]
+        return blocks[0] + blocks[1] - 2 * blocks[2]
+
+    expected = np.mean([pair(0, 1), pair(0, 2), pair(1, 2)])
+    found = mmd(torch.from_numpy(x[None]), torch.from_numpy(y))
+    assert found.item() == pytest.approx(expected, rel=1e-12)
+    two = torch.arange(15) % 2
+    torch.testing.assert_close(mmd(torch.from_numpy(x[None]), two), mmd(torch.from_numpy(x[None]), two == 1))

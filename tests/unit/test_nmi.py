@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from headprobe.metrics.nmi import contingency_nmi, nmi, two_means
+from headprobe.metrics.nmi import contingency_nmi, k_means, nmi, two_means
 
 
 def inertia_of(x, members):
@@ -72,3 +72,66 @@ def test_examples_that_are_mostly_equal_still_split():
     clusters, inertia = two_means(x)
     assert clusters[0].sum().item() in (1, 11)
     assert inertia.item() == pytest.approx(0, abs=1e-14)
+
+
+def test_the_best_of_all_splits_into_three_is_found_for_few_examples():
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        n, d = int(rng.integers(3, 8)), int(rng.integers(1, 4))
+        x = rng.normal(size=(n, d))
+        best = min(
+            sum(((x[s == c] - x[s == c].mean(0)) ** 2).sum() for c in range(3))
+            for s in map(np.array, itertools.product(range(3), repeat=n))
+            if len(set(s)) == 3
+        )
+        clusters, inertia = k_means(torch.from_numpy(x[None]), 3)
+        assert inertia.item() == pytest.approx(best, rel=1e-9, abs=1e-12)
+        labels = clusters[0].numpy()
+        own = sum(((x[labels == c] - x[labels == c].mean(0)) ** 2).sum() for c in set(labels.tolist()))
+        assert own == pytest.approx(best, rel=1e-9, abs=1e-12)
+
+
+def test_two_clusters_in_either_way():
+    x = torch.randn(20, 30, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(k_means(x, 2)[1], two_means(x)[1], rtol=1e-9, atol=0)
+
+
+def test_more_clusters_than_different_examples():
+    x = torch.zeros(1, 12, 3, dtype=torch.float64)
+    x[0, 0], x[0, 1:5] = 1, 2
+    for k in (3, 4, 6):
+        clusters, inertia = k_means(x, k)
+        assert inertia.item() == pytest.approx(0, abs=1e-12)
+        assert len({int(clusters[0, i]) for i in (0, 1, 5)}) == 3
+
+
+def test_equal_examples_end_and_split_whatever_their_size():
+    for size in (1e-8, 1.0, 1e8):
+        x = size * torch.tensor([[[0.1], [0.1], [0.3], [0.3], [0.3]]], dtype=torch.float64).expand(3, -1, -1)
+        clusters, inertia = two_means(x)
+        assert (clusters[:, 0] != clusters[:, 2]).all()
+        assert (inertia < 1e-12 * size**2).all()
+        assert (k_means(x, 3)[1] < 1e-12 * size**2).all()
+
+
+def test_many_heads_at_once_are_the_same_as_few(monkeypatch):
+    from headprobe.metrics import clusters as module
+
+    x = torch.randn(9, 20, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    whole = two_means(x), k_means(x, 3)
+    monkeypatch.setattr(module, "TOGETHER_BYTES", 1)
+    monkeypatch.setattr(module, "K_MEANS_BYTES", 1)
+    for expected, found in zip(whole, (two_means(x), k_means(x, 3)), strict=True):
+        assert torch.equal(expected[0], found[0])
+        torch.testing.assert_close(expected[1], found[1], rtol=1e-12, atol=0)
+
+
+def test_nmi_of_three_distant_groups_is_1_and_of_two_of_them_together_below():
+    x = torch.randn(1, 30, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    y = torch.arange(30) % 3
+    x[0] += 20 * torch.eye(5, dtype=torch.float64)[y]
+    assert nmi(x, y).item() == pytest.approx(1.0, rel=1e-12)
+    h = math.log(3)
+    two = contingency_nmi((y > 0)[None], y).item()
+    joint = -(1 / 3 * math.log(1 / 3) + 2 / 3 * math.log(2 / 3))
+    assert two == pytest.approx(joint / math.sqrt(joint * h), rel=1e-12)

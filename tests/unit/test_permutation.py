@@ -93,7 +93,9 @@ def test_numbers_are_permuted_as_they_are(scheme: str) -> None:
 
 
 def test_the_seed_decides() -> None:
-    a, b, c = (relabellings(torch.tensor([0, 1] * 6), n_permutations=20, random_state=seed).labels for seed in (3, 3, 4))
+    a, b, c = (
+        relabellings(torch.tensor([0, 1] * 6), n_permutations=20, random_state=seed).labels for seed in (3, 3, 4)
+    )
     assert np.array_equal(a, b)
     assert not np.array_equal(a, c)
 
@@ -117,10 +119,14 @@ def test_labels_in_runs_within_groups_are_taken_for_a_series() -> None:
         (
             [0] * 6 + [1] * 6,
             {"groups": list("aabbccddeeff")},
-            r"permuting whole groups allows only 10 distinct relabellings \(6 groups, 3 and 3 per label\), so no p-value "
-            "can be below 0.1: at least 20 are needed",
+            r"permuting whole groups allows only 10 distinct relabellings \(6 groups, 3 and 3 per label\), so no "
+            "p-value can be below 0.1: at least 20 are needed",
         ),
-        ([0, 1, 1, 0, 1], {"groups": list("aabbb")}, r"only 6 distinct relabellings \(2 of 2 groups have more than one"),
+        (
+            [0, 1, 1, 0, 1],
+            {"groups": list("aabbb")},
+            r"only 6 distinct relabellings \(2 of 2 groups have more than one",
+        ),
         ([0, 1, 1, 1], {"groups": list("aaaa"), "scheme": "shift"}, "there is 1 group"),
         ([0, 1, 1] * 2, {"groups": list("aaabbb"), "scheme": "shift"}, "shifting labels within groups allows only 9"),
         ([1, 1, 1], {}, "all 3 labels are 1: there is nothing to permute"),

@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Rectangle, StepPatch
 
 from headprobe.errors import InputError
 from headprobe.heads import HeadSet
@@ -104,19 +104,99 @@ def test_numbers_at_the_axes_do_not_touch_on_a_large_map():
         assert all(a[1] < b[0] for a, b in itertools.pairwise(ends))
 
 
-def test_heads_that_were_not_scored_are_crossed_out(scores):
-    scores[2] = np.nan
+def test_heads_without_a_score_are_crossed_out(scores):
+    scores[2, 3], scores[4, :2] = np.nan, np.nan
     ax = heatmap(scores)
     (crosses,) = ax.collections
-    assert sorted(map(tuple, crosses.get_offsets().tolist())) == [(float(h), 2.0) for h in range(8)]
-    assert ax.images[0].get_array().mask.sum() == 8
+    assert sorted(map(tuple, crosses.get_offsets().tolist())) == [(0.0, 4.0), (1.0, 4.0), (3.0, 2.0)]
+    assert ax.images[0].get_array().mask.sum() == 3
     assert ax.images[0].get_clim() == (np.nanmin(scores), np.nanmax(scores))
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["no score"]
+    assert steps(ax) == []
+
+
+def steps(ax):
+    """Where the layers end: (ends, edges) of the line behind which there are no heads."""
+    return [
+        (patch.get_data().values.tolist(), patch.get_data().edges.tolist())
+        for patch in ax.patches
+        if isinstance(patch, StepPatch)
+    ]
+
+
+def test_heads_that_a_layer_does_not_have_are_left_blank(scores):
+    scores[1, 5:], scores[3] = np.nan, np.nan
+    ax = heatmap(scores, mark=["L1H4"], marginals=True)
+    assert len(ax.collections) == 0
+    assert ax.get_legend() is None
+    ((ends, edges),) = steps(ax)
+    assert ends == [7.5, 4.5, 7.5, -0.5, 7.5, 7.5]
+    assert edges == [-0.5, 0.5, 1.5, 2.5, 3.5, 4.5, 5.5]
+    mean = ax.child_axes[-1].lines[0].get_xdata()
+    assert np.isnan(mean).tolist() == [False, False, False, True, False, False]
+
+
+def test_heads_that_are_not_significant_are_hatched(scores):
+    p = xr.DataArray(np.full((6, 8), 0.01), dims=("layer", "head"), name="q (BH)")
+    p[0, 0], p[5, 7], p[2, 2] = 0.2, 0.9, 0.05
+    scores[0, 0], scores[5, 7] = scores.min() - 1, scores.max() + 1  # one dark cell, one light
+    ax = heatmap(scores, p_values=p, alpha=0.05)
+    hatched = [patch for patch in ax.patches if patch.get_hatch()]
+    cells = {tuple(patch.get_path().vertices[:4].mean(0)): patch.get_edgecolor()[0] for patch in hatched}
+    assert set(cells) == {(0.0, 0.0), (7.0, 5.0)}
+    assert cells[0.0, 0.0] > 0.7 > 0.3 > cells[7.0, 5.0]  # light lines on dark, dark lines on light
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["not significant: q (BH) > 0.05"]
+
+
+def test_hatching_leaves_out_heads_that_are_not_there(scores):
+    scores[0, 6:] = np.nan
+    p = np.where(np.isnan(scores), np.nan, 0.5)
+    (hatched,) = [patch for patch in heatmap(scores, p_values=p, vmin=5, vmax=6).patches if patch.get_hatch()]
+    assert len(hatched.get_path().vertices) == 5 * 46
+
+
+def test_marginals_are_each_layers_highest_and_mean_score(scores):
+    ax = heatmap(scores, marginals=True)
+    (side,) = ax.child_axes
+    mean, highest = side.lines
+    np.testing.assert_allclose(mean.get_xdata(), scores.mean(1))
+    np.testing.assert_allclose(highest.get_xdata(), scores.max(1))
+    assert list(mean.get_ydata()) == list(range(6))
+    assert side.get_ylim() == ax.get_ylim()
+    FigureCanvasAgg(ax.figure).draw()
+    bar = ax.images[0].colorbar.ax.get_window_extent()
+    assert ax.get_window_extent().x1 < side.get_window_extent().x0 < side.get_window_extent().x1 < bar.x0
+
+
+@pytest.mark.parametrize("layout", ["constrained", "tight", None])
+def test_the_colour_bar_keeps_off_the_marginals_in_every_layout(scores, layout):
+    figure = Figure(figsize=(9, 4), layout=layout)
+    axes = figure.subplots(1, 2)
+    for ax in axes:
+        heatmap(scores, marginals=True, ax=ax)
+    FigureCanvasAgg(figure).draw()
+    for ax in axes:
+        assert ax.child_axes[0].get_window_extent().x1 < ax.images[0].colorbar.ax.get_window_extent().x0
+
+
+def test_the_unit_stands_at_the_colour_bar(scores):
+    array = xr.DataArray(scores, dims=("layer", "head"), name="contribution", attrs={"units": "logits"})
+    assert heatmap(array).images[0].colorbar.ax.get_ylabel() == "contribution (logits)"
+    assert heatmap(array, label="effect").images[0].colorbar.ax.get_ylabel() == "effect"
+    assert heatmap(array, colorbar=False).images[0].colorbar is None
+
+
+def test_outlines_of_small_cells_keep_off_them():
+    big, small = heatmap(np.eye(6), mark=["L1H1"]), heatmap(np.random.default_rng(0).random((80, 64)), mark=["L1H1"])
+    assert big.patches[0].get_width() == 1.0
+    assert small.patches[0].get_width() > 1.2
 
 
 def test_a_diverging_map_is_centred():
     ax = heatmap(np.array([[-1.0, 3.0]]), center=0.0, cmap="PuOr")
     norm = ax.images[0].norm
     assert [float(norm(value)) for value in (-3, 0, 3)] == [0.0, 0.5, 1.0]
+    assert heatmap(np.array([[-1.0, 3.0]]), center=0.0).images[0].cmap.name == "PuOr"
 
 
 def test_given_limits(scores):
@@ -149,6 +229,17 @@ def test_draws_into_the_axes_given_and_leaves_no_trace(scores):
         (np.full((2, 3), np.nan), {}, r"the map of shape \(2, 3\) has no finite score"),
         (np.zeros((2, 3)), {"mark": ["L2H0"]}, "L2H0 is to be marked, but the map has layers 0 to 1"),
         (np.zeros((2, 3)), {"annotate_top": 7}, "annotate_top must be 0 to the 6 heads"),
+        (
+            np.zeros((2, 3)),
+            {"p_values": np.ones((2, 4))},
+            "p-values are for 2 layers and 4 heads, the scores for 2",
+        ),
+        (
+            np.zeros((2, 3)),
+            {"p_values": [[0.1, np.nan, 0.2]] * 2},
+            "2 heads have a score but none of the p-values, the first is L0H1",
+        ),
+        (np.zeros((2, 3)), {"p_values": np.ones((2, 3)), "alpha": 5}, "alpha must be between 0 and 1, got 5"),
     ],
 )
 def test_maps_that_cannot_be_drawn(score_map, how, words):

@@ -16,6 +16,7 @@ from matplotlib.patches import StepPatch
 from headprobe.errors import InputError
 from headprobe.plotting.canvas import VERMILION
 from headprobe.plotting.timeline import timeline
+from headprobe.video.decode import write_video
 
 SPANS = [(0, 48), (48, 96), (96, 144), (144, 150)]
 SCORES = [0.1, 0.8, 0.7, 0.2]
@@ -117,6 +118,39 @@ def test_thumbnails_are_lettered_at_their_times():
     assert min(place.y0 for place in places) >= 0
 
 
+def shown(ax):
+    """(seconds, picture) of the thumbnails."""
+    boxes = [artist for artist in ax.artists if isinstance(artist, AnnotationBbox)]
+    times = [float(box.offsetbox.get_children()[1].get_text().split()[1]) for box in boxes]
+    return times, [box.offsetbox.get_children()[0].get_data() for box in boxes]
+
+
+@pytest.mark.parametrize(("thumbnails", "n"), [(True, 6), (3, 3), (0, 0), (False, 0), (None, 0)])
+def test_thumbnails_from_the_video(thumbnails, n):
+    video = np.random.default_rng(0).integers(0, 256, (150, 8, 12, 3), dtype=np.uint8)
+    ax = timeline(SCORES, SPANS, fps=10, thumbnails=thumbnails, video=video)
+    times, pictures = shown(ax)
+    assert len(times) == n
+    for at, picture in zip(times, pictures, strict=True):
+        np.testing.assert_array_equal(picture, video[round(10 * at)])
+    assert times == sorted(times)
+
+
+def test_thumbnails_from_a_file(tmp_path):
+    frames = np.zeros((40, 16, 16, 3), np.uint8)
+    frames[20:] = 200
+    path = tmp_path / "v.mp4"
+    write_video(path, frames, fps=10)
+    times, pictures = shown(timeline([0.1, 0.9], [(0, 20), (20, 40)], fps=10, thumbnails=2, video=path))
+    assert [picture.mean() > 100 for picture in pictures] == [at >= 2 for at in times] == [False, True]
+
+
+def test_a_long_video_is_drawn_without_marks():
+    many = timeline(np.zeros(200), [(i, i + 1) for i in range(200)], fps=1, smoothed=np.zeros(200))
+    few = timeline(SCORES, SPANS, fps=10, smoothed=SCORES)
+    assert many.lines[0].get_markersize() == 0 < few.lines[0].get_markersize()
+
+
 def test_title_stands_above_the_legend():
     ax = timeline(SCORES, SPANS, fps=10, smoothed=SCORES, tau=0.5, events=[(1, 2)], truth=[(3, 9)], title="gate")
     FigureCanvasAgg(ax.figure).draw()
@@ -147,6 +181,12 @@ def test_draws_into_the_axes_given_and_leaves_no_trace():
         ({"smoothed": [0.1, 0.2]}, r"there are 4 scores, but smoothed has the shape \(2,\)"),
         ({"truth": [0, 2, 1]}, r"truth must be 0 or 1 for each frame"),
         ({"thumbnails": [(1.0, np.zeros((5, 5)))]}, r"must be an RGB frame .* got shape \(5, 5\)"),
+        ({"thumbnails": True}, "there is no video to take them from: give video="),
+        ({"thumbnails": -1}, "thumbnails must be True, a number or"),
+        (
+            {"thumbnails": True, "video": np.zeros((100, 4, 4, 3), np.uint8)},
+            "the video has 100 frames, but the last segment ends at frame 150",
+        ),
     ],
 )
 def test_what_cannot_be_drawn(how, words):

@@ -21,6 +21,7 @@ BASE = Provenance(
     frames=8,
     versions={"headprobe": "1"},
     edits=("zero(L0H0)",),
+    sampling="48 to 16",
     read={"p1": {"reads": 2, "tokens": {"</s>": 2}}},
 )
 CHANGES = {
@@ -36,8 +37,9 @@ CHANGES = {
     "frames": None,
     "versions": {"headprobe": "2"},
     "edits": ("zero(L0H1)",),
+    "sampling": "48 to 8",
 }
-# What this base hashed to before there were edits.
+# What this base hashed to before there were edits and sampling.
 BEFORE_EDITS = "69e14f7d201e229ac75e3359924e28c5ad15038a53929b60f7e885e7fe631795"
 
 
@@ -67,14 +69,14 @@ def test_what_was_read_is_a_record_and_no_difference():
 
 
 def test_without_edits_the_fingerprint_is_what_it_was_before_there_were_any():
-    assert dataclasses.replace(BASE, edits=()).fingerprint == BEFORE_EDITS
+    assert dataclasses.replace(BASE, edits=(), sampling="").fingerprint == BEFORE_EDITS
 
 
 def test_an_artefact_written_before_these_fields_existed_is_read():
-    data = {name: value for name, value in BASE.to_dict().items() if name not in ("edits", "read")}
+    data = {name: value for name, value in BASE.to_dict().items() if name not in ("edits", "sampling", "read")}
     again = Provenance.from_dict(json.loads(json.dumps(data)))
-    assert again == dataclasses.replace(BASE, edits=())
-    assert (again.edits, again.read) == ((), {})
+    assert again == dataclasses.replace(BASE, edits=(), sampling="")
+    assert (again.edits, again.sampling, again.read) == ((), "", {})
 
 
 @pytest.mark.parametrize(
@@ -82,6 +84,7 @@ def test_an_artefact_written_before_these_fields_existed_is_read():
     [
         ("edits", "zero(L0H0)", "edits of a provenance must be a list of texts; got 'zero"),
         ("edits", [1], r"must be a list of texts; got \[1\]"),
+        ("sampling", 3, "sampling of a provenance must be text; got 3"),
         ("read", [], r"must be a dictionary per prompt; got \[\]"),
         ("read", {"p1": 3}, "must be a dictionary per prompt"),
     ],

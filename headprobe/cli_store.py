@@ -1,0 +1,143 @@
+"""The command group ``headprobe store``: info, verify, repair, pack and export of a store of activations."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+if TYPE_CHECKING:
+    from headprobe.store import Report, Store
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Look at a store of activations, check it, put it right, pack or export it.",
+)
+
+T = TypeVar("T")
+Folder = Annotated[Path, typer.Argument(help="Folder of the store.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Look at headers and sizes only, not at every byte.")]
+
+
+@app.command()
+def info(folder: Folder, as_json: AsJson = False) -> None:
+    """Say what is in a store and how it was made."""
+    from headprobe.store import Store
+
+    facts = _run(lambda: _facts(Store.open(folder)))
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+        return
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        shown = ", ".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, dict) else value
+        typer.echo(f"{name:<{width}}  {shown}")
+
+
+@app.command()
+def verify(folder: Folder, quick: Quick = False, as_json: AsJson = False) -> None:
+    """Look over every file of a store; exit code 1 if something is wrong."""
+    from headprobe import store
+
+    report = _run(lambda: store.verify(folder, digests=not quick))
+    _show(report, as_json)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def repair(folder: Folder, quick: Quick = False, as_json: AsJson = False) -> None:
+    """Rebuild the manifest from the shards and set aside files that cannot be used; nothing of use is deleted."""
+    from headprobe import store
+
+    _show(_run(lambda: store.repair(folder, digests=not quick)), as_json)
+
+
+@app.command()
+def pack(
+    folder: Folder,
+    remove_shards: Annotated[
+        bool, typer.Option("--remove-shards", help="Delete the shards once they are packed.")
+    ] = False,
+) -> None:
+    """Join the shards into few large files, which are faster to read."""
+    from headprobe.store import Store
+
+    names = _run(lambda: Store.open(folder).pack(remove_shards=remove_shards))
+    typer.echo("\n".join(names) if names else "There is nothing to join.")
+
+
+@app.command()
+def export(
+    folder: Folder,
+    out: Annotated[Path, typer.Argument(help="Folder for z.npy, examples.csv and about.json.", show_default=False)],
+    heads: Annotated[str, typer.Option(help="Heads such as L18H4,L23H24; by default all.")] = "",
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="Name of a prompt; may be given several times; by default all.")
+    ] = None,
+) -> None:
+    """Write values as numpy arrays, with the table of examples."""
+    from headprobe import store
+
+    wanted = [label.strip() for label in heads.split(",")] if heads else None
+    files = _run(lambda: store.export(store.Store.open(folder), out, wanted, prompt or None))
+    typer.echo("\n".join(str(path) for path in files))
+
+
+def _facts(store: Store) -> dict[str, Any]:
+    labels, groups, rows = {}, 0, 0
+    if len(store):
+        table = store.examples
+        rows, groups = len(table), len(set(table["group"].dropna()))
+        labels = dict(Counter("none" if label is None else str(label) for label in table["label"].tolist()))
+    sizes = sorted(set(store.head_sizes.values()))
+    return {
+        "model": store.provenance.model,
+        "fingerprint": store.provenance.fingerprint,
+        "heads": f"{len(store.headset)}, {store.headset[0]} to {store.headset[-1]}",
+        "head size": "/".join(map(str, sizes)) or "unknown while the store is empty",
+        "prompts": dict(store.prompts),
+        "positions": store.provenance.positions,
+        "examples": len(store),
+        "rows": rows,
+        "labels": labels,
+        "groups": groups,
+        "keys": len(store.keys()),
+        "numbers": f"{store.dtype}: {store.numbers.rounding}",
+        "files": len(store.files),
+        "bytes": sum(entry.n_bytes for entry in store.files),
+    }
+
+
+def _show(report: Report, as_json: bool) -> None:
+    if as_json:
+        facts = {name: getattr(report, name) for name in ("problems", "notes", "actions")}
+        facts |= {"files": report.n_files, "examples": report.n_examples, "bytes": report.n_bytes}
+        typer.echo(json.dumps(facts, indent=2))
+        return
+    for title, lines in (("WRONG", report.problems), ("note", report.notes), ("done", report.actions)):
+        for line in lines:
+            typer.echo(f"{title}: {line}")
+    typer.echo(f"{report.n_files} files, {report.n_examples} examples, {report.n_bytes} bytes in order")
+
+
+def _run(work: Callable[[], T]) -> T:
+    """Do a command's work; headprobe's own errors become one line and exit code 2, Ctrl-C 130."""
+    from headprobe.errors import HeadprobeError
+
+    try:
+        return work()
+    except (HeadprobeError, OSError) as error:
+        typer.echo(f"headprobe: {error}", err=True)
+        raise typer.Exit(2) from error
+    except KeyboardInterrupt:
+        typer.echo("headprobe: interrupted", err=True)
+        raise typer.Exit(130) from None

@@ -1,0 +1,302 @@
+"""Clusters of the examples of every head, found without labels, all heads at once."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from headprobe.metrics.batch import Batch
+
+__all__ = ["RESTARTS", "k_means", "two_means"]
+
+RESTARTS = 24
+"""Default number of starts."""
+
+# Of a step's possible moves, those that gain at least this share of what the best one gains are made together.
+TOGETHER = 0.1
+# Gains below this share of the between-cluster scatter are rounding.
+ROUNDING = 1e-12
+# Single moves of one start, as a multiple of the number of examples.
+MOST_MOVES = 20
+# Sides of as many heads at a time as stay near the processor.
+TOGETHER_BYTES = 2**19
+# Working memory of k-means for the heads it takes at a time.
+K_MEANS_BYTES = 2**25
+
+
+class _Starts(NamedTuple):
+    """Clusterings of every head from several starts, and what is known of them."""
+
+    sides: Float[Tensor, "head example restart"]
+    """+1 in one cluster, -1 in the other."""
+    pull: Float[Tensor, "head example restart"]
+    """Twice the inner product of example and sum of the cluster +1, times the side."""
+    length: Float[Tensor, "head restart"]
+    """Squared length of the sum of the cluster +1."""
+    size: Int[Tensor, "head restart"]
+    """Number of examples in it."""
+    value: Float[Tensor, "head restart"]
+    """Between-cluster scatter over the number of examples."""
+    rising: Bool[Tensor, "head restart"]
+    """Whether some single move raises that."""
+
+
+def two_means(
+    x: Float[Tensor, "head example d"] | Batch,
+    random_state: int = 0,
+    restarts: int = RESTARTS,
+) -> tuple[Bool[Tensor, "head example"], Float[Tensor, " head"]]:
+    """Split the examples of every head into two clusters of small inertia.
+
+    Starts from k-means++ seeds (Arthur and Vassilvitskii 2007), and some from the example farthest from the mean
+    against the rest. From each, examples move to the other cluster while that lowers the inertia, the change of both
+    means counted (Hartigan and Wong 1979), which leaves the many poor optima of Lloyd's steps in high dimensions;
+    moves of similar gain are made together, and one alone where together they do not help. The best is kept, the
+    earliest on ties.
+
+    Parameters
+    ----------
+    x
+        `[head, example, d]`, float64, or a batch; each head needs two different examples.
+    random_state
+        Seed of the starts.
+    restarts
+        Number of starts.
+
+    Returns
+    -------
+    clusters, inertia
+        `[head, example]` bool, and `[head]`, the sum of squared distances to the cluster means.
+
+    Examples
+    --------
+    >>> clusters, inertia = two_means(torch.tensor([[[0.0], [2.0], [9.0]]], dtype=torch.float64))
+    >>> (clusters[0] == clusters[0, 0]).tolist(), inertia.tolist()
+    ([True, True, False], [2.0])
+    """
+    # About the mean the two cluster sums are S and -S: S and the cluster sizes say everything.
+    gram = Batch.of(x).gram
+    n = gram.shape[1]
+    some = max(1, TOGETHER_BYTES // (gram.element_size() * n * restarts))
+    starts = [_move_together(part, _starts(part, random_state, restarts)) for part in gram.split(some)]
+    sides, between = _move_singly(gram, _Starts(*(torch.cat(tensors) for tensors in zip(*starts, strict=True))))
+    # Equal solutions differ by rounding: take the first within it, so that the choice is stable.
+    top = between.amax(1, keepdim=True)
+    choice = (between >= top * (1 - ROUNDING)).to(torch.uint8).argmax(1)
+    clusters = sides[torch.arange(len(sides), device=sides.device), :, choice] > 0
+    return clusters, gram.diagonal(dim1=1, dim2=2).sum(1) - top[:, 0] * n
+
+
+def k_means(
+    x: Float[Tensor, "head example d"] | Batch,
+    k: int,
+    random_state: int = 0,
+    restarts: int = RESTARTS,
+) -> tuple[Int[Tensor, "head example"], Float[Tensor, " head"]]:
+    """Split the examples of every head into k clusters of small inertia.
+
+    As `two_means`, for any number of clusters: k-means++ seeds, then moves that lower the inertia, of similar gain
+    together at first and one at a time at last.
+
+    Parameters
+    ----------
+    x
+        `[head, example, d]`, float64, or a batch; each head needs two different examples.
+    k
+        Number of clusters, 2 or more; fewer are used where fewer examples differ.
+    random_state
+        Seed of the starts.
+    restarts
+        Number of starts.
+
+    Returns
+    -------
+    clusters, inertia
+        `[head, example]` cluster numbers from 0, and `[head]`, the sum of squared distances to the cluster means.
+
+    Examples
+    --------
+    >>> x = torch.tensor([[[0.0], [2.0], [9.0], [30.0]]], dtype=torch.float64)
+    >>> k_means(x, 3)[1].tolist()
+    [2.0]
+    """
+    gram = Batch.of(x).gram
+    some = max(1, K_MEANS_BYTES // (gram.element_size() * 8 * gram.shape[1] * restarts * k))
+    parts = [_k_means(part, k, random_state, restarts) for part in gram.split(some)]
+    return torch.cat([clusters for clusters, _ in parts]), torch.cat([inertia for _, inertia in parts])
+
+
+def _k_means(gram: Tensor, k: int, random_state: int, restarts: int) -> tuple[Tensor, Tensor]:
+    heads, n, _ = gram.shape
+    number = _nearest_of_seeds(gram, k, random_state, restarts)
+    labels, inertia = number.clone(), gram.new_empty(heads, restarts)
+    active = torch.arange(heads, device=gram.device)
+    for step in itertools.count():
+        gain, to, value = _gains(gram, number, k)
+        best, place = gain.max(1)
+        rising = (best > ROUNDING * gram.diagonal(dim1=1, dim2=2).sum(1, keepdim=True)) & (step < MOST_MOVES * n)
+        inertia[active], labels[active] = value, number
+        still = rising.any(1)
+        if not still.any():
+            break
+        if step < math.isqrt(n):
+            chosen = (gain >= TOGETHER * best[:, None]) & rising[:, None]
+            number = torch.where(chosen, to, number)
+        else:
+            at = place[:, None]
+            number = number.scatter(1, at, torch.where(rising[:, None], to.gather(1, at), number.gather(1, at)))
+        active, gram, number = active[still], gram[still], number[still]
+    # The first of the best up to rounding.
+    lowest = inertia.amin(1, keepdim=True)
+    choice = (inertia <= lowest + ROUNDING * inertia.amax(1, keepdim=True)).to(torch.uint8).argmax(1)
+    return labels[torch.arange(heads, device=labels.device), :, choice], lowest[:, 0]
+
+
+def _starts(gram: Tensor, random_state: int, restarts: int) -> Tensor:
+    """Sides +1 and -1, [head, example, restart]: k-means++ seeds, the last fifth single examples far from the mean."""
+    n = gram.shape[1]
+    alone = min(restarts // 5, n)
+    pairs = restarts - alone
+    draws = torch.from_numpy(np.random.default_rng(random_state).random((2, pairs))).to(gram.device)
+    first = (draws[0] * n).long()
+    norms = gram.diagonal(dim1=1, dim2=2)
+    to_first = gram.index_select(1, first)
+    distance = norms[:, None].add(norms[:, first, None]).sub_(to_first, alpha=2).clamp_(min=0)
+    rows = torch.arange(pairs, device=gram.device)
+    distance[:, rows, first] = 0
+    reached = distance.cumsum_(2)
+    second = torch.searchsorted(reached, draws[1][:, None] * reached[:, :, -1:], right=True).clamp_(max=n - 1)
+    to_second = gram.gather(1, second.expand(-1, -1, n))
+    nearer = to_second.sub_(to_first).sub_((norms.gather(1, second[:, :, 0]) - norms[:, first])[:, :, None] / 2)
+    sides = gram.new_empty(len(gram), restarts, n)
+    sides[:, :pairs] = (nearer > 0).to(gram.dtype).mul_(2).sub_(1)
+    sides[:, :pairs].scatter_(2, second, 1.0)
+    sides[:, rows, first] = -1.0
+    if alone:
+        sides[:, pairs:] = -1.0
+        sides[:, pairs:].scatter_(2, norms.topk(alone, 1).indices[:, :, None], 1.0)
+    return sides.mT.contiguous()
+
+
+def _nearest_of_seeds(gram: Tensor, k: int, random_state: int, restarts: int) -> Tensor:
+    """Number of the nearest of k seeds of k-means++, [head, example, restart]."""
+    n = gram.shape[1]
+    draws = torch.from_numpy(np.random.default_rng(random_state).random((k, restarts))).to(gram.device)
+    norms = gram.diagonal(dim1=1, dim2=2)
+    seed = (draws[0] * n).long().expand(len(gram), -1)
+    nearest = torch.full((len(gram), restarts, n), torch.inf, dtype=gram.dtype, device=gram.device)
+    number = torch.zeros(nearest.shape, dtype=torch.long, device=gram.device)
+    for c in range(k):
+        if c:
+            reached = nearest.cumsum(2)
+            drawn = draws[c][:, None] * reached[:, :, -1:]
+            seed = torch.searchsorted(reached, drawn, right=True).clamp_(max=n - 1)[:, :, 0]
+        products = gram.gather(1, seed[:, :, None].expand(-1, -1, n))
+        distance = (norms[:, None] + norms.gather(1, seed)[:, :, None]).sub_(products, alpha=2).clamp_(min=0)
+        distance.scatter_(2, seed[:, :, None], 0.0)
+        number = torch.where(distance < nearest, c, number)
+        nearest = torch.minimum(distance, nearest)
+    return number.mT.contiguous()
+
+
+def _gains(gram: Tensor, number: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """What moving each example to its best other cluster takes off the inertia, that cluster, and the inertia."""
+    shape = (*number.shape, k)
+    member = torch.zeros(shape, dtype=gram.dtype, device=gram.device).scatter_(3, number[:, :, :, None], 1.0)
+    sizes = member.sum(1)
+    filled = sizes.clamp(min=1)
+    products = torch.bmm(gram, member.flatten(2)).view(shape).div_(filled[:, None])
+    squares = member.mul_(products).sum(1).div_(filled)
+    norms = gram.diagonal(dim1=1, dim2=2)
+    value = (norms.sum(1)[:, None] - (squares * sizes).sum(2)).clamp_(min=0)
+    distance = products.mul_(-2).add_(norms[:, :, None, None]).add_(squares[:, None]).clamp_(min=0)
+    own = number[:, :, :, None]
+    size = sizes[:, None].expand(-1, number.shape[1], -1, -1).gather(3, own)
+    # A cluster of one cannot be left; an empty one is joined for nothing.
+    leave = torch.where(size > 1, distance.gather(3, own) * size / (size - 1).clamp(min=1), -torch.inf)
+    join = distance.mul_((sizes / (sizes + 1))[:, None]).scatter_(3, own, torch.inf)
+    cost, to = join.min(3)
+    return leave[:, :, :, 0] - cost, to, value
+
+
+def _move_together(gram: Tensor, sides: Tensor) -> _Starts:
+    """A few steps of several moves at once, which need not raise the scatter."""
+    n = gram.shape[1]
+    norms = gram.diagonal(dim1=1, dim2=2)[:, :, None]
+    average, difference = _inverse_sizes_after(n, gram)
+    # One buffer for each large array: fresh memory costs as much time as the arithmetic.
+    pull, after, weight = (torch.empty_like(sides) for _ in range(3))
+    for step in itertools.count():
+        # With centred examples the sum S over side +1 is half of the sum of s_i x_i. This is 2 s_i x_i S.
+        torch.bmm(gram, sides, out=pull).mul_(sides)
+        length = pull.sum(1).div_(4)
+        size = sides.sum(1).add_(n).div_(2)
+        number = size.long()
+        # Several moves at once may empty a cluster; the scatter is 0 then.
+        value = length / (size * (n - size)).clamp_(min=0.5)
+        # The scatter after moving one example.
+        torch.add(norms, length[:, None], out=after).sub_(pull)
+        after.mul_(torch.addcmul(average[number][:, None], difference[number][:, None], sides, out=weight))
+        gain = after.amax(1).sub_(value)
+        rising = gain > ROUNDING * value
+        if step == math.isqrt(n):
+            return _Starts(sides, pull, length, number, value, rising)
+        threshold = torch.where(rising, value + TOGETHER * gain, torch.inf)
+        # Arithmetic instead of conditions, because this is where the time goes: -1 where an example moves.
+        sides.mul_(torch.ge(after, threshold[:, None], out=weight).mul_(-2).add_(1))
+    raise AssertionError("unreachable")
+
+
+def _move_singly(gram: Tensor, starts: _Starts) -> tuple[Tensor, Tensor]:
+    """The best single move of every start until none raises the scatter; sides, and the scatter over n."""
+    sides, between, n = starts.sides, starts.value, gram.shape[1]
+    average, difference = _inverse_sizes_after(n, gram)
+    # Many starts have come to the same clusters by now: go on with one of each.
+    ordered, order = between.sort(1)
+    again = torch.zeros_like(starts.rising)
+    again[:, 1:] = ordered.diff(dim=1) <= ROUNDING * ordered[:, 1:]
+    again = torch.zeros_like(again).scatter_(1, order, again)
+    between[again] = 0.0
+    head, restart = (starts.rising & ~again).nonzero(as_tuple=True)
+    old = sides.mT[head, restart]
+    drawn = starts.pull.mT[head, restart].mul_(old)
+    length, size = starts.length[head, restart], starts.size[head, restart]
+    own = gram.diagonal(dim1=1, dim2=2)[head]
+    for moves in itertools.count():
+        if not len(head):
+            return sides, between
+        after = (own + length[:, None]).addcmul_(old, drawn, value=-1)
+        after.mul_(torch.addcmul(average[size, None], difference[size, None], old))
+        top, place = after.max(1)
+        value = length / (size * (n - size)).clamp(min=1)
+        # Every move raises the scatter, so this ends; the bound is for rounding that might say otherwise.
+        rising = (top > value * (1 + ROUNDING)) & (moves < MOST_MOVES * n)
+        still = rising.nonzero()[:, 0]
+        if len(still) < len(old):
+            gone = (~rising).nonzero()[:, 0]
+            sides[head[gone], :, restart[gone]] = old[gone]
+            between[head[gone], restart[gone]] = value[gone]
+            head, restart, old, drawn, length, size, own, place = (
+                v.index_select(0, still) for v in (head, restart, old, drawn, length, size, own, place)
+            )
+        at = place[:, None]
+        side = old.gather(1, at)
+        length = length + (own.gather(1, at) - side * drawn.gather(1, at))[:, 0]
+        size = size - side[:, 0].long()
+        drawn.addcmul_(gram[head, place], side, value=-2)
+        old.scatter_(1, at, -side)
+    raise AssertionError("unreachable")
+
+
+def _inverse_sizes_after(n: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """1 / (n_1 n_0) after moving an example of side s, as `a + b s`, by the size n_1 before; 0 if that empties one."""
+    size = torch.arange(n + 1, dtype=like.dtype, device=like.device)
+    leave, join = (size - 1) * (n + 1 - size), (size + 1) * (n - 1 - size)
+    leave, join = (torch.where(v > 0, 1 / v, 0.0) for v in (leave, join))
+    return (leave + join) / 2, (leave - join) / 2

@@ -1,0 +1,283 @@
+"""Examples in two dimensions: by all heads of a layer, and by a few chosen heads."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+
+from headprobe.activations import HeadActivations
+from headprobe.errors import InputError
+from headprobe.heads import Head, HeadSet
+from headprobe.plotting.canvas import SERIES, floating_figure, legend_below, plain_frame, size_in_points, small
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["Embedding", "Panel", "embedding"]
+
+_COMPONENTS = 50  # that t-SNE and UMAP start from, at most
+_UMAP = "umap"
+
+
+class Panel(NamedTuple):
+    """One of the two pictures, with the numbers behind it.
+
+    Parameters
+    ----------
+    ax
+        Where it is drawn; one collection for each class, in ascending order.
+    heads
+        The heads whose outputs were put side by side.
+    n_features
+        Their dimensions together.
+    points
+        What is drawn.
+    silhouette
+        Mean silhouette of the classes (Rousseeuw 1987), -1 to 1, on the standardised features themselves: it says
+        nothing about the picture, and the picture nothing about it.
+    silhouette_drawn
+        The same on the drawn points.
+    """
+
+    ax: Axes
+    heads: HeadSet
+    n_features: int
+    points: Float[np.ndarray, "example 2"]
+    silhouette: float
+    silhouette_drawn: float
+
+
+class Embedding(NamedTuple):
+    """All heads of the layers beside the chosen heads."""
+
+    layers: Panel
+    heads: Panel
+
+
+def embedding(
+    acts_or_z: HeadActivations | ArrayLike,
+    heads: HeadSet | Iterable[Head | str | tuple[int, int]],
+    labels: ArrayLike | None = None,
+    axes: Sequence[Axes] | np.ndarray | None = None,
+    title: str | None = None,
+    *,
+    method: Literal["pca", "tsne", "umap"] = "pca",
+    layers: Sequence[int] | None = None,
+    prompt: str | None = None,
+    classes: Mapping[Any, str] | None = None,
+    perplexity: float | None = None,
+    random_state: int = 0,
+) -> Embedding:
+    """Draw the examples in two dimensions, by whole layers and by the chosen heads, with the silhouette of the classes.
+
+    Every feature is standardised first. A two-dimensional picture shows clusters that are not there and hides some
+    that are, t-SNE and UMAP more so; the silhouette over each panel is computed in all dimensions. It falls with
+    the number of dimensions, so a lower one on the left is not by itself a sign of dilution.
+
+    Parameters
+    ----------
+    acts_or_z
+        `HeadActivations`, or z `[example, layer, head, d_head]`.
+    heads
+        The chosen heads.
+    labels
+        `[example]`, two classes or more; default: the labels of the activations.
+    axes
+        Two Axes, for the layers and for the heads; a figure of its own if not given.
+    title
+        Title of the figure of its own, or of the left Axes.
+    method
+        ``pca``, the two directions of largest spread; ``tsne`` (van der Maaten and Hinton 2008); or ``umap`` (McInnes,
+        Healy and Melville 2018), which needs the package umap-learn. The last two start from at most 50 principal
+        components.
+    layers
+        The layers to show all heads of; default: those of the chosen heads.
+    prompt
+        Name of the prompt, where the activations have several.
+    classes
+        Names of the classes for the legend.
+    perplexity
+        Of t-SNE, about the number of neighbours that count; default: 30, and less for fewer than 91 examples.
+    random_state
+        Seed. Two calls with one seed give one picture.
+
+    Returns
+    -------
+    Embedding
+        The two panels.
+
+    Raises
+    ------
+    InputError
+        Shapes, labels, heads, layers or prompt do not fit, a value is NaN or infinite, there are too few examples, or
+        the method is unknown or not installed.
+
+    Examples
+    --------
+    >>> rng, y = np.random.default_rng(0), np.arange(40) % 2
+    >>> z = rng.normal(size=(40, 2, 8, 4))
+    >>> z[:, 1, 2] += 4 * y[:, None]
+    >>> drawn = embedding(z, ["L1H2"], y)
+    >>> drawn.layers.n_features, drawn.heads.n_features, drawn.heads.silhouette > drawn.layers.silhouette
+    (32, 4, True)
+    """
+    chosen = HeadSet(heads)
+    if not chosen:
+        raise InputError("no head is chosen: name the heads to show")
+    take, y, known = _reader(acts_or_z, labels, prompt)
+    absent = [head.label for head in chosen if head not in known]
+    if absent:
+        raise InputError(f"{', '.join(absent)} is not among the {len(known)} heads that there are")
+    wanted = chosen.layers if layers is None else tuple(sorted({int(layer) for layer in layers}))
+    whole = HeadSet([head for head in known if head.layer in wanted])
+    without = [layer for layer in wanted if layer not in whole.layers]
+    if without:
+        raise InputError(f"there are no heads of the layers {without}; there are {list(HeadSet(known).layers)}")
+    if axes is None:
+        figure = floating_figure(8.4, 4.5)
+        axes = figure.subplots(1, 2)
+        if title is not None:
+            figure.suptitle(title)
+            title = None
+    pair = list(np.asarray(axes, dtype=object).ravel())
+    if len(pair) != 2:
+        raise InputError(f"an embedding is drawn into two Axes, got {len(pair)}")
+
+    names = [f"layer{'s' * (len(wanted) > 1)} {', '.join(map(str, wanted))}, all {len(whole)} heads"]
+    names.append(_listed(chosen))
+    panels = []
+    for ax, some, name in zip(pair, (whole, chosen), names, strict=True):
+        x = _standardised(take(some), name)
+        points, words = _project(x, method, perplexity, random_state)
+        panel = Panel(ax, some, x.shape[1], points, _silhouette(x, y), _silhouette(points, y))
+        _draw(panel, y, name, words, classes)
+        panels.append(panel)
+    if title is not None:
+        pair[0].set_title(f"{title}\n{pair[0].get_title(loc='left')}", loc="left", fontsize=small())
+    legend_below(pair[0])
+    return Embedding(*panels)
+
+
+def _reader(acts_or_z: Any, labels: Any, prompt: str | None) -> tuple[Any, np.ndarray, list[Head]]:
+    """A function from heads to features [example, d], the labels, and the heads there are."""
+    if isinstance(acts_or_z, HeadActivations):
+        acts, prompts = acts_or_z, list(acts_or_z.prompts)
+        if prompt is None and len(prompts) == 1:
+            prompt = prompts[0]
+        if prompt not in prompts:
+            raise InputError(f"the activations have the prompts {prompts}: prompt must be one of them, got {prompt!r}")
+        at = prompts.index(prompt)
+        y, known = (acts.labels if labels is None else np.asarray(labels)), list(acts.heads)
+        n = len(acts.examples)
+
+        def take(some: HeadSet) -> np.ndarray:
+            return np.hstack([acts.select([head])[at, :, 0].numpy() for head in some])
+
+    else:
+        z = np.asarray(acts_or_z, np.float64)
+        if z.ndim != 4:
+            raise InputError(f"z must be [example, layer, head, d_head], of one prompt; got shape {z.shape}")
+        if prompt is not None:
+            raise InputError(f"an array of z has no prompts, got prompt={prompt!r}")
+        if labels is None:
+            raise InputError("labels are missing: an array of z carries none, give one per example")
+        y, n = np.asarray(labels), len(z)
+        known = [Head(layer, head) for layer in range(z.shape[1]) for head in range(z.shape[2])]
+
+        def take(some: HeadSet) -> np.ndarray:
+            return np.hstack([z[:, head.layer, head.head] for head in some])
+
+    if y.shape != (n,):
+        raise InputError(f"labels must be one per example, shape ({n},), got shape {y.shape}")
+    if not 2 <= len(np.unique(y)) < n:
+        raise InputError(f"{n} examples of {len(np.unique(y))} classes: two classes and three examples are needed")
+    return take, y, known
+
+
+def _listed(heads: HeadSet) -> str:
+    shown = list(heads.labels[:5])
+    return ", ".join(shown) + (f" and {len(heads) - 5} more" if len(heads) > 5 else "")
+
+
+def _standardised(x: np.ndarray, name: str) -> np.ndarray:
+    from sklearn.preprocessing import StandardScaler
+
+    if not np.isfinite(x).all():
+        raise InputError(f"{name}: {int((~np.isfinite(x)).sum())} values are NaN or infinite")
+    return StandardScaler().fit_transform(x.astype(np.float64))
+
+
+def _silhouette(x: np.ndarray, y: np.ndarray) -> float:
+    from sklearn.metrics import silhouette_score
+
+    return float(silhouette_score(x, y))
+
+
+def _project(
+    x: np.ndarray, method: str, perplexity: float | None, random_state: int
+) -> tuple[np.ndarray, tuple[str, str]]:
+    """Points [example, 2] and the names of the axes."""
+    from sklearn.decomposition import PCA
+
+    if method not in ("pca", "tsne", "umap"):
+        raise InputError(f"unknown method {method!r}: known are 'pca', 'tsne' and 'umap'")
+    # The full decomposition draws no random numbers; scikit-learn fixes the signs.
+    pca = PCA(min(*x.shape, 2 if method == "pca" else _COMPONENTS), svd_solver="full").fit(x)
+    reduced = pca.transform(x)
+    if method == "pca":
+        if reduced.shape[1] == 1:
+            reduced = np.hstack([reduced, np.zeros_like(reduced)])
+        share = [*pca.explained_variance_ratio_, 0.0][:2]
+        return reduced, (f"PC 1 ({100 * share[0]:.0f} % of variance)", f"PC 2 ({100 * share[1]:.0f} %)")
+    if method == "tsne":
+        from sklearn.manifold import TSNE
+
+        most = (len(x) - 1) / 3
+        perplexity = min(30.0, most) if perplexity is None else perplexity
+        if not 0 < perplexity < len(x):
+            raise InputError(f"perplexity must be above 0 and below the {len(x)} examples, got {perplexity}")
+        model = TSNE(perplexity=perplexity, init="pca", random_state=random_state)
+        return np.asarray(model.fit_transform(reduced)), ("t-SNE 1", f"t-SNE 2 (perplexity {perplexity:.3g})")
+    if importlib.util.find_spec(_UMAP) is None:
+        raise InputError(
+            "method 'umap' needs the package umap-learn, which is not installed: pip install umap-learn, or use "
+            "'pca' or 'tsne'"
+        )
+    # One thread: with several, UMAP's results differ from run to run.
+    reducer = importlib.import_module(_UMAP).UMAP(
+        n_components=2, n_neighbors=min(15, len(x) - 1), random_state=random_state, n_jobs=1
+    )
+    return np.asarray(reducer.fit_transform(reduced)), ("UMAP 1", "UMAP 2")
+
+
+def _draw(panel: Panel, y: np.ndarray, name: str, words: tuple[str, str], classes: Mapping[Any, str] | None) -> None:
+    ax = panel.ax
+    for number, value in enumerate(np.unique(y)):
+        style = SERIES[number % len(SERIES)]
+        label = str(value) if classes is None else str(classes.get(value.item(), value))
+        ax.scatter(
+            *panel.points[y == value].T,
+            s=24 if len(y) <= 500 else 8,
+            color=style.color,
+            marker=style.marker,
+            alpha=0.75,
+            ec="white",
+            lw=0.3,
+            label=label,
+        )
+    ax.set_xlabel(words[0])
+    ax.set_ylabel(words[1])
+    # Equal units, so that distances can be compared by eye.
+    ax.set_aspect("equal", adjustable="datalim")
+    ax.tick_params(labelsize=small())
+    lines = [f"silhouette {panel.silhouette:.2f} in {panel.n_features} dimensions,"]
+    lines.append(f"{panel.silhouette_drawn:.2f} in this picture")
+    fits = 0.56 * small() * len(" ".join(lines)) < size_in_points(ax)[0]
+    ax.set_title(f"{name}\n" + (" " if fits else "\n").join(lines), loc="left", fontsize=small())
+    plain_frame(ax)

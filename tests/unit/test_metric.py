@@ -1,0 +1,90 @@
+import pytest
+import torch
+
+from headprobe.errors import InputError
+from headprobe.metrics.batch import Batch
+from headprobe.metrics.metric import METRICS, Metric, find_metrics
+
+
+def spread(x, y):
+    return x.square().sum((1, 2))
+
+
+def test_every_metric_named_in_the_documentation_is_there():
+    assert set(METRICS) == {
+        *("lda", "lda_plain", "kl", "mmd", "mmd_unbiased", "nmi", "rsa", "ldr", "entropy", "cka"),
+        *("auroc", "selectivity", "sav", "r2"),
+    }
+    for name, metric in METRICS.items():
+        assert metric.name == name
+        assert metric.function.__doc__
+        assert "Returns" in metric.function.__doc__
+
+
+def test_names_metrics_and_functions_are_found():
+    own = Metric("own", lambda heads, y: heads.x.sum((1, 2)))
+    assert [m.name for m in find_metrics(["kl", own, spread], "binary")] == ["kl", "own", "spread"]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "text"),
+    [
+        ([], "different names out of"),
+        (["lda", "lda"], r"got \['lda', 'lda'\]"),
+        (["lda", "auc"], r"got \['lda', 'auc'\]"),
+        ([spread, spread], r"got \['spread', 'spread'\]"),
+        ("lda", r"write \('lda',\)"),
+    ],
+)
+def test_metrics_that_cannot_be_used(metrics, text):
+    with pytest.raises(InputError, match=text):
+        find_metrics(metrics)
+
+
+def test_a_metric_that_is_not_defined_for_a_target_names_those_that_are():
+    with pytest.raises(
+        InputError, match=r"\['kl', 'auroc'\] .* continuous target; these are: \['entropy', 'cka', 'r2'\]"
+    ):
+        find_metrics(["kl", "cka", "auroc"], "continuous")
+    with pytest.raises(InputError, match=r"\['r2'\] are not defined for a multiclass target; these are: \['lda',"):
+        find_metrics(["r2"], "multiclass")
+
+
+def test_a_metric_takes_bare_features_or_a_batch():
+    x = torch.randn(2, 12, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    y = torch.arange(12) % 2 == 0
+    bare = METRICS["kl"](x, y, ["L0H0", "L0H1"], 0)
+    assert torch.equal(bare, METRICS["kl"](Batch.of(x), y))
+    assert torch.equal(METRICS["nmi"](x, y, random_state=3), METRICS["nmi"](x, y, ["a", "b"], 3))
+
+
+def test_groups_reach_the_metrics_that_take_them():
+    x = torch.randn(2, 12, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    y, groups = torch.arange(12) % 2 == 0, torch.arange(12) // 3
+    assert not torch.equal(METRICS["auroc"](x, y), METRICS["auroc"](x, y, groups=groups))
+    assert torch.equal(METRICS["lda"](x, y), METRICS["lda"](x, y, groups=groups))
+
+
+def test_functions_get_features_of_size_1_and_whole_class_numbers():
+    seen = {}
+
+    def look(x, y):
+        seen.update(x=x, y=y)
+        return x[:, 0, 0]
+
+    x = 7 * torch.randn(2, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 5
+    (metric,) = find_metrics([look])
+    metric(x, torch.tensor([False, True, True, False]))
+    assert seen["y"].tolist() == [0, 1, 1, 0]
+    torch.testing.assert_close(seen["x"].abs().amax((1, 2)), torch.ones(2, dtype=torch.float64))
+    torch.testing.assert_close(seen["x"].mean(1), torch.zeros(2, 3, dtype=torch.float64), atol=1e-14, rtol=0)
+
+
+def test_results_that_are_not_one_finite_number_per_head_are_refused():
+    x, y = torch.randn(2, 4, 3), torch.tensor([False, True, True, False])
+    with pytest.raises(InputError, match=r"the metric 'bad' is nan for 1 heads, the first is L0H1"):
+        Metric("bad", lambda heads, y: torch.tensor([0.0, torch.nan]))(x, y, ["L0H0", "L0H1"])
+    with pytest.raises(InputError, match=r"'bad' must return a tensor \[2\], got \(1,\)"):
+        Metric("bad", lambda heads, y: torch.zeros(1))(x, y)
+    with pytest.raises(InputError, match=r"'bad' must return a tensor \[2\], got float"):
+        Metric("bad", lambda heads, y: 0.5)(x, y)

@@ -52,6 +52,8 @@ PACKAGES = {
     "headprobe.trace": "Capture",
     "headprobe.video": "Video",
     "headprobe.metrics": "Metrics",
+    "headprobe.probing": "Probing",
+    "headprobe.store": "The store",
     "headprobe.plotting": "Plots",
     "headprobe.headhunt": "HeadHunt-VAD",
 }

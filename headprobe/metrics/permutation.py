@@ -137,8 +137,8 @@ def relabellings(
     if scheme == "groups" and mixed:
         group = np.asarray(groups, dtype=object)[members[mixed[0]][0]]
         raise InputError(
-            f"scheme 'groups' needs one label per group, but {len(mixed)} of {len(members)} groups have several (the "
-            f"first: {group!r}); use 'within', or 'shift' for the frames of a video"
+            f"scheme 'groups' needs one label per group, but {len(mixed)} of {len(members)} groups have several "
+            f"(first: {group!r}); use 'within', or 'shift' for the frames of a video"
         )
     blocks = {
         "examples": lambda: [codes],

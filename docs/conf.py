@@ -53,6 +53,7 @@ PACKAGES = {
     "headprobe.video": "Video",
     "headprobe.metrics": "Metrics",
     "headprobe.probing": "Probing",
+    "headprobe.extraction": "Extraction",
     "headprobe.store": "The store",
     "headprobe.plotting": "Plots",
     "headprobe.headhunt": "HeadHunt-VAD",

@@ -1,4 +1,4 @@
-"""The command line: ``headprobe demo``, ``detect``, ``models``, ``inspect`` and ``store``."""
+"""The command line: ``headprobe demo``, ``detect``, ``extract``, ``models``, ``inspect`` and ``store``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from headprobe import __version__, cli_store
+from headprobe import __version__, cli_data, cli_extract, cli_store
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -21,6 +21,9 @@ app = typer.Typer(
 )
 
 app.add_typer(cli_store.app, name="store")
+app.add_typer(cli_data.app, name="data")
+app.command()(cli_data.evaluate)
+app.command()(cli_extract.extract)
 
 DETECTOR_HELP = "Folder of a fitted detector, as written by `headprobe demo` or HeadHunt.save_pretrained."
 

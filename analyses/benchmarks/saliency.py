@@ -1,6 +1,6 @@
 """What saliency scores of all heads cost beside a loop over the heads with scikit-learn, in one run.
 
-    python analyses/benchmarks/saliency.py                # 40 examples; the loop on part of the heads, scaled up
+    python analyses/benchmarks/saliency.py                # 40 examples; the loop on a random part of the heads
     python analyses/benchmarks/saliency.py --full         # the loop on all 784 heads under all 5 prompts
     python analyses/benchmarks/saliency.py --examples 200
     python analyses/benchmarks/saliency.py --memory       # peak memory of 2000 examples, in a process of its own

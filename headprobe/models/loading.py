@@ -40,6 +40,7 @@ def load(
     check: bool = True,
     sites: Sequence[HeadSite] | None = None,
     seed: int = 0,
+    remote: bool = False,
 ) -> Model:
     """Load a frozen model and find its attention heads.
 
@@ -72,6 +73,8 @@ def load(
         Where the heads are, for a model whose structure cannot be read; None to discover them.
     seed
         Seed of the random weights of ``"tiny-untrained"``.
+    remote
+        Whether to run on NDIF's servers instead; refused with what is missing for that.
 
     Returns
     -------
@@ -80,7 +83,7 @@ def load(
     Raises
     ------
     InputError
-        There is no such checkpoint, or a part of it is missing.
+        There is no such checkpoint, or a part of it is missing; or ``remote`` was asked for.
     UnsupportedModelError
         The family has no adapter and its structure is ambiguous.
     SiteError
@@ -97,6 +100,10 @@ def load(
     >>> load(GPT2LMHeadModel(config), tokenizer=tokenizer).heads.labels
     ('L0H0', 'L0H1', 'L1H0', 'L1H1')
     """
+    if remote:
+        from headprobe.trace.remote import refuse_remote
+
+        refuse_remote(model)
     kind = torch_dtype(dtype)
     placing = {"device_map": device_map, "quantization_config": quantization_config}
     placing = {name: value for name, value in placing.items() if value is not None}

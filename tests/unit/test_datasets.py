@@ -4,10 +4,15 @@ import pytest
 from headprobe.errors import InputError
 from headprobe.headhunt.datasets import (
     frame_labels,
+    name_of,
     parse_frame_counts,
+    parse_list,
     parse_ped2_ground_truth,
+    parse_shanghaitech_list,
+    parse_ucf_crime_classes,
     parse_ucf_crime_temporal,
     parse_xd_violence_temporal,
+    xd_violence_classes,
 )
 
 
@@ -67,6 +72,18 @@ def test_ped2_ranges_count_from_one():
         (parse_ucf_crime_temporal, "a.mp4 Abuse 5 3", "line 1: 5 to 3 is no range"),
         (parse_ucf_crime_temporal, "a.mp4 Abuse 1 2\na Abuse 3 4", "line 2: video 'a' occurs twice"),
         (parse_ucf_crime_temporal, "a.mp4 Abuse", "line 1: expected pairs"),
+        (parse_ucf_crime_temporal, "a.mp4 Abuse 1 5 5 9", r"line 1: the events \(1, 5\) and \(5, 9\) share frames"),
+        (parse_xd_violence_temporal, "a 7 9 1 7", r"line 1: the events \(1, 7\) and \(7, 9\) share frames"),
+        (parse_frame_counts, "a 0 5 0\na.mp4 0 6 0", "line 2: video 'a' occurs twice"),
+        (parse_list, "d/a.mp4\ne/a", "line 2: video 'a' occurs twice"),
+        (parse_list, "", "no line names a video"),
+        (parse_ucf_crime_classes, "Abnormal/a.mp4", "line 1: the class 'Abnormal' is none of"),
+        (parse_ucf_crime_classes, "a.mp4", "line 1: the class '' is none of"),
+        (parse_ucf_crime_classes, "Abuse/a.mp4\nArson/a.mp4", "line 2: video 'a' occurs twice"),
+        (parse_shanghaitech_list, "01_0014 0 265 2", "line 1: expected 'folder/01_0014 first last label'"),
+        (parse_shanghaitech_list, "01_0014", "line 1: expected"),
+        (parse_shanghaitech_list, "x/01_14 1", "line 1: expected"),
+        (parse_shanghaitech_list, "01_0014 1\n01_0014 0", "line 2: clip '01_0014' occurs twice"),
         (parse_xd_violence_temporal, "a", "line 1: expected pairs .* got 0 numbers"),
         (parse_xd_violence_temporal, "a 1 2 3", "got 3 numbers"),
         (parse_xd_violence_temporal, "a -1 -1", "-1 to -1 is no range"),
@@ -102,3 +119,43 @@ def test_events_beyond_the_video_are_cut_only_when_allowed():
         frame_labels([(6, 7)], 6, max_overrun=5)
     with pytest.raises(InputError, match="at least one frame"):
         frame_labels([], 0)
+
+
+def test_only_the_ending_of_a_video_file_is_cut_from_a_name():
+    assert name_of("x\\y/Bad.Boys.1995__#01-11-55_01-12-40_label_G-B2-B6.MP4") == (
+        "Bad.Boys.1995__#01-11-55_01-12-40_label_G-B2-B6"
+    )
+    assert name_of("v=a.b__#1_label_G-0-0") == "v=a.b__#1_label_G-0-0"
+    assert name_of("Test/Test001/") == "Test001"
+    assert name_of(".mp4") == ".mp4"
+
+
+def test_normal_is_looked_up_and_not_searched_for():
+    text = "Training_Normal_Videos_Anomaly/Normal_Videos001_x264.mp4\nFighting/Normal_looking_x264.mp4"
+    assert parse_ucf_crime_classes(text) == {"Normal_Videos001_x264": (), "Normal_looking_x264": ("Fighting",)}
+    with pytest.raises(InputError, match="class 'Training_Normal_Videos' is none of"):
+        parse_ucf_crime_classes("Training_Normal_Videos/a.mp4")
+
+
+@pytest.mark.parametrize(
+    ("name", "classes"),
+    [
+        ("A.Film_label_B1__#0_label_A", ()),
+        ("v__#1_label_B1-0-0", ("Fighting",)),
+        ("v__#1_label_G-B2-B6", ("Explosion", "Shooting", "CarAccident")),
+        ("v__#1_label_B4-B5-0", ("Riot", "Abuse")),
+    ],
+)
+def test_classes_of_xd_violence_are_read_from_the_code(name, classes):
+    assert xd_violence_classes(name) == classes
+
+
+@pytest.mark.parametrize("name", ["v", "v_label_", "v_label_B3-0-0", "v_label_A-0-0", "v_label_0-0-0", "v_label_G-G-0"])
+def test_codes_of_xd_violence_that_mean_nothing_are_refused(name):
+    with pytest.raises(InputError, match="the name must end in '_label_A'"):
+        xd_violence_classes(name)
+
+
+def test_lists_of_the_weak_shanghaitech_split():
+    text = "SHANGHAI_TRAIN/frames/01_0014 0 265 1\nSHANGHAI_TRAIN/frames/01_001, 0\n"
+    assert parse_shanghaitech_list(text) == {"01_0014": True, "01_001": False}

@@ -7,11 +7,23 @@ from hypothesis import strategies as st
 
 from headprobe.errors import InputError
 from headprobe.headhunt.evaluate import (
-    bootstrap_videos,
+    CONTROLS,
+    blind_scores,
     constant_per_video,
+    controls,
     evaluate,
+    evaluate_by_class,
+    evaluate_videos,
+    events_above,
+    full_evaluation,
+    of_another_video,
     position_prior,
+    shifted_in_time,
+    spans_in_seconds,
     to_frames,
+    video_labels,
+    video_means,
+    video_scores,
 )
 
 
@@ -151,50 +163,112 @@ def test_the_position_prior_needs_a_frame():
         position_prior(0)
 
 
-@pytest.mark.parametrize("metric", ["auc", "ap", "within_auc"])
-def test_the_bootstrap_equals_evaluating_resampled_videos(metric):
-    scores, truth = frames(0, 6, 1)
-    interval = bootstrap_videos(scores, truth, metric, n_resamples=60, confidence=0.8, random_state=5)
-    rng = np.random.default_rng(5)
-    names, drawn, redrawn = list(scores), [], 0
-    while len(drawn) < 60:
-        picks = [names[i] for i in rng.integers(len(names), size=len(names))]
-        labels = np.concatenate([truth[v] for v in picks])
-        kinds = [len(set(truth[v].tolist())) for v in picks]
-        if len(set(labels.tolist())) < 2 or (metric == "within_auc" and 2 not in kinds):
-            redrawn += 1
-            continue
-        copies = ({f"{i}": x[v] for i, v in enumerate(picks)} for x in (scores, truth))
-        drawn.append(evaluate(*copies)[metric])
-    assert interval.estimate == pytest.approx(evaluate(scores, truth)[metric], rel=1e-13)
-    assert [interval.low, interval.high] == pytest.approx(np.quantile(drawn, [0.1, 0.9]).tolist(), rel=1e-12)
-    assert (interval.n_redrawn, interval.n_resamples, interval.confidence) == (redrawn, 60, 0.8)
+def test_the_anomaly_videos_alone():
+    # a: 0.9+ 0.4-; b: 0.6+ 0.6-; c is normal and high.
+    scores = {"a": [0.9, 0.4], "b": [0.6, 0.6], "c": [1.0, 1.0]}
+    truth = {"a": [1, 0], "b": [1, 0], "c": [0, 0]}
+    result = evaluate(scores, truth)
+    assert result["anomaly_videos_auc"] == (2 + 1.5) / 4
+    assert result["auc"] == 3.5 / 8
+    without = evaluate({v: scores[v] for v in "ab"}, {v: truth[v] for v in "ab"})
+    assert without["anomaly_videos_auc"] == without["auc"]
+    assert evaluate({"a": [1.0], "c": [0.0]}, {"a": [1], "c": [0]})["anomaly_videos_auc"] is None
 
 
-def test_the_bootstrap_repeats_with_its_seed_and_narrows_with_confidence():
-    scores, truth = frames(1, 8, 12)
-    wide = bootstrap_videos(scores, truth, n_resamples=200, confidence=0.95, random_state=1)
-    assert wide == bootstrap_videos(scores, truth, n_resamples=200, confidence=0.95, random_state=1)
-    assert wide != bootstrap_videos(scores, truth, n_resamples=200, confidence=0.95, random_state=2)
-    narrow = bootstrap_videos(scores, truth, n_resamples=200, confidence=0.5, random_state=1)
-    assert wide.low < narrow.low <= narrow.high < wide.high
+def test_each_class_meets_all_normal_videos():
+    scores = {"a": [0.9, 0.1], "b": [0.2, 0.8], "c": [0.5, 0.5], "ab": [0.7, 0.6]}
+    truth = {"a": [1, 0], "b": [1, 0], "c": [0, 0], "ab": [1, 0]}
+    classes = {"a": "Fall", "b": ["Fight"], "c": [], "ab": ("Fight", "Fall")}
+    by_class = evaluate_by_class(scores, truth, classes)
+    for name, videos in {"Fall": ("a", "c", "ab"), "Fight": ("b", "c", "ab")}.items():
+        assert by_class[name] == evaluate({v: scores[v] for v in videos}, {v: truth[v] for v in videos})
+    assert list(by_class) == ["Fall", "Fight"]
+
+
+def test_a_class_without_a_normal_frame_has_no_pairs():
+    by_class = evaluate_by_class({"a": [0.9], "b": [0.1, 0.2]}, {"a": [1], "b": [0, 1]}, {"a": "x", "b": "y"})
+    assert (by_class["x"]["auc"], by_class["x"]["within_weight"], by_class["x"]["n_videos"]) == (None, None, 1)
+    assert by_class["y"]["auc"] == 1.0
 
 
 @pytest.mark.parametrize(
-    ("named", "text"),
+    ("classes", "text"),
     [
-        ({"metric": "f1"}, "metric must be 'auc', 'ap' or 'within_auc', got 'f1'"),
-        ({"n_resamples": 0}, "n_resamples must be at least 1"),
-        ({"confidence": 1.0}, "confidence between 0 and 1"),
+        ({"a": "x"}, r"in scores but not in classes: \['b'\]"),
+        ({"a": [], "b": []}, "video 'a' has abnormal frames but no class"),
+        ({"a": "x", "b": "y"}, "video 'b' has the class 'y' but no abnormal frame"),
     ],
 )
-def test_the_bootstrap_refuses_settings(named, text):
+def test_classes_that_contradict_the_truth(classes, text):
     with pytest.raises(InputError, match=text):
-        bootstrap_videos(*frames(0, 3, 1), **named)
+        evaluate_by_class({"a": [0.9, 0.1], "b": [0.1]}, {"a": [1, 0], "b": [0]}, classes)
 
 
-def test_the_bootstrap_refuses_what_is_not_defined():
-    with pytest.raises(InputError, match="one video cannot be resampled"):
-        bootstrap_videos({"a": [0.1, 0.2]}, {"a": [0, 1]})
-    with pytest.raises(InputError, match="no video has both classes"):
-        bootstrap_videos({"a": [0.1], "b": [0.2]}, {"a": [0], "b": [1]}, "within_auc")
+def test_blind_scores_are_the_three_controls():
+    truth = {"a": [0, 1, 0, 0], "b": [0, 0]}
+    found = blind_scores(truth)
+    assert found["position_prior"]["a"].tolist() == position_prior(4).tolist()
+    assert found["constant_times_position_prior"]["a"].tolist() == position_prior(4).tolist()
+    assert found["constant_times_position_prior"]["b"].tolist() == [0, 0]
+
+
+@given(st.integers(0, 2**16))
+def test_moved_scores_keep_what_they_say_they_keep(seed):
+    scores, _ = frames(seed, 4, 12)
+    turned, means, given_away = shifted_in_time(scores, seed), video_means(scores), of_another_video(scores, seed)
+    for video, values in scores.items():
+        n = len(values)
+        assert any(np.array_equal(np.roll(values, k), turned[video]) for k in range(n))
+        assert means[video].tolist() == [values.mean()] * n
+        assert len(given_away[video]) == n
+        others = {other: np.asarray(s) for other, s in scores.items() if other != video}
+        assert any(np.array_equal(given_away[video], s[np.arange(n) * len(s) // n]) for s in others.values())
+    assert list(given_away) == list(scores)
+
+
+def test_the_table_of_controls():
+    scores, truth = frames(3, 8, 12)
+    table = controls(truth, scores, n_draws=2, random_state=5)
+    assert list(table) == list(CONTROLS)
+    assert table["own_mean_per_video"]["within_auc"] == 0.5
+    assert table["constant_per_video"]["auc"] == evaluate(constant_per_video(truth), truth)["auc"]
+    seeds = np.random.SeedSequence(5).generate_state(2).tolist()
+    drawn = [evaluate(shifted_in_time(scores, seed), truth)["within_auc"] for seed in seeds]
+    assert table["own_shifted_in_time"]["within_auc"] == pytest.approx(np.mean(drawn))
+    assert table["own_shifted_in_time"]["n_frames"] == sum(map(len, truth.values()))
+    assert list(controls(truth)) == list(CONTROLS)[:3]
+    assert "own_of_another_video" not in controls({"a": [0, 1]}, {"a": [0.1, 0.2]})
+
+
+def test_controls_refuse():
+    with pytest.raises(InputError, match="one video cannot get the scores of another"):
+        of_another_video({"a": [0.1]})
+    with pytest.raises(InputError, match="video 'a': expected one score per frame"):
+        video_means({"a": []})
+    with pytest.raises(InputError, match="n_draws must be at least 1"):
+        controls({"a": [0, 1]}, {"a": [0.1, 0.2]}, n_draws=0)
+
+
+def test_the_full_evaluation_is_made_of_its_parts():
+    scores, truth = frames(2, 10, 12)
+    classes = {v: ["x"] if t.any() else [] for v, t in truth.items()}
+    result = full_evaluation(scores, truth, classes=classes, tau=0.5, fps=2.0, n_resamples=20)
+    assert result["auc"] == evaluate(scores, truth)["auc"]
+    assert result["by_class"]["x"]["auc"] == result["auc"]
+    labels = video_labels(truth)
+    assert result["video_level"]["max"] == evaluate_videos(video_scores(scores), labels)
+    found = {v: spans_in_seconds(events_above(s, 0.5), fps=2.0) for v, s in scores.items()}
+    assert result["events"]["n_found"] == sum(map(len, found.values()))
+    assert result["events"]["hours"] == pytest.approx(sum(map(len, truth.values())) / 2 / 3600)
+    assert list(result["intervals"]) == [
+        "auc",
+        "ap",
+        "within_auc",
+        "auc_minus_constant_per_video",
+        "within_auc_minus_position_prior",
+    ]
+    one_kind = full_evaluation({"a": [0.1, 0.4]}, {"a": [0, 1]})
+    assert one_kind["video_level"] is None
+    assert "intervals" not in one_kind
+    with pytest.raises(InputError, match="give either fps or edges"):
+        full_evaluation(scores, truth, tau=0.5)

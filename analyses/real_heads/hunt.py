@@ -1,0 +1,375 @@
+"""Five hunted heads against other choices: chosen and fitted on half of the videos, scored on the other half."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from data import Captions, Features
+from heads import score_heads
+from sklearn.metrics import log_loss
+from sklearn.model_selection import StratifiedGroupKFold
+
+from headprobe import HeadSet, consensus, saliency, top_heads
+from headprobe.errors import HeadprobeWarning
+from headprobe.metrics.agreement import rank_correlation
+from headprobe.metrics.consensus import consensus_scores
+from headprobe.metrics.linear_probe import fold_index, loo_ridge_auroc
+from headprobe.metrics.parts import group_halves
+from headprobe.metrics.replicates import stack_maps
+from headprobe.metrics.resampling import group_resamples
+from headprobe.metrics.selection import from_head_sets, selection_frequency
+from headprobe.metrics.stability import nogueira
+from headprobe.metrics.winners_curse import corrected_interval
+from headprobe.probing.probe import HeadProbe
+from headprobe.scores import score_map
+
+METRICS = ("lda", "kl", "mmd", "nmi")
+CONDITIONS = {
+    "hunted": "five heads by RSS of the shrunk LDA score over the templates",
+    "hunted, four metrics": "five heads by RSS of the mean of four normalised metrics, as in the paper",
+    "LDA alone": "five heads by the LDA score under the first template",
+    "probe AUC": "five heads by the AUC of their probe on videos left out of the calibration captions",
+    "hunted on the other data": "five heads by RSS of the LDA score on all captions of the other data set",
+    "random five": "five of all heads at random",
+    "same layers": "as many random heads of every layer as are hunted there",
+    "worst five": "the five lowest RSS",
+    "all heads": "all 72 heads",
+    "last hidden": "the hidden state after the last layer",
+    "best layer": "the hidden state of the layer with the best held-out AUC on the calibration captions",
+    "words": "which words the caption holds, no encoder",
+    "position": "where in its video the caption stands and the square of it, no text",
+    "untrained, hunted": "hunted as above, in the encoder with random weights (one template)",
+    "untrained, all heads": "all heads of the encoder with random weights",
+}
+
+
+class Bench:
+    """One data set, and everything that a split needs."""
+
+    def __init__(
+        self, captions: Captions, trained: Features, untrained: Features, other: HeadSet, config: dict
+    ) -> None:
+        self.captions, self.config = captions, config
+        self.z, self.hidden, self.blank = trained.z, trained.hidden, untrained.z
+        self.other = other
+        self.k, self.C = config["k"], config["hunt"]["C"]
+        self.position = np.stack([captions.position, captions.position**2], 1)
+        vocabulary = sorted({word for text in captions.text for word in words(text)})
+        column = {word: i for i, word in enumerate(vocabulary)}
+        self.words = np.zeros((len(captions.y), len(vocabulary)), dtype=np.float32)
+        for row, text in enumerate(captions.text):
+            self.words[row, [column[word] for word in words(text)]] = 1
+
+    def heads(self, chosen: HeadSet, untrained: bool = False) -> np.ndarray:
+        """Features [caption, k * d_head] of some heads under the first template."""
+        z = self.blank[0] if untrained else self.z[0]
+        return z[:, [h.layer for h in chosen], [h.head for h in chosen]].reshape(len(z), -1)
+
+    def hunt(self, rows: np.ndarray) -> HeadSet:
+        """The five heads with the highest RSS of the LDA score on some captions."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", HeadprobeWarning)
+            maps = saliency(self.z[:, rows], self.captions.y[rows], ("lda",))
+            return consensus(maps, self.k, "rss", self.config["lambda"])
+
+    def hunt_everything(self) -> HeadSet:
+        """The heads hunted on all captions, for use on other data."""
+        return self.hunt(np.arange(len(self.captions.y)))
+
+    def choose(self, rows: np.ndarray) -> tuple[dict[str, HeadSet], dict[str, np.ndarray]]:
+        """Head sets chosen on the calibration captions alone, and the maps they come from."""
+        y, z = self.captions.y[rows], self.z[:, rows]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", HeadprobeWarning)  # that one head sets a scale; some will, in 900 maps
+            maps = saliency(z, y, METRICS, random_state=self.config["seed"])
+            robust = consensus_scores(maps.sel(metric=["lda"]), "rss", self.config["lambda"])
+            four = consensus(maps, self.k, "rss", self.config["lambda"])
+            blank = saliency(self.blank[0][rows], y, ("lda",)).isel(metric=0, drop=True)
+        probe = score_map(score_heads(z[0], y[None], self.captions.video[rows])[0])
+        sets = {
+            "hunted": top_heads(robust, self.k),
+            "hunted, four metrics": four,
+            "LDA alone": top_heads(maps.sel(metric="lda").isel(prompt=0, drop=True), self.k),
+            "probe AUC": top_heads(probe, self.k),
+            "hunted on the other data": self.other,
+            "worst five": top_heads(-robust, self.k),
+            "untrained, hunted": top_heads(blank, self.k),
+        }
+        single = {name: maps.sel(metric=name).isel(prompt=0).values for name in METRICS}
+        return sets, {**single, "RSS of LDA": robust.values, "probe AUC": probe.values}
+
+    def best_layer(self, rows: np.ndarray) -> int:
+        """Layer whose hidden state has the best AUC on videos left out, all within the calibration captions."""
+        x = torch.from_numpy(self.hidden[rows].astype(np.float64).transpose(1, 0, 2).copy())
+        y = torch.from_numpy(self.captions.y[rows].astype(float))
+        return int(loo_ridge_auroc(x, y, fold_index(self.captions.video[rows], len(rows))).argmax())
+
+    def draws(self, hunted: HeadSet, n: int, rng: np.random.Generator) -> Iterator[tuple[str, HeadSet]]:
+        """Random head sets: of the whole model, and of the layers of the hunted ones."""
+        for _ in range(n):
+            places = rng.choice(72, len(hunted), replace=False)
+            yield "random five", HeadSet([(int(i) // 12, int(i) % 12) for i in places])
+            drawn = []
+            for layer in hunted.layers:
+                wanted = sum(head.layer == layer for head in hunted)
+                drawn += [(layer, int(i)) for i in rng.choice(12, wanted, replace=False)]
+            yield "same layers", HeadSet(drawn)
+
+    def features(self, rows: np.ndarray, rng: np.random.Generator, draws: int) -> Iterator[tuple[str, np.ndarray]]:
+        """Every condition with its features; the random ones several times."""
+        sets, _ = self.chosen = self.choose(rows)
+        for name, chosen in sets.items():
+            yield name, self.heads(chosen, name.startswith("untrained"))
+        for name, chosen in self.draws(sets["hunted"], draws, rng):
+            yield name, self.heads(chosen)
+        yield "all heads", self.z[0].reshape(len(self.captions.y), -1)
+        yield "last hidden", self.hidden[:, -1]
+        self.layer = self.best_layer(rows)
+        yield "best layer", self.hidden[:, self.layer]
+        yield "words", self.words[:, self.words[rows].sum(0) >= 2]
+        yield "position", self.position
+        yield "untrained, all heads", self.blank[0].reshape(len(self.captions.y), -1)
+
+
+def words(text: str) -> set[str]:
+    """Different words of a caption."""
+    return set(re.findall(r"[a-z0-9]+", text.lower()))
+
+
+def balanced(y: np.ndarray, rows: np.ndarray, sizes: list[int], rng: np.random.Generator) -> list[np.ndarray]:
+    """Nested calibration sets out of `rows`, half of each class."""
+    mixed = [rng.permutation(rows[y[rows] == label]) for label in (0, 1)]
+    if min(len(part) for part in mixed) < sizes[-1] // 2:
+        raise SystemExit(f"{sizes[-1]} balanced captions asked for, but a half has {[len(part) for part in mixed]}")
+    return [np.sort(np.concatenate([part[: n // 2] for part in mixed])) for n in sizes]
+
+
+def pair_table(scores: np.ndarray, y: np.ndarray, unit: np.ndarray, n_units: int) -> tuple[np.ndarray, np.ndarray]:
+    """Won and all (abnormal, normal) pairs [unit of the abnormal, unit of the normal]; a tie is half won.
+
+    For any weights w of the units, the area under the curve is w' won w / w' all w.
+    """
+    order = np.argsort(unit, kind="stable")
+    scores, y, unit = scores[order], y[order] == 1, unit[order]
+    won = np.zeros((n_units, n_units))
+    counts = np.array([np.bincount(unit[part], minlength=n_units) for part in (y, ~y)], dtype=float)
+    above, below = scores[y][:, None], scores[~y][None]
+    table = (above > below).astype(np.float32)
+    table += 0.5 * (above == below)
+    (ones, first), (zeros, then) = (np.unique(unit[part], return_index=True) for part in (y, ~y))
+    won[np.ix_(ones, zeros)] = np.add.reduceat(np.add.reduceat(table, first, axis=0), then, axis=1)
+    return won, np.outer(*counts)
+
+
+def weighted_auc(won: np.ndarray, pairs: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Area under the curve [weighting] of all captions together; NaN where a class has no weight."""
+    total = np.einsum("bu,uv,bv->b", weights, pairs, weights, optimize=True)
+    reached = np.einsum("bu,uv,bv->b", weights, won, weights, optimize=True)
+    return np.divide(reached, total, out=np.full(len(weights), np.nan), where=total > 0)
+
+
+def within_auc(won: np.ndarray, pairs: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Mean over the videos with both labels of the area within the video, [weighting]."""
+    own, all_own = np.diag(won), np.diag(pairs)
+    both = all_own > 0
+    share = weights[:, both]
+    total = share.sum(1)
+    return np.divide(share @ (own[both] / all_own[both]), total, out=np.full(len(weights), np.nan), where=total > 0)
+
+
+def video_weights(y: np.ndarray, unit: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """How often each unit is drawn in each resample, [resample, unit]; the first row takes each once."""
+    size = np.bincount(unit)
+    drawn = group_resamples(y, unit, n, seed)
+    return np.stack([np.ones(len(size)), *(np.bincount(unit[rows], minlength=len(size)) / size for rows in drawn)])
+
+
+def experiment(bench: Bench, sizes: list[int], unit: np.ndarray, say: Callable[[str], None]) -> dict:
+    """Repeated splits of the units (videos, or cameras) into calibration and test.
+
+    Intervals resample the test units, paired over conditions, with what was chosen and fitted as given; the wider ones
+    take the spread over splits instead, corrected for their overlap.
+    """
+    captions, config, own = bench.captions, bench.config, bench.config["hunt"]
+    y, seed = captions.y, config["seed"]
+    codes = np.unique(unit, return_inverse=True)[1]
+    weights = video_weights(y, codes, own["resamples"], seed)
+    areas: dict[int, dict[str, list]] = {n: {} for n in sizes}
+    inside: dict[int, dict[str, list]] = {n: {} for n in sizes}
+    novel: dict[int, dict[str, list]] = {n: {} for n in sizes}
+    sets: dict[int, dict[str, list]] = {n: {} for n in sizes}
+    predicts: dict[int, dict[str, list]] = {n: {} for n in sizes}
+    layers: dict[int, list] = {n: [] for n in sizes}
+    shares: dict[int, list] = {n: [] for n in sizes}
+    reliable = []
+    for split, (first, test) in enumerate(group_halves(y, codes, own["splits"], seed)):
+        rng = np.random.default_rng([seed, split])
+        held_out = score_heads(bench.z[0][test], y[test][None], captions.video[test])[0]
+        calibration = score_heads(bench.z[0][first], y[first][None], captions.video[first])[0]
+        both = stack_maps({"a": score_map(held_out), "b": score_map(calibration)}, "half")
+        reliable.append(float(rank_correlation(both, dim="half")[0, 1]))
+        for n, rows in zip(sizes, balanced(y, first, sizes, rng), strict=True):
+            seen = np.isin(captions.text[test], captions.text[rows])
+            shares[n].append([float(seen.mean()), len(set(captions.text[rows])) / n])
+            tables: dict[str, list] = {}
+            for name, x in bench.features(rows, np.random.default_rng([seed, split, n]), own["draws"]):
+                probe = HeadProbe(C=bench.C).fit(x[rows], y[rows])
+                scores = probe.decision_function(x[test])
+                tables.setdefault(name, []).append(
+                    [
+                        pair_table(scores, y[test], codes[test], weights.shape[1]),
+                        pair_table(scores[~seen], y[test][~seen], codes[test][~seen], weights.shape[1]),
+                    ]
+                )
+            for name, drawn in tables.items():
+                # Draws of random heads share their pairs, so the mean of their tables gives the mean area.
+                won, pairs = (np.mean([t[0][i] for t in drawn], axis=0) for i in (0, 1))
+                areas[n].setdefault(name, []).append(weighted_auc(won, pairs, weights))
+                inside[n].setdefault(name, []).append(within_auc(won, pairs, weights))
+                won, pairs = (np.mean([t[1][i] for t in drawn], axis=0) for i in (0, 1))
+                novel[n].setdefault(name, []).append(weighted_auc(won, pairs, weights[:1])[0])
+            chosen, maps = bench.chosen
+            for name, heads in chosen.items():
+                sets[n].setdefault(name, []).append(heads)
+            for name, values in maps.items():
+                pair = stack_maps({"a": score_map(values), "b": score_map(held_out)}, "part")
+                predicts[n].setdefault(name, []).append(float(rank_correlation(pair, dim="part")[0, 1]))
+            layers[n].append(bench.layer)
+        say(f"{captions.name}: split {split + 1} of {own['splits']}")
+    result = {}
+    template = score_map(np.zeros((6, 12)))
+    for n in sizes:
+        stacked = {name: np.array(values) for name, values in areas[n].items()}
+        own_video = {name: np.array(values) for name, values in inside[n].items()}
+        hunted = stacked["hunted"]
+        marked = {
+            name: from_head_sets(dict(enumerate(listed)), template)
+            for name, listed in sets[n].items()
+            if name != "hunted on the other data"
+        }
+        result[str(n)] = {
+            "auc": {name: interval(stacked[name], config["level"]) for name in CONDITIONS},
+            "hunted_minus": {
+                name: interval(hunted - stacked[name], config["level"]) for name in CONDITIONS if name != "hunted"
+            },
+            "all_heads_minus_random": interval(stacked["all heads"] - stacked["random five"], config["level"]),
+            "auc_within_videos": {name: interval(own_video[name], config["level"]) for name in CONDITIONS},
+            "hunted_minus_within_videos": {
+                name: interval(own_video["hunted"] - own_video[name], config["level"])
+                for name in CONDITIONS
+                if name != "hunted"
+            },
+            "auc_on_captions_not_fitted_on": {name: float(np.nanmean(novel[n][name])) for name in CONDITIONS},
+            "share_of_test_captions_fitted_on": float(np.mean(shares[n], axis=0)[0]),
+            "share_of_different_calibration_captions": float(np.mean(shares[n], axis=0)[1]),
+            "layers_chosen": np.bincount(layers[n], minlength=6).tolist(),
+            "nogueira_at_5": {name: nogueira(one, dim="resample").value for name, one in marked.items()},
+            "frequency_of_hunted": selection_frequency(marked["hunted"]).values.tolist(),
+            "rank_correlation_with_held_out_auc": {name: float(np.mean(v)) for name, v in predicts[n].items()},
+        }
+    result["rank_correlation_of_the_probe_auc_of_both_halves"] = float(np.mean(reliable))
+    return result
+
+
+def interval(values: np.ndarray, level: float) -> dict:
+    """Mean over splits of [split, 1 + resample] with two intervals, and the standard deviation over splits."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a resample without one class in a split
+        resampled = np.nanmean(values, axis=0)
+    low, high = np.nanquantile(resampled[1:], [(1 - level) / 2, (1 + level) / 2])
+    wide = corrected_interval(values[:, 0], 1.0, level)
+    return {
+        "mean": float(values[:, 0].mean()),
+        "sd_over_splits": float(values[:, 0].std()),
+        "over_test_videos": [float(low), float(high)],
+        "over_splits_corrected": [wide.low, wide.high],
+    }
+
+
+def tuned(bench: Bench, say: Callable[[str], None]) -> dict:
+    """The main comparison with the strength of the penalty chosen for each condition on calibration captions."""
+    captions, config, own = bench.captions, bench.config, bench.config["hunt"]
+    y, seed, n = captions.y, config["seed"], own["tuned_size"]
+    codes = captions.codes
+    weights = video_weights(y, codes, own["resamples"], seed)
+    areas: dict[str, list] = {}
+    used: dict[str, list] = {}
+    for split, (first, test) in enumerate(group_halves(y, codes, own["splits"], seed)):
+        rows = balanced(y, first, [n], np.random.default_rng([seed, split]))[0]
+        hunted = bench.hunt(rows)
+        listed = [("hunted", bench.heads(hunted))]
+        draws = bench.draws(hunted, own["tuned_draws"], np.random.default_rng([seed, split, n]))
+        listed += [(name, bench.heads(chosen)) for name, chosen in draws]
+        listed += [("all heads", bench.z[0].reshape(len(y), -1)), ("last hidden", bench.hidden[:, -1])]
+        listed += [("best layer", bench.hidden[:, bench.best_layer(rows)])]
+        tables: dict[str, list] = {}
+        for name, x in listed:
+            C = choose_C(x[rows], y[rows], captions.video[rows], own["tuned_C"], own["tuned_folds"], seed)
+            used.setdefault(name, []).append(C)
+            scores = HeadProbe(C=C).fit(x[rows], y[rows]).decision_function(x[test])
+            tables.setdefault(name, []).append(pair_table(scores, y[test], codes[test], weights.shape[1]))
+        for name, drawn in tables.items():
+            areas.setdefault(name, []).append(
+                weighted_auc(*(np.mean([t[i] for t in drawn], axis=0) for i in (0, 1)), weights)
+            )
+        say(f"{captions.name}: tuned split {split + 1} of {own['splits']}")
+    stacked = {name: np.array(values) for name, values in areas.items()}
+    return {
+        "auc": {name: interval(values, config["level"]) for name, values in stacked.items()},
+        "hunted_minus": {
+            name: interval(stacked["hunted"] - values, config["level"])
+            for name, values in stacked.items()
+            if name != "hunted"
+        },
+        "C": {name: {str(C): values.count(C) for C in own["tuned_C"]} for name, values in used.items()},
+    }
+
+
+def choose_C(x: np.ndarray, y: np.ndarray, video: np.ndarray, options: list[float], folds: int, seed: int) -> float:
+    """Penalty with the smallest log loss on videos left out of the calibration captions."""
+    loss = np.zeros(len(options))
+    for train, test in StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(x, y, video):
+        if len(set(y[train].tolist())) < 2 or not len(test):
+            continue
+        for i, C in enumerate(options):
+            p = HeadProbe(C=C).fit(x[train], y[train]).predict_proba(x[test])
+            loss[i] += log_loss(y[test], p, labels=[0, 1]) * len(test)
+    return options[int(loss.argmin())]
+
+
+def transfer(source: Bench, target: Bench) -> dict:
+    """Heads chosen and probes fitted on one data set, scored on all captions of the other."""
+    config, own = source.config, source.config["hunt"]
+    y, codes, n = target.captions.y, target.captions.codes, own["transfer_size"]
+    weights = video_weights(y, codes, own["resamples"], config["seed"])
+    areas: dict[str, list] = {}
+    for draw in range(own["transfer_draws"]):
+        rng = np.random.default_rng([config["seed"], draw, 3])
+        rows = balanced(source.captions.y, np.arange(len(source.captions.y)), [n], rng)[0]
+        hunted = source.hunt(rows)
+        listed = [("hunted", hunted), *source.draws(hunted, own["tuned_draws"], rng)]
+        pairs = [(name, source.heads(chosen), target.heads(chosen)) for name, chosen in listed]
+        pairs += [("all heads", *(b.z[0].reshape(len(b.z[0]), -1) for b in (source, target)))]
+        pairs += [("last hidden", source.hidden[:, -1], target.hidden[:, -1])]
+        tables: dict[str, list] = {}
+        for name, x, there in pairs:
+            probe = HeadProbe(C=source.C).fit(x[rows], source.captions.y[rows])
+            tables.setdefault(name, []).append(pair_table(probe.decision_function(there), y, codes, weights.shape[1]))
+        for name, drawn in tables.items():
+            areas.setdefault(name, []).append(
+                weighted_auc(*(np.mean([t[i] for t in drawn], axis=0) for i in (0, 1)), weights)
+            )
+    stacked = {name: np.array(values) for name, values in areas.items()}
+    return {
+        "fitted_on": n,
+        "auc": {name: interval(values, config["level"]) for name, values in stacked.items()},
+        "hunted_minus": {
+            name: interval(stacked["hunted"] - values, config["level"])
+            for name, values in stacked.items()
+            if name != "hunted"
+        },
+    }

@@ -1,0 +1,299 @@
+"""Extraction: videos and prompts in, a store out, whatever happens in between."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+from headprobe.errors import InputError, StoreError
+from headprobe.examples import as_prompts
+from headprobe.extraction.events import Finished, Opened, Skipped
+from headprobe.extraction.keeping import Keeper, store_folders
+from headprobe.extraction.local_engine import LocalEngine
+from headprobe.extraction.progress import Bar
+from headprobe.extraction.reading import Wanted, sampling_text
+from headprobe.extraction.skipped import SkippedList
+from headprobe.extraction.source import find_sources
+from headprobe.extraction.units import Settings, Unit, default_workers, units_of
+from headprobe.heads import Head, HeadSet
+from headprobe.models.loading import load
+from headprobe.models.model import Model
+from headprobe.store import Store
+from headprobe.trace.positions import Position
+from headprobe.trace.reading import Positions, named_positions
+
+__all__ = ["Extraction", "Interrupted", "extract"]
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What a run did.
+
+    Parameters
+    ----------
+    folders
+        Position name to the folder of its store; a single entry unless several positions were read.
+    n_new
+        Clips that were read and stored.
+    n_there
+        Clips of these videos that were stored before.
+    skipped
+        What could not be read, with the reasons; also in ``skipped.jsonl`` in the folder given.
+    batch_size
+        Clips per pass at the end.
+    seconds
+        How long it took, without loading the model.
+    """
+
+    folders: Mapping[str, Path]
+    n_new: int
+    n_there: int
+    skipped: tuple[Skipped, ...]
+    batch_size: int
+    seconds: float
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the store of the first position."""
+        return next(iter(self.folders.values()))
+
+    @property
+    def store(self) -> Store:
+        """The store of the first position, open for reading."""
+        return Store.open(self.folder)
+
+    def __repr__(self) -> str:
+        return (
+            f"Extraction({os.fspath(self.folder)!r}: {self.n_new} clips new, {self.n_there} there before, "
+            f"{len(self.skipped)} skipped, {self.seconds:.1f} s)"
+        )
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, or a request to terminate: the run ended after its current batch, and what it read is on the disk.
+
+    Parameters
+    ----------
+    result
+        What was done.
+    signal_number
+        The signal.
+    """
+
+    def __init__(self, result: Extraction, signal_number: int) -> None:
+        self.result = result
+        self.signal_number = signal_number
+        super().__init__("the extraction was interrupted; what was read is stored, and another run goes on with resume")
+
+
+def extract(
+    sources: Any,
+    model: str | os.PathLike[str] | Model,
+    prompts: str | Sequence[str] | Mapping[str, str],
+    out: str | os.PathLike[str],
+    *,
+    heads: Iterable[Head | str | tuple[int, int]] | None = None,
+    positions: Position | Positions | None = None,
+    segments: int | None = 48,
+    frames: int = 16,
+    batch_size: int | Literal["auto"] = "auto",
+    resume: bool = False,
+    store_dtype: str = "float16",
+    device: str | None = None,
+    dtype: str | None = None,
+    workers: int | None = None,
+    timeout: float = 10.0,
+    engine: Literal["local", "ray"] = "local",
+    actors: int | None = None,
+    videos_per_unit: int | None = None,
+    shard_examples: int = 128,
+    progress: bool = True,
+) -> Extraction:
+    """Read the heads of all clips of many videos under all prompts into a store, and go on where a run ended.
+
+    Every video is opened once. Its segments are decoded in processes of their own ahead of the model, each is shown to
+    the model under all prompts, and activations are written in shards: a run killed at any moment loses what was read
+    since the last shard. What cannot be read is skipped and listed with the reason. Ctrl-C ends the run after the
+    current batch.
+
+    Parameters
+    ----------
+    sources
+        Files, folders, globs, list files or tables; see `headprobe.extraction.source.find_sources`.
+    model
+        A name or folder, loaded here; or a model from `headprobe.load`.
+    prompts
+        One prompt, a list, or name to text.
+    out
+        Folder of the store; with several positions, of a store for each.
+    heads
+        Heads to read; None for all softmax heads.
+    positions
+        Where to read; None is the last token. Several, by name or as a list, are read in one pass.
+    segments
+        Frames of a clip: videos, and the stretches that a table names, are cut into segments of so many frames.
+        None takes each video or stretch as one clip.
+    frames
+        Frames sampled from each clip.
+    batch_size
+        Clips per pass; ``auto`` starts with many and halves their number when the memory does not suffice.
+    resume
+        Whether to go on with a store that is there. It must have been written in the same way.
+    store_dtype
+        ``float16``, ``bfloat16`` or ``float32``: how numbers are stored.
+    device, dtype
+        Where a model given by name is loaded to, and the number type it runs in.
+    workers
+        Decoding processes (for each actor); None leaves a core to the model.
+    timeout
+        Seconds without progress after which a file is given up.
+    engine
+        ``local``, or ``ray`` for several machines or devices, with a model on each.
+    actors
+        Models that the Ray engine runs; None takes one for each GPU of the cluster, or one for every four cores.
+    videos_per_unit
+        Videos that are worked on together: batches do not go beyond them, and the Ray engine hands them out. None
+        takes an eighth of all videos, at least 1 and at most 32.
+    shard_examples
+        Clips that make a shard.
+    progress
+        Whether to show a progress bar.
+
+    Returns
+    -------
+    Extraction
+
+    Raises
+    ------
+    InputError
+        Sources, prompts, heads, positions or numbers that make no sense, or a model that could read no clip at all.
+    StoreError
+        There is a store and ``resume`` is False; it is damaged; or the disk is full.
+    FingerprintError
+        The store was written with another model, prompts, sampling or versions; the differences are listed.
+    Interrupted
+        Ctrl-C or a request to terminate; it holds what was done.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from headprobe.video.encode import write_video
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = write_video(f"{folder}/door.mp4", np.zeros((20, 32, 48, 3), np.uint8), fps=5)
+    ...     done = extract(folder, "tiny", ["is there a fight ?"], f"{folder}/z", segments=8, frames=4, progress=False)
+    ...     done.n_new, done.store.z().shape  # example, layer, head, d_head
+    (3, torch.Size([3, 6, 8, 16]))
+    """
+    videos = find_sources(sources)
+    named = named_positions(positions)
+    single = positions is None or isinstance(positions, Position)
+    folders = store_folders(Path(out), named, single)
+    wanted = Wanted(
+        as_prompts(prompts),
+        named,
+        None if heads is None else HeadSet(heads),
+        sampling_text(segments, frames),
+        frames,
+    )
+    settings = Settings(segments, frames, 1, default_workers() if workers is None else workers, timeout)
+    units = units_of(videos, videos_per_unit)
+    signals = _Signals()
+    with closing(_engine(engine, model, device, dtype, wanted, settings, batch_size, actors, signals)) as runner:
+        keeper = Keeper(folders, runner.provenance(), runner.heads, store_dtype, resume, shard_examples)
+        units = [replace(unit, progress=tuple(map(keeper.progress, unit.videos))) for unit in units]
+        n_there = sum(len(part.spans) for unit in units for part in unit.progress)
+        bar, start = Bar(len(videos), n_there, progress), time.monotonic()
+        with SkippedList(Path(out), [video.name for video in videos]) as skipped, signals:
+            try:
+                _run(runner, units, keeper, skipped, bar, signals)
+            except StoreError:  # to write the rest would only repeat it
+                raise
+            except BaseException:
+                keeper.close()
+                raise
+            else:
+                keeper.close()
+            finally:
+                bar.close()
+        result = Extraction(
+            folders, keeper.n_kept, n_there, tuple(skipped.items), runner.batch_size, time.monotonic() - start
+        )
+    if signals.number:
+        raise Interrupted(result, signals.number)
+    return result
+
+
+def _run(
+    runner: Any, units: Sequence[Unit], keeper: Keeper, skipped: SkippedList, bar: Bar, stopped: Callable[[], bool]
+) -> None:
+    with closing(runner.results(units)) as results:
+        for result in results:
+            if isinstance(result, Opened):
+                bar.opened(result)
+            elif isinstance(result, Skipped):
+                skipped.add(result)
+                bar.skipped()
+            elif not isinstance(result, Finished):
+                bar.read(keeper.add(result), runner.batch_size)
+            if stopped():
+                return
+
+
+def _engine(
+    engine: str,
+    model: str | os.PathLike[str] | Model,
+    device: str | None,
+    dtype: str | None,
+    wanted: Wanted,
+    settings: Settings,
+    batch_size: int | Literal["auto"],
+    actors: int | None,
+    stopped: Callable[[], bool],
+) -> Any:
+    if isinstance(model, Model) and (device is not None or dtype is not None):
+        raise InputError("device= and dtype= are for a model that is loaded here, by its name.")
+    if engine == "local":
+        if actors is not None:
+            raise InputError("actors= is for engine='ray'.")
+        loaded = model if isinstance(model, Model) else load(model, device=device, dtype=dtype)
+        return LocalEngine(loaded, wanted, settings, batch_size, stopped)
+    if engine == "ray":
+        from headprobe.extraction.ray_engine import RayEngine
+
+        return RayEngine(model, device, dtype, wanted, settings, batch_size, actors, stopped)
+    raise InputError(f"engine is {engine!r}; choose 'local' or 'ray'.")
+
+
+class _Signals:
+    """While it is entered, the first Ctrl-C or request to terminate is remembered; the second interrupts at once."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._before: dict[int, Any] = {}
+
+    def __call__(self) -> bool:
+        return bool(self.number)
+
+    def __enter__(self) -> _Signals:
+        if threading.current_thread() is threading.main_thread():  # elsewhere, signals are the caller's
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.number:
+            raise KeyboardInterrupt
+        self.number = number

@@ -1,0 +1,349 @@
+"""The calibration sample: a few training videos, drawn by class with a seed, and the clips made of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from headprobe.errors import ArtefactError, InputError
+from headprobe.examples import Example
+from headprobe.headhunt.events_file import write_json
+from headprobe.headhunt.frames import check_truth
+from headprobe.video.clips import Clip, Segment, clip_examples
+from headprobe.video.decode import probe
+
+__all__ = ["CalibrationSample", "calibration_examples", "class_counts", "sample_size", "sample_videos"]
+
+_FORMAT = 1
+_FEWEST = 2  # of each label: less cannot be split into calibration and validation
+
+
+@dataclass(frozen=True)
+class CalibrationSample:
+    """Which videos a detector is calibrated on, and how they were drawn.
+
+    Parameters
+    ----------
+    dataset
+        Name of the data set.
+    videos
+        Names, sorted.
+    classes
+        Each video's class.
+    normal
+        The class of a video without an event.
+    fraction
+        Share of the pool that was asked for.
+    balance
+        `"pool"` or `"equal"`, as for `sample_videos`.
+    random_state
+        Seed.
+    n_pool
+        Videos drawn from.
+    pool_sha256
+        Of the pool's names and classes, so that another pool is noticed.
+
+    Examples
+    --------
+    >>> sample = sample_videos({f"n{i}": "Normal" for i in range(6)} | {f"f{i}": "fall" for i in range(6)}, n_videos=4)
+    >>> sample.labels
+    {'f1': 1, 'f3': 1, 'n1': 0, 'n5': 0}
+    """
+
+    dataset: str
+    videos: tuple[str, ...]
+    classes: Mapping[str, str]
+    normal: str
+    fraction: float
+    balance: str
+    random_state: int
+    n_pool: int
+    pool_sha256: str
+
+    @property
+    def labels(self) -> dict[str, int]:
+        """Video to 0 (normal) or 1 (abnormal)."""
+        return {video: int(self.classes[video] != self.normal) for video in self.videos}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {"format": _FORMAT} | asdict(self) | {"videos": list(self.videos), "classes": dict(self.classes)}
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the sample as JSON; a killed run leaves the old file or the complete new one."""
+        write_json(Path(path), self.to_dict())
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> CalibrationSample:
+        """Read a sample that `save` has written.
+
+        Raises
+        ------
+        ArtefactError
+            If the file is not one, or contradicts itself.
+        """
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ArtefactError(f"{os.fspath(path)} is no JSON file ({error})") from error
+        wanted = {"format", *cls.__dataclass_fields__}
+        if not isinstance(data, dict) or set(data) != wanted or data["format"] != _FORMAT:
+            raise ArtefactError(
+                f"{os.fspath(path)} is no calibration sample of format {_FORMAT}: it must be an object with "
+                f"{', '.join(sorted(wanted))}"
+            )
+        videos, classes = data["videos"], data["classes"]
+        fits = (
+            isinstance(videos, list)
+            and isinstance(classes, dict)
+            and all(isinstance(text, str) for text in [*videos, *classes.values(), data["dataset"], data["normal"]])
+            and len(set(videos)) == len(videos)
+            and set(videos) == set(classes)
+        )
+        if not fits:
+            raise ArtefactError(f"{os.fspath(path)}: 'videos' must list every video of 'classes' once, as text")
+        fields: dict[str, Any] = {name: data[name] for name in cls.__dataclass_fields__} | {"videos": tuple(videos)}
+        kinds = {"fraction": float, "random_state": int, "n_pool": int, "balance": str, "pool_sha256": str}
+        wrong = [name for name, kind in kinds.items() if type(fields[name]) is not kind]
+        if wrong:
+            raise ArtefactError(
+                f"{os.fspath(path)}: {wrong[0]!r} is {fields[wrong[0]]!r}, no {kinds[wrong[0]].__name__}"
+            )
+        return cls(**fields)
+
+    def check_pool(self, pool: Mapping[str, str]) -> None:
+        """Raise unless the sample was drawn from this pool.
+
+        Raises
+        ------
+        InputError
+            If the pool has other videos or classes.
+        """
+        if _digest(pool) != self.pool_sha256:
+            raise InputError(
+                f"the sample of {self.dataset} was drawn from {self.n_pool} videos; the {len(pool)} videos given are "
+                "others, or of other classes: draw a new sample"
+            )
+
+
+def sample_size(n_pool: int, fraction: float) -> int:
+    """Videos in a sample: the fraction of the pool, rounded, a half upwards.
+
+    Parameters
+    ----------
+    n_pool
+        Videos in the pool.
+    fraction
+        Above 0, at most 1.
+
+    Raises
+    ------
+    InputError
+        If the fraction is not in its range.
+
+    Examples
+    --------
+    >>> sample_size(1610, 0.01)
+    16
+    """
+    if not 0 < fraction <= 1:
+        raise InputError(f"the fraction must be above 0 and at most 1, got {fraction!r}; 1 % is 0.01")
+    return math.floor(n_pool * fraction + 0.5)
+
+
+def sample_videos(
+    pool: Mapping[str, str],
+    *,
+    normal: str = "Normal",
+    fraction: float = 0.01,
+    n_videos: int | None = None,
+    balance: Literal["pool", "equal"] = "pool",
+    random_state: int = 0,
+    dataset: str = "",
+) -> CalibrationSample:
+    """Draw whole videos from the training pool, every class in proportion.
+
+    The share of abnormal videos is fixed first. Within a label, videos are put in a row class by class, in
+    random order, and taken at equal steps from a random start (systematic sampling: Cochran, "Sampling
+    Techniques", 1977, chapter 8). So every video of a label is equally likely, and of each class come as many as its
+    share says, rounded up or down.
+
+    Parameters
+    ----------
+    pool
+        Training video to its class.
+    normal
+        The class of a video without an event.
+    fraction
+        Share of the pool to draw; the published setting is 0.01.
+    n_videos
+        How many to draw instead.
+    balance
+        `"pool"`: normal and abnormal videos in the proportion of the pool; `"equal"`: half and half.
+    random_state
+        Seed. The order of the pool does not matter.
+    dataset
+        Name of the data set, for the record.
+
+    Returns
+    -------
+    CalibrationSample
+        To be saved beside the results.
+
+    Raises
+    ------
+    InputError
+        If there are fewer than two videos of each label to draw, or not that many in the pool.
+
+    Examples
+    --------
+    >>> pool = {f"n{i}": "Normal" for i in range(800)} | {f"a{i}": "Abuse" for i in range(810)}
+    >>> sample = sample_videos(pool, random_state=3)
+    >>> len(sample.videos), sum(sample.labels.values())
+    (16, 8)
+    """
+    if balance not in ("pool", "equal"):
+        raise InputError(f"balance must be 'pool' or 'equal', got {balance!r}")
+    by_label: dict[bool, list[str]] = {False: [], True: []}
+    for video in sorted(pool):
+        by_label[pool[video] != normal].append(video)
+    if n_videos is None:
+        n_videos = sample_size(len(pool), fraction)
+    else:
+        if isinstance(n_videos, bool) or not isinstance(n_videos, int):
+            raise InputError(f"n_videos must be a whole number, got {n_videos!r}")
+        fraction = n_videos / max(len(pool), 1)
+    share = 0.5 if balance == "equal" else len(by_label[True]) / max(len(pool), 1)
+    n_abnormal = math.floor(n_videos * share + 0.5)
+    wanted = {False: n_videos - n_abnormal, True: n_abnormal}
+    for label, title in ((False, "normal"), (True, "abnormal")):
+        there = len(by_label[label])
+        if not _FEWEST <= wanted[label] <= there:
+            raise InputError(
+                f"a sample of {n_videos} videos would have {wanted[label]} {title} ones, and the pool of {len(pool)} "
+                f"has {there} (normal is the class {normal!r}): at least {_FEWEST} are needed and no more than there "
+                "are, so change fraction, n_videos or balance"
+            )
+    rng = np.random.default_rng(random_state)
+    chosen = [video for label in (False, True) for video in _systematic(by_label[label], pool, wanted[label], rng)]
+    return CalibrationSample(
+        dataset=dataset,
+        videos=tuple(sorted(chosen)),
+        classes={video: pool[video] for video in sorted(chosen)},
+        normal=normal,
+        fraction=float(fraction),
+        balance=balance,
+        random_state=int(random_state),
+        n_pool=len(pool),
+        pool_sha256=_digest(pool),
+    )
+
+
+def calibration_examples(
+    sample: CalibrationSample,
+    paths: Mapping[str, str | os.PathLike[str]],
+    *,
+    how: Literal["segments", "whole_video"] = "segments",
+    segment_frames: int = 48,
+    sample_frames: int = 16,
+    truth: Mapping[str, ArrayLike] | None = None,
+    least_abnormal: float = 0.5,
+) -> list[Example]:
+    """Make labelled clips of the videos of a sample; the group of each is its video.
+
+    Parameters
+    ----------
+    sample
+        Which videos.
+    paths
+        Video to its file.
+    how
+        `"segments"`: the segments that detection will see, one clip each. `"whole_video"`: one clip per video with
+        its frames spread over all of it, as published; detection then sees clips of another time scale.
+    segment_frames, sample_frames
+        Frames of a segment, and how many of them (or of the whole video) are looked at.
+    truth
+        Video to labels `[frame]`, for segments of those videos whose events are annotated. Without it every segment
+        of an abnormal video is labelled 1, which is all that a label of the video says, and often wrong.
+    least_abnormal
+        With `truth`: share of a segment's frames that must be abnormal for the label 1; above 0, at most 1.
+
+    Returns
+    -------
+    list of Example
+        Decoded when read; ids `"video:start-end"`.
+
+    Raises
+    ------
+    InputError
+        If a video has no file or an annotation of another length, or a setting is out of range.
+    VideoError
+        If a file cannot be read; none is left out.
+    """
+    if how not in ("segments", "whole_video"):
+        raise InputError(f"how must be 'segments' or 'whole_video', got {how!r}")
+    if not 0 < least_abnormal <= 1:
+        raise InputError(f"least_abnormal must be above 0 and at most 1, got {least_abnormal!r}")
+    if sample_frames < 1 or segment_frames < 1:
+        raise InputError(f"segment_frames and sample_frames must be at least 1, got {segment_frames}, {sample_frames}")
+    if truth is not None and how == "whole_video":
+        raise InputError("a clip of a whole video has the video's label: truth is for how='segments'")
+    missing = [video for video in sample.videos if video not in paths]
+    if missing:
+        raise InputError(f"{len(missing)} videos of the calibration sample have no file: {missing[:5]}")
+    examples: list[Example] = []
+    for video, label in sample.labels.items():
+        path = os.fspath(paths[video])
+        if how == "whole_video":
+            n_frames = probe(path).n_frames
+            clip = Clip(path, Segment(0, n_frames, (0, n_frames)), sample_frames)
+            examples.append(Example(clip, id=f"{video}:0-{n_frames}", label=label, group=video, span=(0, n_frames)))
+            continue
+        cut = clip_examples(path, segment_frames, sample_frames, label=label, group=video, name=video)
+        if truth is not None and video in truth:
+            cut = _relabelled(cut, truth[video], video, least_abnormal)
+        examples += cut
+    return examples
+
+
+def _relabelled(cut: Sequence[Example], truth: ArrayLike, video: str, least: float) -> list[Example]:
+    labels = check_truth(truth, video)
+    spans = [example.span for example in cut if example.span is not None]
+    if spans[-1][1] != len(labels):
+        raise InputError(f"video {video!r} has {spans[-1][1]} frames and {len(labels)} labels; one label per frame")
+    return [
+        Example(e.content, id=e.id, label=int(labels[start:end].mean() >= least), group=e.group, span=(start, end))
+        for e, (start, end) in zip(cut, spans, strict=True)
+    ]
+
+
+def _systematic(videos: Sequence[str], classes: Mapping[str, str], n: int, rng: np.random.Generator) -> list[str]:
+    """Take n videos at equal steps along the classes, both in random order."""
+    kinds = sorted({classes[video] for video in videos})
+    place = {kinds[number]: i for i, number in enumerate(rng.permutation(len(kinds)).tolist())}
+    order: list[int] = rng.permutation(len(videos)).tolist()
+    row = [videos[i] for i in sorted(order, key=lambda i: place[classes[videos[i]]])]
+    step = len(row) / n
+    at = np.floor(rng.random() * step + step * np.arange(n)).astype(int)
+    return [row[i] for i in np.minimum(at, len(row) - 1)]
+
+
+def _digest(pool: Mapping[str, str]) -> str:
+    lines = "".join(f"{video}\t{pool[video]}\n" for video in sorted(pool))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def class_counts(sample: CalibrationSample) -> dict[str, int]:
+    """Videos of each class in a sample."""
+    return dict(sorted(Counter(sample.classes.values()).items()))

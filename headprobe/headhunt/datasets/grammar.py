@@ -1,0 +1,162 @@
+"""What the annotation files of all data sets share: lines, pairs of frame numbers, names of videos."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+from headprobe.errors import InputError
+from headprobe.headhunt.frames import Span
+from headprobe.video.clips import VIDEO_SUFFIXES
+
+__all__ = ["add_events", "lines", "name_of", "not_empty", "number_pairs", "parse_frame_counts", "parse_list"]
+
+
+def lines(text: str) -> list[tuple[int, str]]:
+    """Number and content of every line that is not empty, counted from 1; a byte order mark is left out."""
+    split = text.removeprefix("\ufeff").splitlines()
+    return [(number, line.strip()) for number, line in enumerate(split, start=1) if line.strip()]
+
+
+def name_of(entry: str) -> str:
+    """Name of a video from a file name or a path in a list: no folders, no ending of a video file.
+
+    Nothing else is cut, for names hold dots, `=` and `#`.
+
+    Parameters
+    ----------
+    entry
+        File name, with either kind of slash.
+
+    Examples
+    --------
+    >>> name_of("Abuse/Abuse028_x264.mp4"), name_of("Bad.Boys.1995__#01-11-55_01-12-40_label_G-B2-B6")
+    ('Abuse028_x264', 'Bad.Boys.1995__#01-11-55_01-12-40_label_G-B2-B6')
+    """
+    last = entry.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    stem, dot, ending = last.rpartition(".")
+    return stem if stem and f"{dot}{ending}".lower() in VIDEO_SUFFIXES else last
+
+
+def number_pairs(fields: Sequence[str], number: int, line: str) -> list[tuple[int, int]]:
+    """The fields of a line as pairs of whole numbers.
+
+    Raises
+    ------
+    InputError
+        If there are none, an odd number of them, or one is no whole number.
+    """
+    if not fields or len(fields) % 2:
+        raise InputError(f"line {number}: expected pairs of start and end frame, got {len(fields)} numbers in {line!r}")
+    try:
+        values = [int(field) for field in fields]
+    except ValueError as error:
+        raise InputError(f"line {number}: expected whole frame numbers in {line!r} ({error})") from error
+    return list(zip(values[::2], values[1::2], strict=True))
+
+
+def add_events(
+    videos: dict[str, list[Span]], entry: str, inclusive: Sequence[tuple[int, int]], number: int, line: str
+) -> None:
+    """Add a video with its events, given with both ends inclusive, to `videos`.
+
+    Raises
+    ------
+    InputError
+        If the video is there already, a pair is no range of frames, or two events share a frame.
+    """
+    name = name_of(entry)
+    if name in videos:
+        raise InputError(f"line {number}: video {name!r} occurs twice")
+    for start, end in inclusive:
+        if start < 0 or end < start:
+            raise InputError(f"line {number}: {start} to {end} is no range of frames in {line!r}")
+    ordered = sorted(inclusive)
+    for before, after in itertools.pairwise(ordered):
+        if after[0] <= before[1]:
+            raise InputError(f"line {number}: the events {before} and {after} share frames in {line!r}: make them one")
+    videos[name] = [(start, end + 1) for start, end in ordered]
+
+
+def not_empty(videos: Any) -> Any:
+    """What was parsed, if it is anything.
+
+    Raises
+    ------
+    InputError
+        If no line named a video.
+    """
+    if not videos:
+        raise InputError("the annotation is empty: no line names a video")
+    return videos
+
+
+def parse_frame_counts(text: str) -> dict[str, int]:
+    """Read the number of frames per video: `name first last class`, both ends inclusive.
+
+    Parameters
+    ----------
+    text
+        Content of the file; `first` is 0 in every line.
+
+    Returns
+    -------
+    dict
+        Video name to its number of frames.
+
+    Raises
+    ------
+    InputError
+        Naming the first line that does not follow the grammar, or a video that occurs twice.
+
+    Examples
+    --------
+    >>> parse_frame_counts("Abuse028_x264 0 1411 0")
+    {'Abuse028_x264': 1412}
+    """
+    counts: dict[str, int] = {}
+    for number, line in lines(text):
+        fields = line.split()
+        if len(fields) != 4:
+            raise InputError(f"line {number}: expected 'name first last class', got {line!r}")
+        (first, last) = number_pairs(fields[1:3], number, line)[0]
+        if first != 0 or last < 0:
+            raise InputError(f"line {number}: frames must run from 0 to last, got {first} to {last} in {line!r}")
+        name = name_of(fields[0])
+        if name in counts:
+            raise InputError(f"line {number}: video {name!r} occurs twice")
+        counts[name] = last + 1
+    return not_empty(counts)
+
+
+def parse_list(text: str) -> dict[str, str]:
+    """Read a list of videos, one path or name per line.
+
+    Parameters
+    ----------
+    text
+        Content of the file, such as `Abuse/Abuse001_x264.mp4` in each line.
+
+    Returns
+    -------
+    dict
+        Video name to the line it comes from, in the order of the file.
+
+    Raises
+    ------
+    InputError
+        Naming a video that occurs twice, or if there is none.
+
+    Examples
+    --------
+    >>> parse_list("Abuse/Abuse001_x264.mp4")
+    {'Abuse001_x264': 'Abuse/Abuse001_x264.mp4'}
+    """
+    found: dict[str, str] = {}
+    for number, line in lines(text):
+        name = name_of(line)
+        if name in found:
+            raise InputError(f"line {number}: video {name!r} occurs twice ({found[name]!r} and {line!r})")
+        found[name] = line
+    return not_empty(found)

@@ -1,0 +1,60 @@
+"""Evaluation at the levels of frames, events and videos, with controls and intervals over videos."""
+
+from headprobe.headhunt.evaluate.bootstrap import (
+    METRICS,
+    Interval,
+    bootstrap,
+    bootstrap_difference,
+    bootstrap_videos,
+)
+from headprobe.headhunt.evaluate.controls import (
+    CONTROLS,
+    blind_scores,
+    constant_per_video,
+    controls,
+    of_another_video,
+    position_prior,
+    shifted_in_time,
+    video_means,
+)
+from headprobe.headhunt.evaluate.event_level import IOUS, bootstrap_events, evaluate_events
+from headprobe.headhunt.evaluate.frame_level import evaluate, evaluate_by_class, to_frames
+from headprobe.headhunt.evaluate.results import full_evaluation
+from headprobe.headhunt.evaluate.score_files import interval_scores, parse_scores, read_scores
+from headprobe.headhunt.evaluate.spans import Seconds, events_above, spans_in_seconds, temporal_iou
+from headprobe.headhunt.evaluate.video_level import evaluate_videos, video_labels, video_scores
+from headprobe.headhunt.ranking import FrameScores
+
+__all__ = [
+    "CONTROLS",
+    "IOUS",
+    "METRICS",
+    "FrameScores",
+    "Interval",
+    "Seconds",
+    "blind_scores",
+    "bootstrap",
+    "bootstrap_difference",
+    "bootstrap_events",
+    "bootstrap_videos",
+    "constant_per_video",
+    "controls",
+    "evaluate",
+    "evaluate_by_class",
+    "evaluate_events",
+    "evaluate_videos",
+    "events_above",
+    "full_evaluation",
+    "interval_scores",
+    "of_another_video",
+    "parse_scores",
+    "position_prior",
+    "read_scores",
+    "shifted_in_time",
+    "spans_in_seconds",
+    "temporal_iou",
+    "to_frames",
+    "video_labels",
+    "video_means",
+    "video_scores",
+]

@@ -1,0 +1,339 @@
+"""Intervals over resampled test videos, for a number and for the difference of two methods."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import ndtr, ndtri
+
+from headprobe.errors import InputError
+from headprobe.headhunt.evaluate.resampled import pair_wins, weighted_precision
+from headprobe.headhunt.ranking import Counts, FrameScores, count_videos, wins_and_pairs
+
+__all__ = ["METRICS", "Interval", "bootstrap", "bootstrap_difference", "bootstrap_videos"]
+
+METRICS = (
+    "auc",
+    "ap",
+    "pr_auc_trapezoid",
+    "within_auc",
+    "anomaly_videos_auc",
+    "within_auc_pairs",
+    "cross_auc",
+)
+"""Numbers of `evaluate` that can be resampled."""
+
+KINDS = ("percentile", "bca")
+
+Number = Callable[[np.ndarray], float | None]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An interval of a number over resampled videos.
+
+    Parameters
+    ----------
+    estimate
+        The number on the videos as they are.
+    low, high
+        Ends of the interval.
+    confidence
+        Its coverage, 0 to 1.
+    n_resamples
+        Resamples used.
+    n_redrawn
+        Draws thrown away because the number is not defined on them (one class only).
+    kind
+        `"percentile"` or `"bca"`.
+
+    Examples
+    --------
+    >>> Interval(0.8, 0.7, 0.9, 0.95, 1000, 0).kind
+    'percentile'
+    """
+
+    estimate: float
+    low: float
+    high: float
+    confidence: float
+    n_resamples: int
+    n_redrawn: int
+    kind: str = "percentile"
+
+
+def bootstrap(
+    number: Number,
+    n_videos: int,
+    n_resamples: int = 1000,
+    confidence: float = 0.95,
+    kind: str = "percentile",
+    random_state: int = 0,
+) -> Interval:
+    """Resample whole videos with replacement and take the interval of a number.
+
+    Parameters
+    ----------
+    number
+        From how often each video is drawn, `[video]`, to the number, or to None where it is not defined.
+    n_videos
+        At least 2.
+    n_resamples
+        Resamples, at least 1.
+    confidence
+        Coverage, between 0 and 1.
+    kind
+        `"percentile"`: quantiles of the resampled numbers (Efron and Tibshirani, "An Introduction to the Bootstrap",
+        1993, section 13.3). `"bca"`: bias-corrected and accelerated (section 14.3), which shifts the quantiles
+        where the resamples are biased or skewed; the acceleration comes from leaving out one video at a time.
+    random_state
+        Seed.
+
+    Returns
+    -------
+    Interval
+        Resamples on which the number is not defined are drawn again and counted.
+
+    Raises
+    ------
+    InputError
+        If a setting is out of range, the number is not defined on the videos, on fewer than one in a hundred
+        resamples, or, for BCa, without one of the videos.
+
+    Examples
+    --------
+    >>> values = np.array([1.0, 2.0, 4.0, 5.0])
+    >>> interval = bootstrap(lambda weight: float(weight @ values / weight.sum()), 4)
+    >>> interval.estimate, interval.low < 3 < interval.high
+    (3.0, True)
+    """
+    if n_resamples < 1 or not 0 < confidence < 1:
+        raise InputError(
+            f"n_resamples must be at least 1 and confidence between 0 and 1, got {n_resamples} and {confidence}"
+        )
+    if kind not in KINDS:
+        raise InputError(f"kind must be 'percentile' or 'bca', got {kind!r}")
+    if n_videos < 2:
+        raise InputError("one video cannot be resampled: give at least two")
+    once = np.ones(n_videos, dtype=np.int64)
+    estimate = number(once)
+    if estimate is None:
+        raise InputError(
+            "the number is not defined on these videos: it has no pair of frames, or no event, to be taken over"
+        )
+    rng = np.random.default_rng(random_state)
+    drawn: list[float] = []
+    redrawn = 0
+    while len(drawn) < n_resamples:
+        value = number(np.bincount(rng.integers(n_videos, size=n_videos), minlength=n_videos))
+        if value is not None:
+            drawn.append(value)
+            continue
+        redrawn += 1
+        if redrawn > 100 * (n_resamples + 1):
+            raise InputError(
+                f"the number is defined on only {len(drawn)} of {len(drawn) + redrawn} resamples: "
+                "too few videos carry it"
+            )
+    tail = (1 - confidence) / 2
+    levels = [tail, 1 - tail]
+    if kind == "bca":
+        left_out = [number(once - row) for row in np.eye(n_videos, dtype=np.int64)]
+        levels = _bca_levels(estimate, np.array(drawn), left_out, levels)
+    low, high = np.quantile(drawn, levels)
+    return Interval(estimate, float(low), float(high), confidence, n_resamples, redrawn, kind)
+
+
+def bootstrap_videos(
+    scores: FrameScores,
+    truth: FrameScores,
+    metric: str = "auc",
+    n_resamples: int = 1000,
+    confidence: float = 0.95,
+    random_state: int = 0,
+    kind: str = "percentile",
+) -> Interval:
+    """Say how far a number moves when other videos of the same kind had been drawn.
+
+    Whole videos are resampled, because frames of a video are not independent. A video that is drawn twice counts as
+    two videos.
+
+    Parameters
+    ----------
+    scores, truth
+        As in `evaluate`; at least two videos.
+    metric
+        One of `METRICS`.
+    n_resamples, confidence, random_state, kind
+        As in `bootstrap`.
+
+    Returns
+    -------
+    Interval
+        The estimate with its interval. The AUCs come from counts between videos, made once, and cost next to nothing
+        per resample; `ap` and `pr_auc_trapezoid` pass over all distinct scores for each.
+
+    Raises
+    ------
+    InputError
+        As in `evaluate` and `bootstrap`.
+
+    Examples
+    --------
+    >>> truth = {v: [0, 0, 1, 1] for v in "abcd"}
+    >>> scores = {v: [0.1, 0.6, 0.4, i / 4] for i, v in enumerate("abcd")}
+    >>> interval = bootstrap_videos(scores, truth, n_resamples=200)
+    >>> interval.low <= interval.estimate <= interval.high
+    True
+    """
+    _check_metric(metric)
+    videos = count_videos(scores, truth)
+    return _named(metric, _number(videos, metric), len(videos), n_resamples, confidence, kind, random_state)
+
+
+def bootstrap_difference(
+    first: FrameScores,
+    second: FrameScores,
+    truth: FrameScores,
+    metric: str = "auc",
+    n_resamples: int = 1000,
+    confidence: float = 0.95,
+    random_state: int = 0,
+    kind: str = "percentile",
+) -> Interval:
+    """Interval of a number of one method minus that of another, on the same resamples of the same videos.
+
+    Two methods are right and wrong on much the same videos, so the difference varies less than either: overlapping
+    intervals of the two do not mean that they cannot be told apart.
+
+    Parameters
+    ----------
+    first, second
+        Scores of the two methods, as in `evaluate`.
+    truth
+        Labels of the same videos.
+    metric, n_resamples, confidence, random_state, kind
+        As in `bootstrap_videos`.
+
+    Returns
+    -------
+    Interval
+        Of `first` minus `second`. An interval on one side of 0 says that the sign would hold for other videos of
+        this kind; it says nothing of other calibration draws.
+
+    Raises
+    ------
+    InputError
+        As in `bootstrap_videos`.
+
+    Examples
+    --------
+    >>> truth = {v: [0, 0, 1, 1] for v in "abcd"}
+    >>> good, bad = dict.fromkeys(truth, [0.1, 0.2, 0.8, 0.9]), dict.fromkeys(truth, [0.5, 0.5, 0.5, 0.5])
+    >>> interval = bootstrap_difference(good, bad, truth)
+    >>> interval.estimate, interval.low, interval.high
+    (0.5, 0.5, 0.5)
+    """
+    _check_metric(metric)
+    # In one order of videos, that of truth, so that a resample means the same videos for both.
+    sides = [count_videos({video: s[video] for video in truth if video in s} | dict(s), truth) for s in (first, second)]
+    one, other = (_number(side, metric) for side in sides)
+
+    def difference(weight: np.ndarray) -> float | None:
+        a, b = one(weight), other(weight)
+        return None if a is None or b is None else a - b
+
+    return _named(metric, difference, len(sides[0]), n_resamples, confidence, kind, random_state)
+
+
+def _check_metric(metric: str) -> None:
+    if metric not in METRICS:
+        raise InputError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
+
+
+def _named(metric: str, number: Number, n_videos: int, *settings: object) -> Interval:
+    try:
+        return bootstrap(number, n_videos, *settings)  # pyright: ignore[reportArgumentType]
+    except InputError as error:
+        raise InputError(f"{metric}: {error}") from error
+
+
+def _number(videos: list[Counts], metric: str) -> Number:
+    if metric in ("ap", "pr_auc_trapezoid"):
+        return _precision_number(videos, 0 if metric == "ap" else 1)
+    wins, pairs = np.array([wins_and_pairs(c) for c in videos], dtype=np.float64).T
+    if metric == "within_auc":
+        return _mean_number(wins, pairs)
+    if metric == "within_auc_pairs":
+        return lambda weight: _share(float(weight @ wins), float(weight @ pairs))
+    abnormal, normal = (np.array([float(c[i].sum()) for c in videos]) for i in (1, 2))
+    table = pair_wins(videos)
+
+    def number(weight: np.ndarray) -> float | None:
+        w = weight.astype(np.float64)
+        if metric == "anomaly_videos_auc":
+            w = w * (abnormal > 0)
+        won, total = float(w @ table @ w), float((w @ abnormal) * (w @ normal))
+        if metric == "cross_auc":
+            won, total = won - float(w @ wins), total - float(w @ pairs)
+        return _share(won, total)
+
+    return number
+
+
+def _share(wins: float, pairs: float) -> float | None:
+    return wins / (2 * pairs) if pairs else None
+
+
+def _mean_number(wins: np.ndarray, pairs: np.ndarray) -> Number:
+    both = pairs > 0
+    aucs = wins[both] / (2 * pairs[both])
+
+    def number(weight: np.ndarray) -> float | None:
+        total = weight[both].sum()
+        return float((weight[both] * aucs).sum() / total) if total else None
+
+    return number
+
+
+def _precision_number(videos: list[Counts], which: int) -> Number:
+    areas = weighted_precision(videos)
+
+    def number(weight: np.ndarray) -> float | None:
+        found = areas(weight)
+        return None if found is None else found[which]
+
+    return number
+
+
+def _bca_levels(
+    estimate: float, drawn: np.ndarray, left_out: Sequence[float | None], levels: Sequence[float]
+) -> list[float]:
+    """The levels at which BCa takes the quantiles: Efron and Tibshirani, equations 14.10 to 14.15."""
+    known = np.array([value for value in left_out if value is not None])
+    if len(known) < len(left_out):
+        raise InputError(
+            f"BCa leaves out one video at a time, and without one of {len(left_out) - len(known)} of them the number "
+            "is not defined: take kind='percentile'"
+        )
+    below = float(np.mean(drawn < estimate) + np.mean(drawn == estimate) / 2)
+    if not 0 < below < 1:
+        raise InputError(
+            f"BCa cannot correct a bias this large: all {len(drawn)} resamples lie on one side of the estimate; "
+            "take more of them, or kind='percentile'"
+        )
+    bias = float(ndtri(below))
+    away = known.mean() - known
+    spread = float((away**2).sum())
+    acceleration = float((away**3).sum()) / (6 * spread**1.5) if spread > 0 else 0.0
+    shifted = [bias + float(ndtri(level)) for level in levels]
+    out = [float(ndtr(bias + z / (1 - acceleration * z))) for z in shifted]
+    if any(1 - acceleration * z <= 0 for z in shifted) or not all(math.isfinite(level) for level in out):
+        raise InputError(
+            f"BCa is not defined with an acceleration of {acceleration:.2f}: one video decides the number; take "
+            "kind='percentile'"
+        )
+    return out

@@ -1,0 +1,358 @@
+"""Probes and selectors: scikit-learn's contract, heads in any layout, what the controls control."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from headprobe.errors import InputError
+from headprobe.metrics.saliency import saliency
+from headprobe.metrics.significance import max_statistic
+from headprobe.probing import HeadProbe, HeadSelector, cross_validate, summarise
+from headprobe.probing.probe import KINDS
+
+VIDEOS = np.repeat(np.arange(16), 3)
+Y = VIDEOS % 2
+
+
+def heads(seed: int, signal: float = 3.0, n: int = 48) -> np.ndarray:
+    """[example, layer, head, d_head] with signal in L1H2."""
+    z = np.random.default_rng([3, seed]).normal(size=(n, 2, 3, 4))
+    z[:, 1, 2, 0] += signal * Y[:n]
+    return z
+
+
+# scikit-learn's checks take two axes: one head of all features for a probe, a head of size 1 per feature for a
+# selector. They fit noise as well, where a strict condition leaves no head, which is an error: so the condition here
+# is a loose one.
+ESTIMATORS = [
+    *(HeadProbe(kind, hidden=4, max_iter=200) for kind in KINDS),
+    HeadSelector(1),
+    HeadSelector(1, max_fwer=0.99, max_fdr=0.99, metric="lda", n_permutations=19),
+]
+
+
+@parametrize_with_checks(ESTIMATORS)
+def test_scikit_learn_contract(estimator, check) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        check(estimator)
+
+
+# Probe
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_probe_learns_in_every_layout(kind: str) -> None:
+    z, y = 2 * heads(0, 0.0), Y
+    z[:, 1] += np.where(y, 1.5, -1.5)[:, None, None]
+    train, test = slice(0, 36), slice(36, 48)
+    probe = HeadProbe(kind, hidden=8)
+    scores = probe.fit(z[train], y[train]).decision_function(z[test])
+    assert probe.score(z[test], y[test]) >= 0.75
+    assert probe.n_features_in_ == 24
+    tensor = clone(probe).fit(torch.from_numpy(z[train]), torch.from_numpy(y[train]))
+    np.testing.assert_array_equal(tensor.decision_function(torch.from_numpy(z[test])), scores)
+    fewer_axes = clone(probe).fit(z[train].reshape(36, 6, 4), y[train])
+    np.testing.assert_array_equal(fewer_axes.decision_function(z[test].reshape(12, 6, 4)), scores)
+    assert np.array_equal(probe.predict(z[test]), probe.classes_[(scores > 0).astype(int)])
+    if kind in ("logistic", "mlp", "sav"):
+        np.testing.assert_allclose(probe.predict_proba(z[test]).sum(1), 1)
+    else:
+        assert not hasattr(probe, "predict_proba")
+
+
+def test_logistic_is_standardised_logistic_regression() -> None:
+    z = heads(1)
+    plain = make_pipeline(StandardScaler(), LogisticRegression(C=0.3, max_iter=1000)).fit(z.reshape(48, 24), Y)
+    probe = HeadProbe(C=0.3).fit(z, Y)
+    np.testing.assert_allclose(probe.predict_proba(z), plain.predict_proba(z.reshape(48, 24)))
+
+
+def test_the_vote_of_heads_by_hand() -> None:
+    # Class means of both heads: (1, 0) and (0, 1). The third example gets one vote each, and more cosine for class 1.
+    z = np.array([[[1.0, 0.0], [2.0, 0.0]], [[0.0, 3.0], [0.0, 1.0]]])
+    probe = HeadProbe("sav").fit(z, ["no", "yes"])
+    new = np.array([[[5.0, 1.0], [9.0, 1.0]], [[1.0, 5.0], [9.0, 10.0]], [[1.1, 1.0], [0.0, 7.0]]])
+    assert probe.predict(new).tolist() == ["no", "yes", "yes"]
+    np.testing.assert_allclose(probe.predict_proba(new), [[1, 0], [0, 1], [0.5, 0.5]])
+    assert np.sign(probe.decision_function(new)).tolist() == [-1, 1, 1]
+    assert 0 < probe.decision_function(new)[2] < probe.decision_function(new)[1]
+
+
+def test_scale_of_one_head_does_not_change_the_vote() -> None:
+    z = heads(2)
+    new = heads(3)
+    scaled, new_scaled = z.copy(), new.copy()
+    scaled[:, 0, 1] *= 1000
+    new_scaled[:, 0, 1] *= 1000
+    a = HeadProbe("sav").fit(z, Y).decision_function(new)
+    np.testing.assert_allclose(HeadProbe("sav").fit(scaled, Y).decision_function(new_scaled), a)
+
+
+def test_several_classes() -> None:
+    y = np.array(["run", "sit", "walk"] * 16)
+    z = (
+        np.random.default_rng(0).normal(size=(48, 2, 4))
+        + 4 * np.eye(4)[:3][np.unique(y, return_inverse=True)[1]][:, None]
+    )
+    for kind in KINDS:
+        probe = HeadProbe(kind, hidden=8).fit(z[:30], y[:30])
+        assert probe.score(z[30:], y[30:]) == 1.0, kind
+        assert probe.decision_function(z).shape == (48, 3)
+
+
+def test_the_seed_decides_for_the_mlp() -> None:
+    z = heads(4)
+    a, b, c = (HeadProbe("mlp", random_state=seed).fit(z, Y).decision_function(heads(5)) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(a, c)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda z: HeadProbe("lda").fit(z, Y), "unknown kind of probe 'lda': known are"),
+        (lambda z: HeadProbe().fit(z, Y * 0), "two classes or more, got one class"),
+        (lambda z: HeadProbe().fit(z[None], [0]), r"got shape \(1, 48, 2, 3, 4\): choose one prompt"),
+        (
+            lambda z: HeadProbe().fit(z, Y).predict(z.swapaxes(1, 2)),
+            r"fitted to heads of layout \(2, 3, 4\), got \(3, 2",
+        ),
+        (lambda z: HeadProbe().fit(z * np.nan, Y), "NaN"),
+    ],
+)
+def test_probe_errors(call, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call(heads(6))
+
+
+def test_an_unfitted_probe_says_so() -> None:
+    with pytest.raises(NotFittedError):
+        HeadProbe().predict(heads(6))
+
+
+# Selector
+
+
+def test_k_takes_the_best_heads() -> None:
+    z = heads(7)
+    selector = HeadSelector(3).fit(z, Y, groups=VIDEOS)
+    scores = saliency(z, Y, ["auroc"], VIDEOS).values[0].ravel()
+    np.testing.assert_allclose(selector.scores_, scores)
+    np.testing.assert_array_equal(selector.indices_, np.argsort(-scores, kind="stable")[:3])
+    assert selector.heads_.labels[0] == "L1H2"
+    np.testing.assert_array_equal(selector.transform(z)[:, 0], z[:, 1, 2])
+    assert selector.transform(torch.from_numpy(z)).shape == (48, 3, 4)
+    assert not hasattr(selector, "p_values_")
+
+
+def test_significance_as_a_condition() -> None:
+    z = heads(8)
+    selector = HeadSelector(max_fwer=0.05, max_fdr=0.1, n_permutations=99).fit(z, Y, groups=VIDEOS)
+    result = max_statistic(z, Y, groups=VIDEOS, n_permutations=99)
+    np.testing.assert_array_equal(selector.p_values_, result.p_step_down.values.ravel())
+    np.testing.assert_array_equal(selector.q_values_, result.q_values().values.ravel())
+    assert selector.heads_.labels == ("L1H2",)
+
+
+def test_selection_frequency_as_a_condition() -> None:
+    z = heads(9)
+    selector = HeadSelector(2, min_frequency=0.9, n_resamples=20, metric="lda").fit(z, Y, groups=VIDEOS)
+    assert selector.heads_.labels == ("L1H2",)
+    assert selector.frequencies_[5] == 1.0
+    assert selector.frequencies_.sum() == pytest.approx(2)
+
+
+def test_two_axes_are_heads_of_size_one() -> None:
+    x = heads(10)[:, 1, :, 0]
+    selector = HeadSelector(1).fit(x, Y)
+    assert selector.heads_.labels == ("L0H2",)
+    np.testing.assert_array_equal(selector.transform(x), x[:, [2]])
+
+
+def test_a_selector_works_in_a_search_over_a_pipeline() -> None:
+    search = GridSearchCV(make_pipeline(HeadSelector(1), HeadProbe()), {"headselector__k": [1, 6]}, cv=3)
+    search.fit(heads(11), Y)
+    assert search.best_params_ == {"headselector__k": 1}
+    assert search.best_score_ > 0.8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "the selector has no condition: give k, max_fwer, max_fdr"),
+        ({"k": 0}, "k must be a whole number of 1 or more, got 0"),
+        ({"k": 7}, "k is 7, but there are 6 heads"),
+        ({"max_fwer": 5}, "max_fwer must be between 0 and 1, such as 0.05, got 5"),
+        ({"max_fdr": 0}, "max_fdr must be between 0 and 1"),
+        ({"min_frequency": 0.6, "max_fwer": 0.1}, "min_frequency needs k"),
+        ({"k": 1, "min_frequency": 0.5}, "min_frequency must be above 0.5 and at most 1, got 0.5"),
+        ({"k": 1, "min_frequency": 0.6, "n_resamples": 5}, r"n_resamples must be even \(halves come in pairs\), got 5"),
+        (
+            {"max_fwer": 0.01, "n_permutations": 19},
+            r"none of 6 heads meets max_fwer=0.01 \(smallest p 0.05\): nothing is selected",
+        ),
+        ({"k": 1, "metric": "f1"}, "metrics must be different names"),
+        ({"max_fwer": 0.01, "scheme": "examples", "n_permutations": 1}, r"smallest p 0\.5"),
+    ],
+)
+def test_selector_errors(arguments: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        HeadSelector(**arguments).fit(heads(12), Y, groups=VIDEOS)
+
+
+def test_a_selector_refuses_another_layout() -> None:
+    selector = HeadSelector(1).fit(heads(12), Y)
+    with pytest.raises(InputError, match=r"fitted to head outputs of layout \(2, 3, 4\), got \(6, 4\)"):
+        selector.transform(heads(12).reshape(48, 6, 4))
+
+
+# Validation
+
+
+class Watching(HeadProbe):
+    """A probe that remembers what it was fitted to."""
+
+    seen: list[tuple[np.ndarray, np.ndarray]] = []  # noqa: RUF012
+
+    def fit(self, X, y):
+        self.seen.append((np.array(X), np.array(y)))
+        return super().fit(X, y)
+
+
+def test_no_group_is_in_both_parts_and_selection_sees_the_training_part_only() -> None:
+    # Every example carries its own number, in every head.
+    z = heads(13)
+    z[:, :, :, 3] = np.arange(48)[:, None, None]
+    Watching.seen = []
+    table = cross_validate(z, Y, Watching(), HeadSelector(2), VIDEOS, n_splits=4, n_repeats=2)
+    assert len(table) == len(Watching.seen) == 8
+    tested = []
+    for (X, y), row in zip(Watching.seen, table.itertuples(), strict=True):
+        train = X[:, 0, 3].astype(int)
+        np.testing.assert_array_equal(y, Y[train])
+        test = np.setdiff1d(np.arange(48), train)
+        assert not set(VIDEOS[train]) & set(VIDEOS[test])
+        assert (row.n_train, row.n_test) == (len(train), len(test))
+        expected = HeadSelector(2).fit(z[train], Y[train], groups=VIDEOS[train]).heads_
+        assert row.heads == " ".join(expected.labels)
+        tested.append(test)
+    for repeat in range(2):
+        assert sorted(np.concatenate(tested[4 * repeat : 4 * repeat + 4])) == list(range(48))
+    assert not np.array_equal(tested[0], tested[4])
+
+
+def test_selection_inside_finds_nothing_in_noise_and_controls_agree() -> None:
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(48, 5, 8, 4)) + rng.normal(size=(16, 5, 8, 4))[VIDEOS]
+    table = cross_validate(z, Y, selector=HeadSelector(2), groups=VIDEOS, control="shuffled_labels", n_draws=4)
+    summary = summarise(table).set_index("condition")
+    assert summary.loc["probe", "low"] < 0.5 < summary.loc["probe", "high"]
+    assert abs(summary.loc["shuffled_labels", "mean"] - 0.5) < 0.2
+    # Selected on all examples, the same heads look good.
+    best = HeadSelector(2).fit(z, Y, groups=VIDEOS)
+    outside = cross_validate(best.transform(z)[:, None], Y, groups=VIDEOS)["score"].mean()
+    assert outside > summary.loc["probe", "mean"] + 0.15
+
+
+def test_controls() -> None:
+    z, untrained = heads(14), np.random.default_rng(1).normal(size=(48, 2, 3, 4))
+    controls = ["random_heads", "same_layer_heads", "random_model", "shuffled_labels"]
+    table = cross_validate(z, Y, None, HeadSelector(2), VIDEOS, controls, untrained, n_splits=3, n_repeats=2, n_draws=4)
+    assert table["condition"].unique().tolist() == ["probe", *controls]
+    assert table["condition"].value_counts().to_dict() == {
+        "probe": 6,
+        "random_heads": 24,
+        "same_layer_heads": 24,
+        "random_model": 6,
+        "shuffled_labels": 24,
+    }
+    own = table[table["condition"] == "probe"].set_index(["repeat", "fold"])["heads"]
+    for row in table[table["condition"] == "same_layer_heads"].itertuples():
+        layers = sorted(label[:2] for label in own[row.repeat, row.fold].split())
+        assert sorted(label[:2] for label in row.heads.split()) == layers
+    drawn = table[table["condition"] == "random_heads"]["heads"]
+    assert drawn.str.split().map(len).eq(2).all()
+    assert drawn.nunique() > 8
+    summary = summarise(table).set_index("condition")
+    assert summary.loc["probe", "mean"] > 0.8
+    assert (summary.loc[controls, "difference"] > 0.1).all()
+    assert summary.loc["shuffled_labels", "p"] == 0.2
+    assert summary.loc[controls[:3], "p"].isna().all()
+    means = table.groupby("condition")["score"].mean()
+    np.testing.assert_allclose(summary["mean"], means[summary.index])
+
+
+def test_a_random_model_is_probed_on_its_own_outputs() -> None:
+    z = heads(15)
+    table = cross_validate(z, Y, None, HeadSelector(1), VIDEOS, "random_model", z)
+    by_condition = table.groupby("condition")["score"].apply(list)
+    assert by_condition["probe"] == by_condition["random_model"]
+
+
+def test_without_groups_and_selector_all_heads_are_used() -> None:
+    z = heads(16)
+    table = cross_validate(z, Y, HeadProbe("ridge"), scoring="accuracy")
+    assert table["heads"].unique().tolist() == [""]
+    assert table["n_test"].sum() == 48
+    again = cross_validate(torch.from_numpy(z), torch.from_numpy(Y), HeadProbe("ridge"), scoring="accuracy")
+    pd.testing.assert_frame_equal(table, again)
+    other = cross_validate(z, Y, HeadProbe("ridge"), scoring="accuracy", random_state=1)
+    assert not table["score"].equals(other["score"])
+    own = cross_validate(z, Y, HeadProbe("ridge"), scoring=lambda probe, X, y: probe.score(X, y))
+    pd.testing.assert_frame_equal(table, own)
+
+
+def test_summary_by_hand() -> None:
+    columns = ["condition", "repeat", "fold", "draw", "score", "n_train", "n_test"]
+    rows = [["probe", 0, f, 0, s, 30, 10] for f, s in enumerate((0.7, 0.8, 0.9))]
+    rows += [["shuffled_labels", 0, f, d, s, 30, 10] for d, s in enumerate((0.5, 0.8)) for f in range(3)]
+    summary = summarise(pd.DataFrame(rows, columns=columns)).set_index("condition")
+    reach = 4.302652729911275 * 0.1 * np.sqrt(1 / 3 + 1 / 3)
+    np.testing.assert_allclose(summary.loc["probe", ["mean", "low", "high"]].tolist(), [0.8, 0.8 - reach, 0.8 + reach])
+    assert summary.loc["shuffled_labels", "difference"] == pytest.approx(0.15)
+    assert summary.loc["shuffled_labels", "p"] == pytest.approx(2 / 3)
+    assert np.isnan(summary.loc["probe", "difference"])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda z: cross_validate(z[:, 0], Y),
+            r"z must be \[example, layer, head, d_head\], got ndarray of shape \(48, 3",
+        ),
+        (lambda z: cross_validate(z, Y[:3]), "y must have one label per example"),
+        (lambda z: cross_validate(z, Y, control="seed"), r"controls must be different names out of .*, got \['seed'\]"),
+        (lambda z: cross_validate(z, Y, control="random_heads"), "random heads stand in for selected ones: give a sel"),
+        (lambda z: cross_validate(z, Y, control="random_model"), "`untrained` .* go together"),
+        (lambda z: cross_validate(z, Y, untrained=z), "`untrained` .* go together"),
+        (
+            lambda z: cross_validate(z, Y, control="random_model", untrained=z[1:]),
+            r"untrained must have the shape of z",
+        ),
+        (
+            lambda z: cross_validate(z, Y, groups=VIDEOS, n_splits=9),
+            "label 0 occurs in 8 groups, 2 classes: n_splits=9",
+        ),
+        (lambda z: cross_validate(z, Y * 0), "1 classes"),
+        (lambda z: cross_validate(z, Y, n_splits=1), "2 splits or more"),
+        (lambda z: cross_validate(z, Y, n_repeats=0), "n_repeats must be a whole number of 1 or more"),
+        (lambda z: summarise(pd.DataFrame({"score": [1.0]})), "not a table of cross_validate: missing"),
+    ],
+)
+def test_validation_errors(call, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        call(heads(17))

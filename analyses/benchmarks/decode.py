@@ -5,7 +5,7 @@
 
 Segments of 48 frames, 16 sampled from each. Ways: the file opened again for every segment, as the reference
 implementation does; opened once in this process; and decoded ahead by one and by two processes, as extraction does.
-Writes decode.json beside itself.
+Writes decode.json beside itself and the table in README.md.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import os
 import platform
 import resource
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,6 +24,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from readme_block import replace_block
 
 from headprobe.extraction.decode_ahead import DecodeAhead
 from headprobe.extraction.events import Batch
@@ -116,11 +121,24 @@ def measure(paths: list[Path], rounds: int) -> dict[str, Any]:
     return {"clips": n, "files": len(paths), "ways": rows}
 
 
+def table(results: dict[str, Any]) -> str:
+    """The ways side by side, for every size of video."""
+    sizes = list(SIZES)
+    head = [f"{size}, {results[size]['clips']} clips: by processor second | by second" for size in sizes]
+    lines = [f"| way | {' | '.join(head)} |", "|---" * (1 + 2 * len(sizes)) + "|"]
+    for way in WAYS:
+        found = [results[size]["ways"][way] for size in sizes]
+        cells = [f"{one['clips_per_processor_second']:.3g} | {one['clips_per_second']:.3g}" for one in found]
+        lines.append(f"| {way} | {' | '.join(cells)} |")
+    lines.append(f"\n{results['rounds']} interleaved rounds, {results['cores']} cores, {results['machine']}.")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="*", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("decode.json"))
+    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     results: dict[str, Any] = {"cores": os.cpu_count(), "machine": platform.machine(), "rounds": options.rounds}
     with tempfile.TemporaryDirectory() as folder:
@@ -134,7 +152,11 @@ def main() -> None:
                     copies.append(copies[0].with_name(f"{name}-{i}.mp4"))
                     copies[i].write_bytes(copies[0].read_bytes())
                 results[name] = measure(copies, options.rounds)
-    options.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    out = options.out or Path(__file__).with_name("decode.json")
+    if options.out or not options.files:
+        out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    if not options.out and not options.files:
+        replace_block("decode", table(results), Path(__file__).with_name("README.md"))
     print(json.dumps(results, indent=2))
 
 

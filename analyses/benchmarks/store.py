@@ -4,7 +4,7 @@
     python analyses/benchmarks/store.py --examples 200 --rounds 3
 
 Every way keeps the same numbers as float16 and gives float32 back; every file is on the disk (fsync) before the
-clock of writing stops. Reading is from the page cache. Writes store.json beside itself.
+clock of writing stops. Reading is from the page cache. Writes store.json beside itself and the table in README.md.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import os
 import platform
 import shutil
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -28,6 +29,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from readme_block import replace_block
 
 from headprobe import Example, HeadActivations, HeadSet
 from headprobe.activations import example_table
@@ -79,6 +84,7 @@ def write_packed(folder: Path, n: int) -> None:
 
 
 OPEN: dict[Path, Store] = {}
+READS = ("one_head_ms", "twenty_heads_ms", "open_and_one_head_ms")
 
 
 def read_store(folder: Path, _n: int, heads: HeadSet) -> Tensor:
@@ -178,6 +184,29 @@ def measure(base: Path, n: int, rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
+def table(result: dict[str, Any]) -> str:
+    """The ways side by side, and the two times that are required of the store."""
+    lines = [
+        "| way | files | MB | write, s | one head, ms | 20 heads, ms | open and one head, ms |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        times = [f"{row[name]['clock']:.3g}" if name in row else "" for name in READS]
+        lines.append(
+            f"| {row['way']} | {row['files']} | {row['MB']:.0f} | {row['write_s']:.1f} | {' | '.join(times)} |"
+        )
+    verdicts = []
+    for name, what, limit in (("one_head_ms", "one head", 5), ("twenty_heads_ms", "20 heads", 30)):
+        found = result["rows"][0][name]["clock"]
+        verdicts.append(f"{what} {found:.2f} ms (under {limit} ms: {'met' if found < limit else 'NOT met'})")
+    machine = result["machine"]
+    lines.append(
+        f"\n{result['examples']} examples of {result['heads']} heads of {result['d_head']} numbers, float16, "
+        f"{machine['threads']} thread, {machine['processor']}. Required of shards, warm: {'; '.join(verdicts)}."
+    )
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--examples", type=int, default=2000)
@@ -189,10 +218,7 @@ def main() -> None:
     print(f"{given.examples} examples x {len(ALL)} heads x {D_HEAD}, float16; milliseconds: median clock / processor")
     print(f"{'':32}{'write s':>9}{'MB':>7}{'files':>7}{'one head':>18}{'20 heads':>18}{'open + one head':>18}")
     for row in rows:
-        cells = [
-            f"{row[name]['clock']:.2f} / {row[name]['processor']:.2f}" if name in row else ""
-            for name in ("one_head_ms", "twenty_heads_ms", "open_and_one_head_ms")
-        ]
+        cells = [f"{row[name]['clock']:.2f} / {row[name]['processor']:.2f}" if name in row else "" for name in READS]
         print(
             f"{row['way']:32}{row['write_s']:9.2f}{row['MB']:7.0f}{row['files']:7}" + "".join(f"{c:>18}" for c in cells)
         )
@@ -206,6 +232,7 @@ def main() -> None:
     }
     if given.examples == 2000:
         (Path(__file__).parent / "store.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        replace_block("store", table(result), Path(__file__).with_name("README.md"))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,8 +17,12 @@ __all__ = ["RESTARTS", "k_means", "two_means"]
 RESTARTS = 24
 """Default number of starts."""
 
+# Of so many starts, the best that differ, examples are moved one at a time.
+KEPT = 8
 # Of a step's possible moves, those that gain at least this share of what the best one gains are made together.
 TOGETHER = 0.1
+# Values this close are the same up to the rounding of float32, relative to the larger.
+SAME = 1e-6
 # Gains below this share of the between-cluster scatter are rounding.
 ROUNDING = 1e-12
 # Single moves of one start, as a multiple of the number of examples.
@@ -28,23 +31,6 @@ MOST_MOVES = 20
 TOGETHER_BYTES = 2**19
 # Working memory of k-means for the heads it takes at a time.
 K_MEANS_BYTES = 2**25
-
-
-class _Starts(NamedTuple):
-    """Clusterings of every head from several starts, and what is known of them."""
-
-    sides: Float[Tensor, "head example restart"]
-    """+1 in one cluster, -1 in the other."""
-    pull: Float[Tensor, "head example restart"]
-    """Twice the inner product of example and sum of the cluster +1, times the side."""
-    length: Float[Tensor, "head restart"]
-    """Squared length of the sum of the cluster +1."""
-    size: Int[Tensor, "head restart"]
-    """Number of examples in it."""
-    value: Float[Tensor, "head restart"]
-    """Between-cluster scatter over the number of examples."""
-    rising: Bool[Tensor, "head restart"]
-    """Whether some single move raises that."""
 
 
 def two_means(
@@ -57,8 +43,8 @@ def two_means(
     Starts from k-means++ seeds (Arthur and Vassilvitskii 2007), and some from the example farthest from the mean
     against the rest. From each, examples move to the other cluster while that lowers the inertia, the change of both
     means counted (Hartigan and Wong 1979), which leaves the many poor optima of Lloyd's steps in high dimensions;
-    moves of similar gain are made together, and one alone where together they do not help. The best is kept, the
-    earliest on ties.
+    first moves of similar gain together, in float32, then from the best of the starts one move at a time, in float64,
+    until none helps. The best is kept.
 
     Parameters
     ----------
@@ -83,9 +69,11 @@ def two_means(
     # About the mean the two cluster sums are S and -S: S and the cluster sizes say everything.
     gram = Batch.of(x).gram
     n = gram.shape[1]
-    some = max(1, TOGETHER_BYTES // (gram.element_size() * n * restarts))
-    starts = [_move_together(part, _starts(part, random_state, restarts)) for part in gram.split(some)]
-    sides, between = _move_singly(gram, _Starts(*(torch.cat(tensors) for tensors in zip(*starts, strict=True))))
+    some = max(1, TOGETHER_BYTES // (4 * n * restarts))
+    # The first moves only look for good starts: half of the digits, at one size for all heads, and twice the speed.
+    small = (gram / gram.diagonal(dim1=1, dim2=2).amax(1)[:, None, None]).to(torch.float32)
+    starts = [_move_together(part, _starts(part, random_state, restarts)) for part in small.split(some)]
+    sides, between = _move_singly(gram, torch.cat(starts).to(gram.dtype))
     # Equal solutions differ by rounding: take the first within it, so that the choice is stable.
     top = between.amax(1, keepdim=True)
     choice = (between >= top * (1 - ROUNDING)).to(torch.uint8).argmax(1)
@@ -166,22 +154,21 @@ def _starts(gram: Tensor, random_state: int, restarts: int) -> Tensor:
     draws = torch.from_numpy(np.random.default_rng(random_state).random((2, pairs))).to(gram.device)
     first = (draws[0] * n).long()
     norms = gram.diagonal(dim1=1, dim2=2)
-    to_first = gram.index_select(1, first)
-    distance = norms[:, None].add(norms[:, first, None]).sub_(to_first, alpha=2).clamp_(min=0)
+    distance = norms[:, None].add(norms[:, first, None]).sub_(gram.index_select(1, first), alpha=2).clamp_(min=0)
     rows = torch.arange(pairs, device=gram.device)
     distance[:, rows, first] = 0
     reached = distance.cumsum_(2)
-    second = torch.searchsorted(reached, draws[1][:, None] * reached[:, :, -1:], right=True).clamp_(max=n - 1)
-    to_second = gram.gather(1, second.expand(-1, -1, n))
-    nearer = to_second.sub_(to_first).sub_((norms.gather(1, second[:, :, 0]) - norms[:, first])[:, :, None] / 2)
-    sides = gram.new_empty(len(gram), restarts, n)
-    sides[:, :pairs] = (nearer > 0).to(gram.dtype).mul_(2).sub_(1)
-    sides[:, :pairs].scatter_(2, second, 1.0)
-    sides[:, rows, first] = -1.0
+    drawn = draws[1].to(gram.dtype)[:, None] * reached[:, :, -1:]
+    second = torch.searchsorted(reached, drawn, right=True).clamp_(max=n - 1).mT
+    sides = gram.new_zeros(len(gram), n, restarts)
+    apart = gram.new_zeros(len(gram), n, pairs)
+    apart[:, first, rows] = -1.0
+    apart.scatter_(1, second, 1.0)
+    middle = (norms.gather(1, second[:, 0]) - norms[:, first])[:, None] / 2
+    torch.gt(torch.bmm(gram, apart), middle, out=sides[:, :, :pairs])
     if alone:
-        sides[:, pairs:] = -1.0
-        sides[:, pairs:].scatter_(2, norms.topk(alone, 1).indices[:, :, None], 1.0)
-    return sides.mT.contiguous()
+        sides[:, :, pairs:].scatter_(1, norms.topk(alone, 1).indices[:, None], 1.0)
+    return sides.mul_(2).sub_(1)
 
 
 def _nearest_of_seeds(gram: Tensor, k: int, random_state: int, restarts: int) -> Tensor:
@@ -225,49 +212,72 @@ def _gains(gram: Tensor, number: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor
     return leave[:, :, :, 0] - cost, to, value
 
 
-def _move_together(gram: Tensor, sides: Tensor) -> _Starts:
-    """A few steps of several moves at once, which need not raise the scatter."""
+def _move_together(gram: Tensor, sides: Tensor) -> Tensor:
+    """A few steps of several moves at once, which need not raise the scatter; the best starts that differ."""
     n = gram.shape[1]
-    norms = gram.diagonal(dim1=1, dim2=2)[:, :, None]
+    trace = gram.diagonal(dim1=1, dim2=2).sum(1, keepdim=True)
+    apart = gram.clone()
+    apart.diagonal(dim1=1, dim2=2).zero_()
     average, difference = _inverse_sizes_after(n, gram)
-    # One buffer for each large array: fresh memory costs as much time as the arithmetic.
-    pull, after, weight = (torch.empty_like(sides) for _ in range(3))
+    # Two buffers for all large arrays: fresh memory costs as much time as the arithmetic.
+    pull, after = torch.empty_like(sides), torch.empty_like(sides)
     for step in itertools.count():
-        # With centred examples the sum S over side +1 is half of the sum of s_i x_i. This is 2 s_i x_i S.
-        torch.bmm(gram, sides, out=pull).mul_(sides)
-        length = pull.sum(1).div_(4)
+        # With centred examples the sum S over side +1 is half of the sum of s_i x_i. This is 2 s_i x_i S - |x_i|^2.
+        torch.bmm(apart, sides, out=pull).mul_(sides)
+        length = pull.sum(1).add_(trace).div_(4)
         size = sides.sum(1).add_(n).div_(2)
-        number = size.long()
         # Several moves at once may empty a cluster; the scatter is 0 then.
         value = length / (size * (n - size)).clamp_(min=0.5)
-        # The scatter after moving one example.
-        torch.add(norms, length[:, None], out=after).sub_(pull)
-        after.mul_(torch.addcmul(average[number][:, None], difference[number][:, None], sides, out=weight))
-        gain = after.amax(1).sub_(value)
-        rising = gain > ROUNDING * value
         if step == math.isqrt(n):
-            return _Starts(sides, pull, length, number, value, rising)
-        threshold = torch.where(rising, value + TOGETHER * gain, torch.inf)
-        # Arithmetic instead of conditions, because this is where the time goes: -1 where an example moves.
-        sides.mul_(torch.ge(after, threshold[:, None], out=weight).mul_(-2).add_(1))
+            place = _best_different(value)
+            return sides.gather(2, place[:, None].expand(-1, n, -1))
+        # The scatter after moving one example.
+        torch.sub(length[:, None], pull, out=after)
+        number = size.long()
+        after.mul_(torch.addcmul(average[number][:, None], difference[number][:, None], sides, out=pull))
+        gain = _largest(after).sub_(value)
+        threshold = torch.where(gain > SAME * value, value + TOGETHER * gain, torch.inf)
+        # Arithmetic instead of conditions, because this is where the time goes.
+        sides.addcmul_(sides, torch.ge(after, threshold[:, None], out=pull), value=-2)
     raise AssertionError("unreachable")
 
 
-def _move_singly(gram: Tensor, starts: _Starts) -> tuple[Tensor, Tensor]:
+def _largest(x: Tensor) -> Tensor:
+    """Largest over the middle axis, by halves: several times as fast as `amax` over an axis that is not the last."""
+    while x.shape[1] > 1:
+        half, odd = divmod(x.shape[1], 2)
+        top = torch.maximum(x[:, :half], x[:, half : 2 * half])
+        if odd:
+            top[:, 0] = torch.maximum(top[:, 0], x[:, -1])
+        x = top
+    return x[:, 0]
+
+
+def _best_different(value: Tensor) -> Tensor:
+    """Places of the `KEPT` largest values of every row; one that is there again comes after all others."""
+    ordered, order = value.sort(dim=1, descending=True, stable=True)
+    again = torch.zeros_like(ordered, dtype=torch.bool)
+    again[:, 1:] = ordered[:, :-1] - ordered[:, 1:] <= SAME * ordered[:, :-1]
+    return order.gather(1, again.to(torch.uint8).sort(dim=1, stable=True).indices[:, :KEPT])
+
+
+def _move_singly(gram: Tensor, sides: Tensor) -> tuple[Tensor, Tensor]:
     """The best single move of every start until none raises the scatter; sides, and the scatter over n."""
-    sides, between, n = starts.sides, starts.value, gram.shape[1]
+    n = gram.shape[1]
     average, difference = _inverse_sizes_after(n, gram)
-    # Many starts have come to the same clusters by now: go on with one of each.
-    ordered, order = between.sort(1)
-    again = torch.zeros_like(starts.rising)
-    again[:, 1:] = ordered.diff(dim=1) <= ROUNDING * ordered[:, 1:]
-    again = torch.zeros_like(again).scatter_(1, order, again)
-    between[again] = 0.0
-    head, restart = (starts.rising & ~again).nonzero(as_tuple=True)
-    old = sides.mT[head, restart]
-    drawn = starts.pull.mT[head, restart].mul_(old)
-    length, size = starts.length[head, restart], starts.size[head, restart]
-    own = gram.diagonal(dim1=1, dim2=2)[head]
+    norms = gram.diagonal(dim1=1, dim2=2)
+    # For every head and start: the inner products of the examples with twice the sum S of the cluster +1, the squared
+    # length of S, the number of examples in it, the scatter, and the scatter after moving one example.
+    drawn = torch.bmm(gram, sides)
+    pull = drawn * sides
+    length, size = pull.sum(1).div_(4), sides.sum(1).add_(n).div_(2).long()
+    between = length / (size * (n - size)).clamp(min=1)
+    after = (norms[:, :, None] + length[:, None]).sub_(pull)
+    after.mul_(torch.addcmul(average[size][:, None], difference[size][:, None], sides, out=pull))
+    # On with those that have not come to an end, one row for each.
+    head, restart = (_largest(after) > between * (1 + ROUNDING)).nonzero(as_tuple=True)
+    old, drawn, own = sides.mT[head, restart], drawn.mT[head, restart], norms[head]
+    length, size = length[head, restart], size[head, restart]
     for moves in itertools.count():
         if not len(head):
             return sides, between

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 from headprobe.activations import HeadActivations
 from headprobe.errors import InputError
 from headprobe.heads import Head
+from headprobe.metrics.origin import origin_of
 from headprobe.scores import score_map
 
 if TYPE_CHECKING:
@@ -49,11 +51,13 @@ class Block(NamedTuple):
 
 
 class Features(NamedTuple):
-    """What was given, brought to one shape; `prompts` is None where z had no prompt axis."""
+    """What was given, brought to one shape; `prompts` is None where z had no prompt axis, `origin` empty where the
+    model is not known (`headprobe.metrics.origin`)."""
 
     blocks: list[Block]
     prompts: list[str] | None
     ids: list[str]
+    origin: Mapping[str, str] = MappingProxyType({})
 
     @property
     def layers(self) -> list[int]:
@@ -112,6 +116,7 @@ def read_features(acts_or_z: Any, y: Any = None) -> tuple[Features, Any]:
             [Block(values, list(heads)) for heads, values in acts_or_z.tensors.items()],
             list(acts_or_z.prompts),
             [str(i) for i in acts_or_z.examples["id"]],
+            origin_of(acts_or_z.provenance),
         )
         _check_filled([block.z.shape for block in features.blocks])
         return features, acts_or_z.labels if y is None else y
@@ -257,7 +262,8 @@ def head_map(
     Returns
     -------
     xarray.DataArray
-        Dims ([metric,] [prompt,] layer, head); NaN where a layer has no head of this number.
+        Dims ([metric,] [prompt,] layer, head); NaN where a layer has no head of this number. Its attributes say which
+        model it is of, where the features do.
 
     Examples
     --------
@@ -281,7 +287,7 @@ def head_map(
         layers=layers,
         heads=heads,
         name=name,
-    )
+    ).assign_attrs(features.origin)
 
 
 def _check_filled(shapes: Sequence[tuple[int, ...]]) -> None:

@@ -48,8 +48,8 @@ def lda(
     Returns
     -------
     Tensor
-        `[head]`, 0 to infinity, higher separates better. Free of shift, scale and rotation; twice the examples give
-        half the score and another shrinkage.
+        `[head]`, 0 to infinity, higher separates better. Free of shift, scale and rotation. The scatter is a sum, so
+        the score falls as 1 / n, and twice the same examples are shrunk less: compare at one number of examples.
 
     Raises
     ------
@@ -135,7 +135,7 @@ def kl(
     Raises
     ------
     InputError
-        If a class has a singular covariance even after shrinking: it always has with two examples.
+        If a class has a singular covariance even after shrinking: of two examples with d above 1 it always is.
 
     Examples
     --------
@@ -166,11 +166,12 @@ def kl(
             delta = to_means.index_select(1, members[this])
             delta = (delta[:, :, this] - delta[:, :, other])[:, :, None]
             cross = _block(within, members[this], members[other])
-            inverse = _inverse(scale[:, None, None] * own, ridge)
-            squared = (cross * (inverse @ cross)).sum((1, 2))
-            mean = (delta * (inverse @ delta)).sum((1, 2))
+            eye = torch.eye(size, dtype=own.dtype, device=own.device).expand_as(own)
+            half = _whiten(scale[:, None, None] * own, ridge, torch.cat([eye, cross, delta], 2)).square_().sum(1)
+            inverse_trace, squared = half[:, :size].sum(1), half[:, size:-1].sum(1)
+            mean = half[:, -1]
             other_trace = other_own.diagonal(dim1=1, dim2=2).sum(1)
-            inside = size - ridge * inverse.diagonal(dim1=1, dim2=2).sum(1)
+            inside = size - ridge * inverse_trace
             trace = other_scale * (other_trace - scale * squared) + other_ridge * (d - inside)
             total += (trace + apart - scale * mean) / ridge - d
     pairs = len(members) * (len(members) - 1) / 2
@@ -230,8 +231,10 @@ def _within_gram(batch: Batch, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     to_means = gram @ share
     means = share.mT @ to_means
     own = means.index_select(1, y.long())
-    half = to_means.sub(own, alpha=0.5) @ member.mT
-    products = (gram - half).sub_(half.mT), to_means - own, means
+    # The products with the means, off rows and columns at once.
+    half, member = to_means.sub(own, alpha=0.5), member.expand(len(gram), -1, -1)
+    off = torch.baddbmm(gram, torch.cat([half, member], 2), torch.cat([member, half], 2).mT, alpha=-1)
+    products = off, to_means - own, means
     batch.within = (y, products)
     return products
 
@@ -253,12 +256,6 @@ def _whiten(matrix: Tensor, ridge: Tensor, right: Tensor) -> Tensor:
     """`L^-1 right` with `L L^T = matrix + ridge I`, NaN where there is no such L; the matrix is changed."""
     matrix.diagonal(dim1=1, dim2=2).add_(ridge[:, None])
     return torch.linalg.solve_triangular(torch.linalg.cholesky_ex(matrix).L, right, upper=False)
-
-
-def _inverse(matrix: Tensor, ridge: Tensor) -> Tensor:
-    """Inverse of `matrix + ridge I`, NaN where there is none; the matrix is changed."""
-    matrix.diagonal(dim1=1, dim2=2).add_(ridge[:, None])
-    return torch.cholesky_inverse(torch.linalg.cholesky_ex(matrix).L)
 
 
 def _block(matrices: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from headprobe.errors import InputError
-from headprobe.metrics.features import chunks, head_map
+from headprobe.metrics.features import Chunk, head_map
 from headprobe.metrics.labellings import Data, bytes_per_head, read_data
 from headprobe.metrics.linear_probe import loo_ridge_scores, resampled_auroc
 from headprobe.metrics.metric import METRICS, Metric, find_metrics
@@ -20,6 +20,7 @@ from headprobe.metrics.probe_scores import check_groups, one_against_rest
 from headprobe.metrics.ranks import ranks
 from headprobe.metrics.resampling import group_resamples
 from headprobe.metrics.stability import rss
+from headprobe.metrics.threads import over_heads
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -40,6 +41,7 @@ def bootstrap_intervals(
     refit: bool = True,
     kind: str = "percentile",
     target: str | None = None,
+    progress: bool = True,
 ) -> xr.Dataset:
     """Bootstrap intervals of every head's score, its rank among all heads and, with prompts, its RSS.
 
@@ -66,6 +68,8 @@ def bootstrap_intervals(
     kind
         `"percentile"`, or `"basic"` (the percentiles mirrored at the observed score) for scores; ranks always have
         percentiles.
+    progress
+        Whether to show a bar of the heads done, if it takes longer than some seconds.
 
     Returns
     -------
@@ -105,10 +109,10 @@ def bootstrap_intervals(
     chosen = find_metrics(list(metric) if several else [metric], data.target.kind)  # pyright: ignore
     rows = group_resamples(data.labels, data.groups, n_resamples, random_state, bool(data.target.classes))  # pyright: ignore
     if metric == "auroc":
-        maps = _probe_resampled(data, rows, refit)
+        maps = _probe_resampled(data, rows, refit, progress)
     else:
         parts = [np.arange(data.n), *rows]
-        each = [score_parts(data, one, parts, random_state) for one in chosen]
+        each = [score_parts(data, one, parts, random_state, progress) for one in chosen]
         maps = sum(_zero_to_one(one) for one in each) / len(each) if several else each[0]
     maps = maps.rename(part="resample")  # pyright: ignore
     result = {**_bounds(maps, "score", level, kind), **_bounds(ranks(maps), "rank", level, "percentile")}
@@ -130,7 +134,7 @@ def _check_arguments(metric: Any, level: float, kind: str, refit: bool) -> None:
         raise InputError(f"refit=False is for metric 'auroc' only, got {metric!r}: other metrics have nothing to fit")
 
 
-def _probe_resampled(data: Data, rows: list[np.ndarray], refit: bool) -> xr.DataArray:
+def _probe_resampled(data: Data, rows: list[np.ndarray], refit: bool, progress: bool) -> xr.DataArray:
     """Area under the curve of held-out scores: observed, then of every resample."""
     fold, n = data.fold, data.n
     weights = np.stack([np.ones(n), *(np.bincount(part, minlength=n) for part in rows)])
@@ -138,16 +142,16 @@ def _probe_resampled(data: Data, rows: list[np.ndarray], refit: bool) -> xr.Data
     metric = METRICS["auroc"]
     if data.groups is not None:
         check_groups(data.target.values, torch.from_numpy(fold))
-    scored = []
-    with torch.no_grad():
-        for chunk in chunks(data.features, bytes_per_head(metric, n, data.d, 1) + 8 * n * n):
-            if refit:
-                areas = np.stack([_weighted_auroc(chunk.x, tasks, fold, own) for own in weights])
-            else:
-                scores = loo_ridge_scores(chunk.x, tasks, fold).numpy()
-                each = [resampled_auroc(scores[:, i], task.numpy(), weights) for i, task in enumerate(tasks)]
-                areas = np.mean(each, axis=0).T
-            scored.append((chunk, areas))
+
+    def areas(chunk: Chunk) -> np.ndarray:
+        if refit:
+            return np.stack([_weighted_auroc(chunk.x, tasks, fold, own) for own in weights])
+        scores = loo_ridge_scores(chunk.x, tasks, fold).numpy()
+        each = [resampled_auroc(scores[:, i], task.numpy(), weights) for i, task in enumerate(tasks)]
+        return np.mean(each, axis=0).T
+
+    memory = bytes_per_head(metric, n, data.d, 1) + 8 * n * n
+    scored = over_heads(areas, data.features, memory, "resample", progress)
     maps = head_map(data.features, scored, [str(i) for i in range(len(weights))], "score")
     return maps.rename(metric="part")
 

@@ -21,7 +21,7 @@ from headprobe.metrics.linear_probe import fold_index, loo_ridge_auroc, loo_ridg
 from headprobe.metrics.metric import METRICS, Metric
 from headprobe.metrics.mmd import rbf_kernel
 from headprobe.metrics.nmi import contingency_nmi, k_means, two_means
-from headprobe.metrics.probe_scores import check_groups, one_against_rest
+from headprobe.metrics.probe_scores import check_groups
 from headprobe.metrics.targets import Target, read_target
 
 __all__ = ["Data", "bytes_per_head", "read_data", "score_labellings"]
@@ -145,6 +145,17 @@ def score_labellings(
 def bytes_per_head(metric: Metric, n: int, d: int, labellings: int) -> int:
     """Rough working memory of `score_labellings` for one head, in bytes.
 
+    Parameters
+    ----------
+    metric
+        The metric.
+    n, d, labellings
+        Numbers of examples, of dimensions and of labellings.
+
+    Returns
+    -------
+    int
+
     Examples
     --------
     >>> bytes_per_head(METRICS["auroc"], 200, 128, 1000) < 10e6
@@ -156,7 +167,9 @@ def bytes_per_head(metric: Metric, n: int, d: int, labellings: int) -> int:
 def _auroc(batch: Batch, labels: Tensor, groups: Tensor | None, random_state: int) -> Tensor:
     if groups is not None:
         check_groups(labels[0], groups)
-    tasks = torch.stack([one_against_rest(row) for row in labels], 1)
+    classes = torch.nn.functional.one_hot(labels.long()).to(torch.float64)
+    # Every class against the rest; with two classes, the second alone.
+    tasks = classes.permute(2, 0, 1)[1 if classes.shape[2] == 2 else 0 :].contiguous()
     fold = None if groups is None else groups.cpu().numpy()
     return torch.stack([loo_ridge_auroc(batch.x, task, fold) for task in tasks]).mean(0)
 

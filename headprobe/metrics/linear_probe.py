@@ -7,8 +7,7 @@ every labelling, so a permutation costs a matrix product and not a fit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +25,7 @@ PENALTY = 0.1
 
 CHUNK_BYTES = 96 * 2**20
 FACTORED = 2
+ROWS_AT_ONCE = 128
 LEVELS = 2**40
 """Scores are compared after rounding to this many steps of the largest: what rounding errors tell apart is a tie."""
 
@@ -41,6 +41,15 @@ class _Probe(NamedTuple):
     left: Tensor | None = None
     right: Tensor | None = None
     own: tuple[Tensor, ...] = ()
+
+    def heads(self, size: int) -> Iterator[_Probe]:
+        """The probes of some heads at a time."""
+        some = self.matrix if self.matrix is not None else self.left
+        assert some is not None
+        for start in range(0, len(some), size):
+            part = slice(start, start + size)
+            matrix, left, right = (None if x is None else x[part] for x in (self.matrix, self.left, self.right))
+            yield _Probe(matrix, left, right, tuple(own[part] for own in self.own))
 
 
 def fold_index(groups: ArrayLike | None, n: int) -> Int[np.ndarray, " example"]:
@@ -188,12 +197,15 @@ def loo_ridge_auroc(
     _check_classes(positive)
     labels = labels.to(x.device)
 
-    def ranked(part: Tensor) -> Iterator[np.ndarray]:
-        for scores in _apply(_fit(part, folds, penalty, w), labels, folds, w):
-            yield scores.cpu().numpy()
-
-    areas = _each(lambda scores: auroc(scores, positive, check=False), ranked, _chunks(x, len(labels)))
-    result = torch.from_numpy(np.stack(areas))
+    # What is sorted at a time stays near the processor.
+    size = max(1, ROWS_AT_ONCE // len(labels))
+    rows = [slice(start, start + ROWS_AT_ONCE) for start in range(0, len(labels), ROWS_AT_ONCE)]
+    areas = []
+    for part in _chunks(x, len(labels)):
+        for probe in _fit(part, folds, penalty, w).heads(size):
+            scores = _apply(probe, labels, folds, w).cpu().numpy()
+            areas.append(np.concatenate([auroc(scores[:, r], positive[r], check=False) for r in rows], axis=1))
+    result = torch.from_numpy(np.concatenate(areas))
     return result if y.ndim == 2 else result[:, 0]
 
 
@@ -320,16 +332,6 @@ def _chunks(x: Tensor, labellings: int) -> Iterator[Tensor]:
     size = max(1, CHUNK_BYTES // per_head)
     for start in range(0, len(x), size):
         yield x[start : start + size].to(torch.float64)
-
-
-def _each(function: Callable[[Any], Any], make: Callable[[Any], Iterator[Any]], parts: Iterator[Any]) -> list[Any]:
-    """The function of everything made from the parts, on as many threads as torch uses, in order."""
-    threads = torch.get_num_threads()
-    if threads == 1:
-        return [function(item) for part in parts for item in make(part)]
-    with ThreadPoolExecutor(threads) as pool:
-        # One part at a time: the items of all parts together would not fit.
-        return [done for part in parts for done in pool.map(function, make(part))]
 
 
 def _fit(x: Tensor, folds: list[Tensor], penalty: float, weights: Tensor) -> _Probe:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from headprobe.errors import HeadprobeWarning, InputError
+from headprobe.metrics.origin import keep_origin
 from headprobe.metrics.ranks import ranks
 from headprobe.scores import check_map
 
@@ -96,7 +97,8 @@ def rank_scale(score_map: xr.DataArray) -> xr.DataArray:
     low, high = score_map.min(("layer", "head")), score_map.max(("layer", "head"))
     _refuse_flat(score_map, low, high, "there is no order")
     n = score_map.count(("layer", "head"))
-    return ((n - ranks(score_map)) / (n - 1)).transpose(*score_map.dims).rename(score_map.name)
+    scaled = ((n - ranks(score_map)) / (n - 1)).transpose(*score_map.dims).rename(score_map.name)
+    return keep_origin(scaled, score_map)
 
 
 def combine(score_map: xr.DataArray, normalise: Literal["min_max", "rank"] = "min_max") -> xr.DataArray:
@@ -135,7 +137,7 @@ def combine(score_map: xr.DataArray, normalise: Literal["min_max", "rank"] = "mi
     if "metric" not in score_map.dims:
         raise InputError(f"combine averages over the dim 'metric', but the map has the dims {tuple(score_map.dims)}")
     scaled = _min_max(score_map, stacklevel=4) if normalise == "min_max" else rank_scale(score_map)
-    return scaled.mean("metric", skipna=False).rename("combined saliency")
+    return keep_origin(scaled.mean("metric", skipna=False).rename("combined saliency"), score_map)
 
 
 def _min_max(score_map: xr.DataArray, stacklevel: int) -> xr.DataArray:
@@ -143,7 +145,7 @@ def _min_max(score_map: xr.DataArray, stacklevel: int) -> xr.DataArray:
     low, high = score_map.min(("layer", "head")), score_map.max(("layer", "head"))
     _refuse_flat(score_map, low, high, "min-max has no scale")
     _warn_of_outliers(score_map, stacklevel)
-    return (score_map - low) / (high - low)
+    return keep_origin((score_map - low) / (high - low), score_map)
 
 
 def _check_scores(score_map: xr.DataArray) -> None:

@@ -11,10 +11,11 @@ from jaxtyping import Int
 
 from headprobe.errors import InputError
 from headprobe.metrics.batch import Batch
-from headprobe.metrics.features import chunks, head_map
+from headprobe.metrics.features import Chunk, head_map
 from headprobe.metrics.labellings import Data, bytes_per_head, score_labellings
 from headprobe.metrics.metric import Metric
 from headprobe.metrics.resampling import check_count, group_subsets
+from headprobe.metrics.threads import over_heads
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -86,7 +87,11 @@ def group_halves(
 
 
 def score_parts(
-    data: Data, metric: Metric, parts: Sequence[Int[np.ndarray, " row"]], random_state: int = 0
+    data: Data,
+    metric: Metric,
+    parts: Sequence[Int[np.ndarray, " row"]],
+    random_state: int = 0,
+    progress: bool = False,
 ) -> xr.DataArray:
     """Score all heads on several parts of the examples; features are read and checked once.
 
@@ -101,6 +106,8 @@ def score_parts(
         one group.
     random_state
         Seed of metrics that draw.
+    progress
+        Whether to show a bar of the heads done, if it takes longer than some seconds.
 
     Returns
     -------
@@ -121,17 +128,18 @@ def score_parts(
     ('part', 'layer', 'head')
     """
     fold, labels = data.fold, data.target.values
-    scored = []
-    with torch.no_grad():
-        for chunk in chunks(data.features, bytes_per_head(metric, data.n, data.d, 1)):
-            columns = []
-            for rows in parts:
-                index = torch.from_numpy(rows)
-                x = chunk.x[:, index]
-                mean = x.mean(1)
-                batch = Batch(x - mean[:, None], chunk.names, centre=chunk.centre + mean)
-                scores = score_labellings(metric, batch, labels[index][None], fold[rows], random_state)
-                columns.append(scores[:, 0])
-            scored.append((chunk, np.stack(columns)))
+
+    def score(chunk: Chunk) -> np.ndarray:
+        columns = []
+        for rows in parts:
+            index = torch.from_numpy(rows)
+            x = chunk.x[:, index]
+            mean = x.mean(1)
+            batch = Batch(x - mean[:, None], chunk.names, centre=chunk.centre + mean)
+            columns.append(score_labellings(metric, batch, labels[index][None], fold[rows], random_state)[:, 0])
+        return np.stack(columns)
+
+    memory = bytes_per_head(metric, data.n, data.d, 1)
+    scored = over_heads(score, data.features, memory, "score parts", progress)
     maps = head_map(data.features, scored, [str(i) for i in range(len(parts))], "score")
     return maps.rename(metric="part").assign_coords(part=range(len(parts)))

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 
 from headprobe.errors import InputError
 from headprobe.heads import Head, HeadSet
+from headprobe.metrics.origin import keep_origin
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -57,7 +58,7 @@ class Repeats(NamedTuple):
         """
         flat = np.full(self.one.size, np.nan)
         flat[np.isfinite(self.one.values).ravel()] = scores
-        return self.one.copy(data=flat.reshape(self.one.shape)).rename(name)
+        return keep_origin(self.one.copy(data=flat.reshape(self.one.shape)).rename(name), self.one)
 
     def best_first(self, scores: Float[np.ndarray, " head"]) -> Int[np.ndarray, " head"]:
         """Positions of the heads from the highest score to the lowest, ties by (layer, head).
@@ -221,7 +222,8 @@ def ranks(score_map: xr.DataArray, ties: Literal["average", "min", "max"] = "ave
         raise InputError("the score map holds infinite values; use NaN for a head without a score")
     flat = values.reshape(-1, values.shape[-2] * values.shape[-1])
     ranked = rankdata(-flat, method=ties, axis=-1, nan_policy="omit")
-    return score_map.copy(data=np.where(np.isnan(flat), np.nan, ranked).reshape(values.shape)).rename("rank")
+    ranked = np.where(np.isnan(flat), np.nan, ranked).reshape(values.shape)
+    return keep_origin(score_map.copy(data=ranked).rename("rank"), score_map)
 
 
 def best_heads(score_map: xr.DataArray, k: int) -> HeadSet:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from headprobe.activations import HeadActivations
 from headprobe.errors import InputError
+from headprobe.metrics.origin import check_same_model
 from headprobe.metrics.resampling import check_count, group_resamples, group_subsets
 from headprobe.scores import DIMS, check_aligned
 
@@ -39,8 +40,8 @@ def stack_maps(maps: Mapping[Any, xr.DataArray], dim: str) -> xr.DataArray:
     Raises
     ------
     InputError
-        If there is no map, the dim exists already, shapes or coordinates differ, or the maps say in
-        ``attrs["model"]`` that they come from different models and the dim is not "model".
+        If there is no map, the dim exists already, shapes or coordinates differ, or the maps say that they come from
+        different models (`headprobe.metrics.origin`; maps of activations do) and the dim is not "model".
 
     Examples
     --------
@@ -59,11 +60,11 @@ def stack_maps(maps: Mapping[Any, xr.DataArray], dim: str) -> xr.DataArray:
     if dim in listed[0].dims:
         raise InputError(f"the maps have the dim {dim!r} already: {tuple(listed[0].dims)}; name another one")
     check_aligned(*listed)
-    models = {str(one.attrs["model"]) for one in listed if "model" in one.attrs}
-    if len(models) > 1 and dim != "model":
-        raise InputError(
-            f"the maps come from different models ({', '.join(sorted(models))}), so they are no repeats along {dim!r}: "
-            "stack them with dim='model' if head i of one is meant to stand for head i of the other"
+    if dim != "model":
+        check_same_model(
+            listed,
+            f"they are no repeats along {dim!r}; stack them with dim='model' if head i of one is meant to stand for "
+            "head i of the other",
         )
     stacked = xr.concat(
         [one.reset_coords(drop=True) for one in listed], dim=dim, combine_attrs="drop_conflicts", join="exact"

@@ -153,6 +153,10 @@ def check_count(number: int, name: str) -> None:
     ------
     InputError
         If it is not.
+
+    Examples
+    --------
+    >>> check_count(5, "n_resamples")
     """
     if not isinstance(number, int | np.integer) or isinstance(number, bool) or number < 1:
         raise InputError(f"{name} must be a whole number of 1 or more, got {number!r}")

@@ -26,7 +26,7 @@ __all__ = ["METRICS", "Metric", "combine", "min_max", "saliency"]
 
 # Working memory of the heads that are scored at a time, on the processor and on other devices: more than needed to
 # keep the overhead of small batches low would leave the caches.
-CHUNK_BYTES = 32 * 2**20
+CHUNK_BYTES = 64 * 2**20
 DEVICE_CHUNK_BYTES = 2**30
 
 
@@ -71,7 +71,8 @@ def saliency(
     xarray.DataArray
         Dims (metric, [prompt,] layer, head), float64. Higher goes better with the labels. No score changes when a
         head's output is scaled, nor (`sav` apart) shifted, nor (`ldr` apart) rotated. Heads of different sizes are
-        scored each in its own size; NaN stands where a layer has no head of this number, or none that was read.
+        scored each in its own size; NaN stands where a layer has no head of this number, or none that was read. Of
+        activations the attributes `model`, `revision` and `weights_hash` say which model was scored, as far as known.
         Memory beyond the input stays below 1 GB for 2000 examples and grows with their square.
 
     Raises
@@ -126,7 +127,7 @@ def saliency(
         layers=layers,
         heads=heads,
         name="saliency",
-    )
+    ).assign_attrs(features.origin)
 
 
 def _groups(acts_or_z: Any, groups: Any, n: int, used: bool) -> Tensor | None:

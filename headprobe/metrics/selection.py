@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from headprobe.errors import HeadprobeWarning, InputError
 from headprobe.heads import HeadSet
+from headprobe.metrics.origin import keep_origin
 from headprobe.metrics.ranks import Repeats, check_k, repeats
 from headprobe.metrics.replicates import stack_maps
 
@@ -63,7 +64,7 @@ def selections(score_map: xr.DataArray, k: int, dim: str = "resample") -> xr.Dat
     table = repeats(score_map, dim)
     values = np.full(score_map.shape, np.nan).reshape(len(table.values), -1)
     values[:, np.isfinite(score_map.values[0]).ravel()] = _top(table, k, dim)
-    return score_map.copy(data=values.reshape(score_map.shape)).rename("selected")
+    return keep_origin(score_map.copy(data=values.reshape(score_map.shape)).rename("selected"), score_map)
 
 
 def from_head_sets(sets: Mapping[Any, HeadSet], candidates: xr.DataArray, dim: str = "resample") -> xr.DataArray:

@@ -16,6 +16,7 @@ import numpy as np
 
 from headprobe.errors import InputError
 from headprobe.metrics.agreement import jaccard, mean_agreement, rank_correlation
+from headprobe.metrics.origin import keep_origin
 from headprobe.metrics.ranks import check_repeats
 from headprobe.metrics.reliability import icc
 from headprobe.metrics.replicates import bootstrap_maps, seed_maps, size_maps, stack_maps
@@ -74,7 +75,8 @@ def mean(score_map: xr.DataArray, dim: str = "prompt") -> xr.DataArray:
     [[0.5, 0.7]]
     """
     check_repeats(score_map, dim)
-    return score_map.mean(dim, skipna=False).rename("mean score")
+    # In the unit of the scores, and of the same model.
+    return score_map.mean(dim, skipna=False).rename("mean score").assign_attrs(score_map.attrs)
 
 
 def standard_deviation(score_map: xr.DataArray, dim: str = "prompt") -> xr.DataArray:
@@ -102,7 +104,7 @@ def standard_deviation(score_map: xr.DataArray, dim: str = "prompt") -> xr.DataA
     [[0.5, 0.1]]
     """
     check_repeats(score_map, dim)
-    return score_map.std(dim, ddof=0, skipna=False).rename("standard deviation")
+    return score_map.std(dim, ddof=0, skipna=False).rename("standard deviation").assign_attrs(score_map.attrs)
 
 
 def coefficient_of_variation(score_map: xr.DataArray, dim: str = "prompt") -> xr.DataArray:
@@ -140,7 +142,7 @@ def coefficient_of_variation(score_map: xr.DataArray, dim: str = "prompt") -> xr
             f"the coefficient of variation needs means above 0, but {len(bad)} heads have none, the first at {at} with "
             f"{center.values[tuple(bad[0])]:.6g}: use standard_deviation, or scores that are positive"
         )
-    return (standard_deviation(score_map, dim) / center).rename("coefficient of variation")
+    return keep_origin((standard_deviation(score_map, dim) / center).rename("coefficient of variation"), score_map)
 
 
 def rss(score_map: xr.DataArray, instability_penalty: float = 0.5, dim: str = "prompt") -> xr.DataArray:
@@ -162,7 +164,7 @@ def rss(score_map: xr.DataArray, instability_penalty: float = 0.5, dim: str = "p
     Returns
     -------
     xarray.DataArray
-        The other dims; for scores from 0 to 1, values from -lambda / 2 to 1.
+        The other dims; for scores from 0 to 1, values from (1 - sqrt(1 + lambda^2)) / 2, -0.06 for 0.5, to 1.
 
     Raises
     ------
@@ -177,4 +179,5 @@ def rss(score_map: xr.DataArray, instability_penalty: float = 0.5, dim: str = "p
     """
     if not (math.isfinite(instability_penalty) and instability_penalty >= 0):
         raise InputError(f"instability_penalty must be 0 or more, got {instability_penalty!r}")
-    return (mean(score_map, dim) - instability_penalty * standard_deviation(score_map, dim)).rename("RSS")
+    robust = mean(score_map, dim) - instability_penalty * standard_deviation(score_map, dim)
+    return robust.rename("RSS").assign_attrs(score_map.attrs)

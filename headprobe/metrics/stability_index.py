@@ -70,7 +70,7 @@ def kuncheva(
     Returns
     -------
     StabilityIndex
-        Above -1, at most 1; 0 is chance.
+        From -1 / (sets - 1) to 1; 0 is chance.
 
     Raises
     ------

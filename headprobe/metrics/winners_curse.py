@@ -77,6 +77,7 @@ def winners_curse(
     random_state: int = 0,
     *,
     target: str | None = None,
+    progress: bool = True,
 ) -> WinnersCurse:
     """Score the best heads of one half of the groups on the other half, over repeated splits.
 
@@ -98,6 +99,8 @@ def winners_curse(
         lambda of RSS; only with a prompt axis.
     random_state
         Seed of the splits, and of metrics that draw.
+    progress
+        Whether to show a bar of the heads done, if it takes longer than some seconds.
 
     Returns
     -------
@@ -132,7 +135,7 @@ def winners_curse(
     (chosen,) = find_metrics([metric], data.target.kind)
     pairs = group_halves(data.labels, data.fold, n_splits, random_state, stratify=bool(data.target.classes))
     halves = [rows for pair in pairs for rows in pair]
-    maps = score_parts(data, chosen, halves, random_state)
+    maps = score_parts(data, chosen, halves, random_state, progress)
     if "prompt" in maps.dims:
         maps = rss(maps, instability_penalty)
     rows = []

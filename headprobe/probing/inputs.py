@@ -8,12 +8,23 @@ import numpy as np
 from torch import Tensor
 
 from headprobe.errors import InputError
+from headprobe.heads import Head
 
 __all__ = ["as_array", "flatten"]
 
 
 def as_array(X: Any) -> Any:
     """Detach a tensor into an array; everything else is returned as it is.
+
+    Parameters
+    ----------
+    X
+        Anything.
+
+    Returns
+    -------
+    numpy.ndarray or the same
+        Half precision comes as float32.
 
     Examples
     --------
@@ -44,7 +55,8 @@ def flatten(X: Any) -> tuple[Any, tuple[int, ...] | None]:
     Raises
     ------
     InputError
-        If an array has another number of axes.
+        If an array has another number of axes, or one of three or four holds NaN or infinite values: the first
+        example and its head are named.
 
     Examples
     --------
@@ -60,4 +72,13 @@ def flatten(X: Any) -> tuple[Any, tuple[int, ...] | None]:
             f"expected [example, layer, head, d_head], [example, head, d_head] or [example, feature], got shape "
             f"{X.shape}: choose one prompt"
         )
-    return X.reshape(len(X), -1), X.shape[1:]
+    layout = X.shape[1:]
+    if X.dtype.kind == "f" and not np.isfinite(X).all():
+        bad = np.argwhere(~np.isfinite(X).all(-1))
+        example, *place = bad[0].tolist()
+        label = Head(*[0, *place][-2:]).label
+        raise InputError(
+            f"z holds NaN or infinite values in {len(bad)} outputs, the first in head {label} of example {example}: "
+            "find out why the model gave them, or leave the example out"
+        )
+    return X.reshape(len(X), -1), layout

@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from headprobe.errors import InputError
+from headprobe.errors import InputError, SelectionError
 from headprobe.heads import Head, HeadSet
 from headprobe.metrics.labellings import Data, read_data
 from headprobe.metrics.metric import Metric, find_metrics
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["HeadSelector"]
 
+NUMBER = int | float | np.integer | np.floating
+
 
 class HeadSelector(TransformerMixin, BaseEstimator):
     """Keep the heads that score best, or that are significant, or that are selected again and again.
@@ -39,7 +41,8 @@ class HeadSelector(TransformerMixin, BaseEstimator):
     max_fwer
         Largest family-wise p-value (step-down maximum statistic over relabellings).
     max_fdr
-        Largest q-value (Benjamini and Hochberg, on permutation p-values).
+        Largest q-value (Benjamini and Hochberg, on permutation p-values). A single head among m can have a q of
+        `m / (1 + n_permutations)` at best.
     min_frequency
         Smallest share of half-samples of the groups in which a head is among the best `k` (stability selection);
         above 0.5 to 1. Needs `k`.
@@ -74,6 +77,10 @@ class HeadSelector(TransformerMixin, BaseEstimator):
     `X` is `[example, layer, head, d_head]`, or `[example, head, d_head]` (one layer), or `[example, feature]`, where
     every feature is a head of size 1. The result is `[example, k, d_head]`, or `[example, k]` for two axes. Select
     inside a cross-validation, never before it (`headprobe.probing.validation.cross_validate`).
+
+    In a pipeline, groups reach `fit` under the name of the step (`search.fit(z, y, groups=g, headselector__groups=g)`),
+    or, where scikit-learn's metadata routing is on, after `HeadSelector(...).set_fit_request(groups=True)`. A fold of a
+    search in which no head meets the conditions has the score NaN, with scikit-learn's warning.
 
     References
     ----------
@@ -133,8 +140,9 @@ class HeadSelector(TransformerMixin, BaseEstimator):
         Raises
         ------
         InputError
-            If no condition is given or one is out of range, there are fewer than `k` heads, or no head meets
-            the conditions.
+            If no condition is given or one is out of range, X cannot be used, or there are fewer than `k` heads.
+        SelectionError
+            If no head meets the conditions.
         """
         self._check_conditions()
         X, self.layout_ = flatten(X)
@@ -153,7 +161,7 @@ class HeadSelector(TransformerMixin, BaseEstimator):
         for values, limit, most in self._limits():
             meets &= (values <= limit) if most else (values >= limit - 1e-12)
         if not meets.any():
-            raise InputError(self._none_meets())
+            raise SelectionError(self._none_meets())
         order = np.lexsort((np.arange(n_heads), -self.scores_))
         self.indices_ = order[meets[order]][: self.k]
         per_layer = scores.sizes["head"]
@@ -194,12 +202,12 @@ class HeadSelector(TransformerMixin, BaseEstimator):
             check_count(self.k, "k")
         for name in ("max_fwer", "max_fdr"):
             value = getattr(self, name)
-            if value is not None and not 0 < value < 1:
+            if value is not None and not (isinstance(value, NUMBER) and 0 < value < 1):
                 raise InputError(f"{name} must be between 0 and 1, such as 0.05, got {value!r}")
         if self.min_frequency is not None:
             if self.k is None:
                 raise InputError("min_frequency needs k: it is the share of half-samples with a head among the best k")
-            if not 0.5 < self.min_frequency <= 1:
+            if not (isinstance(self.min_frequency, NUMBER) and 0.5 < self.min_frequency <= 1):
                 raise InputError(f"min_frequency must be above 0.5 and at most 1, got {self.min_frequency!r}")
             if self.n_resamples < 2 or self.n_resamples % 2:
                 raise InputError(f"n_resamples must be even (halves come in pairs), got {self.n_resamples!r}")
@@ -211,9 +219,8 @@ class HeadSelector(TransformerMixin, BaseEstimator):
         (metric,) = find_metrics([self.metric], data.target.kind)
         if self.max_fwer is not None or self.max_fdr is not None:
             z, codes = data.features.blocks[0].z[0], data.target.values
-            result = max_statistic(
-                z, codes, metric, data.groups, self.n_permutations, self.random_state, scheme=self.scheme
-            )
+            shape = (self.n_permutations, self.random_state, self.scheme)
+            result = max_statistic(z, codes, metric, data.groups, *shape, progress=False)
             if self.max_fwer is not None:
                 self.p_values_ = result.p_step_down.values.ravel()
             if self.max_fdr is not None:
@@ -243,7 +250,10 @@ class HeadSelector(TransformerMixin, BaseEstimator):
         if self.max_fwer is not None:
             best.append(f"max_fwer={self.max_fwer} (smallest p {self.p_values_.min():.3g})")
         if self.max_fdr is not None:
-            best.append(f"max_fdr={self.max_fdr} (smallest q {self.q_values_.min():.3g})")
+            floor = len(self.scores_) / (1 + self.n_permutations)
+            coarse = f"; {self.n_permutations} permutations show a single head no q below {floor:.3g}"
+            smallest = f"smallest q {self.q_values_.min():.3g}" + coarse * (floor > self.max_fdr)
+            best.append(f"max_fdr={self.max_fdr} ({smallest})")
         if self.min_frequency is not None:
             best.append(f"min_frequency={self.min_frequency} (largest {self.frequencies_.max():.3g})")
         return f"none of {len(self.scores_)} heads meets {' and '.join(best)}: nothing is selected"

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from sklearn.base import clone
+from sklearn.dummy import DummyClassifier
 from sklearn.metrics import get_scorer
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from tqdm.auto import tqdm
 
-from headprobe.errors import InputError
+from headprobe.errors import InputError, SelectionError
 from headprobe.heads import Head, HeadSet
 from headprobe.metrics.features import label_array
 from headprobe.metrics.linear_probe import fold_index
 from headprobe.metrics.permutation import relabellings
 from headprobe.metrics.resampling import check_count
+from headprobe.metrics.threads import BAR_DELAY
 from headprobe.metrics.winners_curse import corrected_interval
 from headprobe.probing.inputs import as_array
 from headprobe.probing.probe import HeadProbe
@@ -51,10 +55,14 @@ def cross_validate(
     scoring: str | Callable[[Any, Any, Any], float] = "roc_auc",
     scheme: str = "auto",
     random_state: int = 0,
+    *,
+    progress: bool = True,
 ) -> pd.DataFrame:
     """Select heads and fit a probe on part of the groups, score it on the rest, and do the same for controls.
 
-    Everything that looks at labels, the selection of heads included, sees the training part only.
+    Everything that looks at labels, the selection of heads included, sees the training part only. Where no head meets
+    the conditions of a selector, as it should be in noise, the prediction for every test example is the shares of the
+    classes among the training examples (an area of 0.5), and `n_heads` is 0.
 
     Parameters
     ----------
@@ -88,12 +96,15 @@ def cross_validate(
         How `"shuffled_labels"` permutes.
     random_state
         Seed of splits and draws. Selector and probe have their own.
+    progress
+        Whether to show a bar of the probes fitted, if it takes longer than some seconds.
 
     Returns
     -------
     pandas.DataFrame
         One row per fitted probe: condition (`"probe"` or a control), repeat, fold, draw (0 for conditions without
-        draws), score, n_train, n_test, heads (labels, best first; empty for all heads).
+        draws), score, n_train, n_test, n_heads, heads (labels of the selected heads, best first; empty without a
+        selector).
 
     Raises
     ------
@@ -126,25 +137,32 @@ def cross_validate(
     fit = _Fit(clone(probe if probe is not None else HeadProbe()), selector, grouped, get_scorer(scoring))
     seeds = [int(seed) for seed in np.random.SeedSequence(random_state).generate_state(n_repeats)]
     splits = list(_splits(y, fold, n_splits, seeds))
-    rows = []
-    for split in splits:
-        heads, score = fit.selected(z, y, split)
-        rows.append(_row("probe", split, 0, score, heads))
-        for condition in ("random_heads", "same_layer_heads"):
-            if condition in controls:
-                for draw in range(n_draws):
-                    rng = np.random.default_rng([random_state, split.repeat, split.fold, draw])
-                    drawn = _draw(condition, heads, z.shape[1:3], rng)
-                    rows.append(_row(condition, split, draw, fit.given(z, y, split, drawn), drawn))
-        if "random_model" in controls:
-            heads, score = fit.selected(_same_shape(untrained, z), y, split)
-            rows.append(_row("random_model", split, 0, score, heads))
+    shuffled: Any = ()
     if "shuffled_labels" in controls:
         shuffled = relabellings(y, grouped, n_draws, random_state, scheme).labels
+    given = [name for name in ("random_heads", "same_layer_heads") if name in controls]
+
+    def scored() -> Iterator[dict[str, Any]]:
+        for split in splits:
+            heads, score = fit.selected(z, y, split)
+            yield _row("probe", split, 0, score, heads)
+            for condition, draw in product(given, range(n_draws)):
+                rng = np.random.default_rng([random_state, split.repeat, split.fold, draw])
+                drawn = _draw(condition, heads, z.shape[1:3], rng)
+                yield _row(condition, split, draw, fit.given(z, y, split, drawn), drawn)
+            if "random_model" in controls:
+                heads, score = fit.selected(_same_shape(untrained, z), y, split)
+                yield _row("random_model", split, 0, score, heads)
         for draw, labels in enumerate(shuffled):
             for split in _splits(labels, fold, n_splits, seeds):
                 heads, score = fit.selected(z, labels, split)
-                rows.append(_row("shuffled_labels", split, draw, score, heads))
+                yield _row("shuffled_labels", split, draw, score, heads)
+
+    n_fits = len(splits) * (1 + len(given) * n_draws + ("random_model" in controls) + len(shuffled))
+    rows = list(tqdm(scored(), "validate", n_fits, unit="fit", delay=BAR_DELAY, disable=not progress))
+    if selector is None:
+        for row in rows:
+            row["heads"] = ""  # not a list of all of them in every row
     import pandas as pd
 
     order = {name: i for i, name in enumerate(["probe", *controls])}
@@ -217,16 +235,19 @@ class _Fit(NamedTuple):
     def selected(self, z: np.ndarray, y: np.ndarray, split: _Split) -> tuple[HeadSet, float]:
         if self.selector is None:
             heads = HeadSet([(layer, head) for layer in range(z.shape[1]) for head in range(z.shape[2])])
-            return HeadSet(), self.given(z, y, split, heads)
+            return heads, self.given(z, y, split, heads)
         groups = None if self.groups is None else self.groups[split.train]
         selector: Any = clone(self.selector)
-        heads = selector.fit(z[split.train], y[split.train], groups=groups).heads_
+        try:
+            heads = selector.fit(z[split.train], y[split.train], groups=groups).heads_
+        except SelectionError:
+            heads = HeadSet()
         return heads, self.given(z, y, split, heads)
 
     def given(self, z: np.ndarray, y: np.ndarray, split: _Split, heads: HeadSet) -> float:
         layers, numbers = [head.layer for head in heads], [head.head for head in heads]
         features = z[:, layers, numbers]
-        probe: Any = clone(self.probe)
+        probe: Any = clone(self.probe) if len(heads) else DummyClassifier(strategy="prior")
         fitted = probe.fit(features[split.train], y[split.train])
         return float(self.scorer(fitted, features[split.test], y[split.test]))
 
@@ -309,6 +330,7 @@ def _row(condition: str, split: _Split, draw: int, score: float, heads: HeadSet)
         "score": score,
         "n_train": len(split.train),
         "n_test": len(split.test),
+        "n_heads": len(heads),
         "heads": " ".join(heads.labels),
     }
 

@@ -1,0 +1,85 @@
+"""Threads: results in order, settings put back, errors and memory as in a plain loop."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from headprobe.errors import InputError
+from headprobe.metrics import threads
+from headprobe.metrics.features import read_features
+from headprobe.metrics.threads import in_threads, over_heads
+
+
+@pytest.fixture(params=[1, 3])
+def count(request: pytest.FixtureRequest):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def test_results_are_in_order_and_every_item_has_one_thread(count: int) -> None:
+    seen = set()
+    second = threading.Event()
+
+    def work(item: int) -> tuple[int, int, bool]:
+        seen.add(threading.get_ident())
+        if item == 0 and count > 1:
+            assert second.wait(10)  # the first is done after the second, and comes first
+        if item == 1:
+            second.set()
+        return item, torch.get_num_threads(), torch.is_grad_enabled()
+
+    with torch.no_grad():
+        done = list(in_threads(work, range(7)))
+    assert done == [(i, 1, False) for i in range(7)]
+    assert torch.get_num_threads() == count
+    assert (threading.get_ident() in seen) is (count == 1)
+
+
+def test_no_more_is_read_ahead_than_one_item_per_thread_and_one(count: int) -> None:
+    read: list[int] = []
+
+    def items():
+        for i in range(20):
+            read.append(i)
+            yield i
+
+    ahead = [len(read) - done for done in in_threads(lambda item: item + 1, items())]
+    assert max(ahead) <= count + 1
+
+
+def test_an_error_comes_through_and_the_setting_is_put_back(count: int) -> None:
+    def work(item: int) -> int:
+        if item == 2:
+            raise InputError("item 2")
+        return item
+
+    results = in_threads(work, range(9))
+    assert [next(results), next(results)] == [0, 1]
+    with pytest.raises(InputError, match="item 2"):
+        next(results)
+    assert torch.get_num_threads() == count
+
+
+def test_all_heads_under_all_prompts_once(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    z = np.random.default_rng(0).normal(size=(2, 5, 3, 4, 6))
+    monkeypatch.setattr(threads, "CHUNK_BYTES", 1)
+    features, _ = read_features(z, np.arange(5))
+    done = over_heads(lambda chunk: chunk.x.square().sum((1, 2)).numpy(), features, 100, "squares", progress=True)
+    places = [(chunk.prompt, head.label) for chunk, _ in done for head in chunk.heads]
+    assert len(places) == len(set(places)) == 24
+    centred = z - z.mean(1, keepdims=True)
+    expected = (centred / np.abs(centred).max((1, 4), keepdims=True)) ** 2
+    found = np.concatenate([values for _, values in done]).reshape(2, 3, 4)
+    np.testing.assert_allclose(found, expected.sum((1, 4)))
+
+
+def test_quick_work_shows_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    features, _ = read_features(np.arange(24.0).reshape(3, 1, 2, 4), [0, 1, 1])
+    over_heads(lambda chunk: chunk.x[:, 0, 0].numpy(), features, 1, "first", progress=True)
+    assert capsys.readouterr() == ("", "")

@@ -8,6 +8,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -70,6 +71,25 @@ class Captions:
             "captions_also_with_the_other_label": int(sum(len(labels[t]) > 1 for t in self.text)),
             "most_frequent_caption": Counter(self.text.tolist()).most_common(1)[0][1],
         }
+
+
+def vocabulary(*sets: Captions) -> list[str]:
+    """Every word of the captions."""
+    return sorted({word for captions in sets for text in set(captions.text.tolist()) for word in words(text)})
+
+
+def words_of(captions: Captions, lexicon: list[str]) -> np.ndarray:
+    """Which words each caption holds, [caption, word]; words that are not in the lexicon are left out."""
+    column = {word: i for i, word in enumerate(lexicon)}
+    held = np.zeros((len(captions.y), len(lexicon)), dtype=np.float32)
+    for row, text in enumerate(captions.text):
+        held[row, [column[word] for word in words(text) if word in column]] = 1
+    return held
+
+
+def words(text: str) -> set[str]:
+    """Different words of a caption."""
+    return set(re.findall(r"[a-z0-9]+", text.lower()))
 
 
 def read_captions(name: str, every: int, data: Path = DATA) -> Captions:

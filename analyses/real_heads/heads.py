@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 import xarray as xr
-from data import Captions, Features
+from data import Captions, vocabulary, words_of
+from scipy.stats import binom
 
 from headprobe import saliency
 from headprobe.metrics.agreement import mean_agreement, rank_correlation
-from headprobe.metrics.linear_probe import fold_index, loo_ridge_auroc
+from headprobe.metrics.linear_probe import auroc, fold_index, loo_ridge_auroc
+from headprobe.metrics.parts import group_halves
 from headprobe.metrics.permutation import relabellings
 from headprobe.metrics.ranks import best_heads
-from headprobe.metrics.significance import MaxStatistic, bootstrap_intervals, compare_with_null, winners_curse
+from headprobe.metrics.replicates import stack_maps
+from headprobe.metrics.significance import bootstrap_intervals, compare_with_null, winners_curse
 from headprobe.metrics.stability import icc, nogueira, size_maps, stable_selection
-from headprobe.scores import score_map, to_json
+from headprobe.probing.probe import HeadProbe
+from headprobe.scores import score_map
 
 ALPHA = 0.05
+METRICS = ("lda", "kl", "mmd", "nmi")
 SCHEMES = {
     "shift": "labels of every video moved round in a circle by a distance of its own",
     "exchange": "whole label series exchanged between the videos of one camera, stretched to their lengths",
@@ -60,39 +65,77 @@ def score_heads(z: np.ndarray, labels: np.ndarray, video: np.ndarray) -> np.ndar
     return scores.T.reshape(len(labels), *z.shape[1:3])
 
 
-def tests(captions: Captions, z: np.ndarray, config: dict) -> dict[str, MaxStatistic]:
-    """Maximum statistic over all heads under the first template, for both ways to relabel."""
-    results = {}
-    for i, scheme in enumerate(SCHEMES):
+def saliencies(captions: Captions, z: np.ndarray, config: dict) -> dict:
+    """The paper's four metrics of every head under the first template, and how alike their orders are."""
+    maps = saliency(z[0], captions.y, METRICS, random_state=config["seed"])
+    area = score_map(score_heads(z[0], captions.y[None], captions.video)[0], name="auroc")
+    every = stack_maps({**{name: maps.sel(metric=name, drop=True) for name in METRICS}, "auroc": area}, "which")
+    return {
+        "maps": {name: every.sel(which=name).values.tolist() for name in (*METRICS, "auroc")},
+        "best_five": {name: list(best_heads(every.sel(which=name, drop=True), config["k"]).labels) for name in METRICS},
+        "order": [*METRICS, "auroc"],
+        "spearman": rank_correlation(every, dim="which").values.tolist(),
+    }
+
+
+def significance(captions: Captions, z: np.ndarray, config: dict, schemes: Sequence[str]) -> dict:
+    """Maximum statistic over all heads under the first template."""
+    result = {}
+    for i, scheme in enumerate(schemes):
         drawn = draw_labels(captions, scheme, config["heads"]["permutations"], config["seed"] + i)
         scores = score_heads(z, np.concatenate([captions.y[None], drawn]), captions.video)
+        observed = score_map(scores[0], name="auroc")
         null = xr.DataArray(
             scores[1:],
             dims=("permutation", "layer", "head"),
-            coords={"permutation": np.arange(len(drawn)), "layer": np.arange(6), "head": np.arange(12)},
+            coords={"permutation": np.arange(len(drawn)), **observed.coords},
         )
-        results[scheme] = compare_with_null(
-            score_map(scores[0], name="auroc"), null, scheme=scheme, random_state=config["seed"] + i
-        )
-    return results
+        one = compare_with_null(observed, null, scheme=scheme, random_state=config["seed"] + i)
+        alive = one.significant(ALPHA).labels
+        counts, edges = np.histogram(one.null_maxima, bins=30)
+        result[scheme] = {
+            "relabelling": SCHEMES[scheme],
+            "permutations": one.n_permutations,
+            "survive_familywise": len(alive),
+            "survive": list(alive),
+            "do_not_survive": [label for label in _labels(observed) if label not in set(alive)],
+            "survive_without_correction": len(one.significant(ALPHA, "uncorrected")),
+            "threshold": float(one.thresholds(ALPHA).familywise.max()),
+            "mean_by_chance": float(null.mean()),
+            "largest_p_familywise": float(one.p_step_down.max()),
+            "p_familywise": one.p_step_down.values.tolist(),
+            "null_maxima": {"counts": counts.tolist(), "edges": edges.tolist()},
+        }
+    return result
 
 
 def plain_predictors(captions: Captions, config: dict) -> dict:
-    """The same test for what needs no encoder: where in its video a caption stands, and how long it is."""
+    """The same test for what needs no encoder: where in its video a caption stands, how long it is, which words."""
     length = np.array([len(text.split()) for text in captions.text])
-    given = {"position in the video": captions.position, "words in the caption": length}
-    result = {}
+    held = words_of(captions, vocabulary(captions))
+    given = {
+        # With the square: the middle of a video may be unlike both ends.
+        "position in the video": _with_square(captions.position),
+        "number of words": _with_square(length),
+        "which words": held[:, held.sum(0) >= 2],
+    }
+    result = {name: {"dimensions": x.shape[1]} for name, x in given.items()}
     for i, scheme in enumerate(SCHEMES):
         drawn = draw_labels(captions, scheme, config["heads"]["permutations"], config["seed"] + i)
         labels = torch.from_numpy(np.concatenate([captions.y[None], drawn]).astype(float))
-        for name, values in given.items():
-            # With its square: the middle of a video may be unlike both ends.
-            scaled = (values - values.mean()) / values.std()
-            x = torch.from_numpy(np.stack([scaled, scaled**2], 1)[None])
-            areas = loo_ridge_auroc(x, labels, fold_index(captions.video, len(values)))[0].numpy()
-            row = result.setdefault(name, {"auroc": float(areas[0])})
-            row[f"p, {scheme}"] = float((1 + (areas[1:] >= areas[0]).sum()) / len(areas))
+        for name, x in given.items():
+            own = torch.from_numpy(x.astype(np.float64)[None])
+            areas = loo_ridge_auroc(own, labels, fold_index(captions.video, len(x)))[0].numpy()
+            result[name] |= {
+                "auroc": float(areas[0]),
+                f"p, {scheme}": float((1 + (areas[1:] >= areas[0]).sum()) / len(areas)),
+            }
     return result
+
+
+def _with_square(values: np.ndarray) -> np.ndarray:
+    scaled = (values - values.mean()) / values.std()
+    return np.stack([scaled, scaled**2], 1)
 
 
 def false_alarms(captions: Captions, z: np.ndarray, config: dict) -> dict:
@@ -115,93 +158,109 @@ def false_alarms(captions: Captions, z: np.ndarray, config: dict) -> dict:
             )
             p = (1 + (scores[1:].max(1) >= scores[0].max()).sum()) / (1 + len(drawn))
             alarms[scheme] += int(p <= ALPHA)
-    return {"data_sets": len(runs), "captions": len(part), "alpha": ALPHA, "alarms": alarms}
+    allowed = binom.interval(0.95, len(runs), ALPHA)
+    return {
+        "data_sets": len(runs),
+        "captions": len(part),
+        "alpha": ALPHA,
+        "alarms": alarms,
+        "expected_of_a_valid_test": [int(limit) for limit in allowed],
+    }
 
 
-def analyse(captions: Captions, features: Features, config: dict) -> tuple[dict, dict[str, xr.DataArray]]:
-    """Scores, significance, stability of all heads."""
-    own, k, seed = config["heads"], config["k"], config["seed"]
-    z, y, video = features.z, captions.y, captions.video
-    found = tests(captions, z[0], config)
-    shift, swap = found["shift"], found["exchange"]
-    intervals = bootstrap_intervals(
-        z[0], y, groups=video, n_resamples=own["resamples"], level=config["level"], random_state=seed, refit=True
+def resampled(captions: Captions, z: np.ndarray, config: dict) -> dict:
+    """Intervals of every head's score and rank over resampled videos, the probes fitted to each anew."""
+    found = bootstrap_intervals(
+        z,
+        captions.y,
+        groups=captions.video,
+        n_resamples=config["heads"]["resamples"],
+        level=config["level"],
+        random_state=config["seed"],
+        refit=True,
     )
-    curse = winners_curse(z[0], y, k=k, groups=video, n_splits=own["halves"], level=config["level"], random_state=seed)
-    n_videos = len(np.unique(video))
+    low, high = found["rank_low"].values, found["rank_high"].values
+    return {
+        **{name: found[name].values.tolist() for name in ("score_low", "score_high", "rank_low", "rank_high")},
+        "mean_width_of_rank_intervals": float((high - low).mean()),
+        "surely_in_the_better_half": _where(high <= 36, found["score"]),
+        "surely_in_the_best_twelve": _where(high <= 12, found["score"]),
+        "maybe_the_best": _where(low <= 1, found["score"]),
+    }
+
+
+def curse(captions: Captions, z: np.ndarray, config: dict) -> dict:
+    """Score of the five best heads of half the videos there, and on the other half."""
+    found = winners_curse(
+        z,
+        captions.y,
+        k=config["k"],
+        groups=captions.video,
+        n_splits=config["heads"]["halves"],
+        level=config["level"],
+        random_state=config["seed"],
+    )
+    return {name: list(getattr(found, name)) for name in ("selection_score", "held_out_score", "gap", "all_heads")}
+
+
+def stability(captions: Captions, z: np.ndarray, config: dict) -> dict:
+    """How much the LDA scores depend on the template and on the videos."""
+    own, k, y, video = config["heads"], config["k"], captions.y, captions.video
     lda = saliency(z, y, ("lda",)).isel(metric=0, drop=True).assign_coords(prompt=list(config["captions"]["templates"]))
     half = size_maps(
         lambda part, labels: saliency(part, labels, ("lda",)).isel(metric=0, drop=True),
         z[0],
         y,
-        video,
-        sizes=[n_videos // 2],
+        video.tolist(),
+        sizes=[len(np.unique(video)) // 2],
         n_repeats=own["halves"],
-        random_state=seed,
+        random_state=config["seed"],
     ).isel(size=0, drop=True)
     stable = stable_selection(half, k, 0.75, "repeat")
-    ranks = (intervals["rank_low"].values, intervals["rank_high"].values)
-    result = {
-        "scores": _json(shift.scores),
-        "best": list(best_heads(shift.scores, k).labels),
-        "score_range": [float(shift.scores.min()), float(shift.scores.max())],
-        "tests": {
-            scheme: {
-                "relabelling": SCHEMES[scheme],
-                "permutations": one.n_permutations,
-                "survive_familywise": len(one.significant(ALPHA)),
-                "do_not_survive": sorted(
-                    set(_labels(one.p_step_down)) - set(one.significant(ALPHA).labels), key=_labels(one.scores).index
-                ),
-                "survive_without_correction": len(one.significant(ALPHA, "uncorrected")),
-                "threshold": float(one.thresholds(ALPHA).familywise.max()),
-                "mean_by_chance": float(one.null.mean()),
-                "p_step_down": _json(one.p_step_down),
-            }
-            for scheme, one in found.items()
-        },
-        "survive_both_tests": len(set(shift.significant(ALPHA)) & set(swap.significant(ALPHA))),
-        "plain_predictors": plain_predictors(captions, config),
-        "false_alarms": false_alarms(captions, z[0], config),
-        "score_low": _json(intervals["score_low"]),
-        "score_high": _json(intervals["score_high"]),
-        "rank_low": _json(intervals["rank_low"]),
-        "rank_high": _json(intervals["rank_high"]),
-        "mean_width_of_rank_intervals": float((ranks[1] - ranks[0]).mean()),
-        "surely_in_the_better_half": int((ranks[1] <= 36).sum()),
-        "surely_in_the_best_twelve": int((ranks[1] <= 12).sum()),
-        "maybe_the_best": int((ranks[0] <= 1).sum()),
-        "winners_curse": {
-            name: list(getattr(curse, name)) for name in ("selection_score", "held_out_score", "gap", "all_heads")
-        },
-        "lda_over_templates": {
+    varying = half.std("repeat") / half.mean("repeat")
+    return {
+        "templates": {
             "spearman": mean_agreement(rank_correlation(lda)),
-            "icc": icc(np.log(lda), "3,1").value,
+            "icc": icc(xr.apply_ufunc(np.log, lda), "3,1").value,
         },
-        "lda_over_half_samples": {
+        "half_samples": {
             "spearman": mean_agreement(rank_correlation(half, dim="repeat")),
             "nogueira_at_5": nogueira(half, k, "repeat").value,
+            "mean_coefficient_of_variation": float(varying.mean()),
+            "frequency_in_the_best_five": stable.frequency.values.tolist(),
             "in_three_quarters_of_them": {
                 head.label: float(stable.frequency.sel(layer=head.layer, head=head.head)) for head in stable.heads
             },
             "bound_on_false_ones": stable.expected_false_positives,
         },
     }
-    maps = {
-        "auroc": shift.scores,
-        "p shift": shift.p_step_down,
-        "p exchange": swap.p_step_down,
-        "lda": lda.mean("prompt"),
-        "null shift": shift.null,
-        "null exchange": swap.null,
-        "frequency": stable.frequency,
+
+
+def held_out_halves(captions: Captions, z: np.ndarray, config: dict) -> dict:
+    """A standardised logistic probe per head, fitted to half of the videos and scored on the others."""
+    own, y = config["heads"], captions.y
+    pairs = group_halves(y, captions.codes, own["logistic_splits"], config["seed"])
+    flat = z.reshape(len(y), -1, z.shape[-1])
+    areas = np.empty((len(pairs), flat.shape[1]))
+    for split, (first, test) in enumerate(pairs):
+        for i in range(flat.shape[1]):
+            probe = HeadProbe(C=own["logistic_C"]).fit(flat[first, i], y[first])
+            areas[split, i] = auroc(probe.decision_function(flat[test, i]), y[test])
+    ranked = score_map(areas.mean(0).reshape(z.shape[1:3]))
+    return {
+        "splits": len(pairs),
+        "auc": ranked.values.tolist(),
+        "lowest_head": float(ranked.min()),
+        "highest_head": float(ranked.max()),
+        "lowest_head_by_split": [float(areas.min(1).min()), float(areas.min(1).max())],
+        "highest_head_by_split": [float(areas.max(1).min()), float(areas.max(1).max())],
+        "best": list(best_heads(ranked, config["k"]).labels),
     }
-    return result, maps
 
 
 def _labels(one: xr.DataArray) -> list[str]:
     return [f"L{i}H{j}" for i in one.coords["layer"].values for j in one.coords["head"].values]
 
 
-def _json(one: xr.DataArray) -> list:
-    return json.loads(to_json(one.astype(float)))["values"]
+def _where(wanted: np.ndarray, like: xr.DataArray) -> list[str]:
+    return [label for label, yes in zip(_labels(like), wanted.ravel(), strict=True) if yes]

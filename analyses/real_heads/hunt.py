@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
-from data import Captions, Features
-from heads import score_heads
+import xarray as xr
+from areas import compared, interval, pair_table, video_weights, weighted_auc, within_auc
+from data import Captions, Features, vocabulary, words_of
+from heads import METRICS, score_heads
 from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedGroupKFold
 
@@ -20,14 +21,12 @@ from headprobe.metrics.consensus import consensus_scores
 from headprobe.metrics.linear_probe import fold_index, loo_ridge_auroc
 from headprobe.metrics.parts import group_halves
 from headprobe.metrics.replicates import stack_maps
-from headprobe.metrics.resampling import group_resamples
 from headprobe.metrics.selection import from_head_sets, selection_frequency
 from headprobe.metrics.stability import nogueira
-from headprobe.metrics.winners_curse import corrected_interval
 from headprobe.probing.probe import HeadProbe
 from headprobe.scores import score_map
 
-METRICS = ("lda", "kl", "mmd", "nmi")
+PRIMARY = ("random five", "same layers", "all heads")
 CONDITIONS = {
     "hunted": "five heads by RSS of the shrunk LDA score over the templates",
     "hunted, four metrics": "five heads by RSS of the mean of four normalised metrics, as in the paper",
@@ -51,18 +50,20 @@ class Bench:
     """One data set, and everything that a split needs."""
 
     def __init__(
-        self, captions: Captions, trained: Features, untrained: Features, other: HeadSet, config: dict
+        self,
+        captions: Captions,
+        trained: Features,
+        untrained: Features,
+        config: dict,
+        other: HeadSet | None = None,
+        lexicon: list[str] | None = None,
     ) -> None:
         self.captions, self.config = captions, config
         self.z, self.hidden, self.blank = trained.z, trained.hidden, untrained.z
-        self.other = other
+        self.other = HeadSet() if other is None else other
         self.k, self.C = config["k"], config["hunt"]["C"]
         self.position = np.stack([captions.position, captions.position**2], 1)
-        vocabulary = sorted({word for text in captions.text for word in words(text)})
-        column = {word: i for i, word in enumerate(vocabulary)}
-        self.words = np.zeros((len(captions.y), len(vocabulary)), dtype=np.float32)
-        for row, text in enumerate(captions.text):
-            self.words[row, [column[word] for word in words(text)]] = 1
+        self.words = words_of(captions, vocabulary(captions) if lexicon is None else lexicon)
 
     def heads(self, chosen: HeadSet, untrained: bool = False) -> np.ndarray:
         """Features [caption, k * d_head] of some heads under the first template."""
@@ -135,11 +136,6 @@ class Bench:
         yield "untrained, all heads", self.blank[0].reshape(len(self.captions.y), -1)
 
 
-def words(text: str) -> set[str]:
-    """Different words of a caption."""
-    return set(re.findall(r"[a-z0-9]+", text.lower()))
-
-
 def balanced(y: np.ndarray, rows: np.ndarray, sizes: list[int], rng: np.random.Generator) -> list[np.ndarray]:
     """Nested calibration sets out of `rows`, half of each class."""
     mixed = [rng.permutation(rows[y[rows] == label]) for label in (0, 1)]
@@ -148,149 +144,117 @@ def balanced(y: np.ndarray, rows: np.ndarray, sizes: list[int], rng: np.random.G
     return [np.sort(np.concatenate([part[: n // 2] for part in mixed])) for n in sizes]
 
 
-def pair_table(scores: np.ndarray, y: np.ndarray, unit: np.ndarray, n_units: int) -> tuple[np.ndarray, np.ndarray]:
-    """Won and all (abnormal, normal) pairs [unit of the abnormal, unit of the normal]; a tie is half won.
-
-    For any weights w of the units, the area under the curve is w' won w / w' all w.
-    """
-    order = np.argsort(unit, kind="stable")
-    scores, y, unit = scores[order], y[order] == 1, unit[order]
-    won = np.zeros((n_units, n_units))
-    counts = np.array([np.bincount(unit[part], minlength=n_units) for part in (y, ~y)], dtype=float)
-    above, below = scores[y][:, None], scores[~y][None]
-    table = (above > below).astype(np.float32)
-    table += 0.5 * (above == below)
-    (ones, first), (zeros, then) = (np.unique(unit[part], return_index=True) for part in (y, ~y))
-    won[np.ix_(ones, zeros)] = np.add.reduceat(np.add.reduceat(table, first, axis=0), then, axis=1)
-    return won, np.outer(*counts)
-
-
-def weighted_auc(won: np.ndarray, pairs: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Area under the curve [weighting] of all captions together; NaN where a class has no weight."""
-    total = np.einsum("bu,uv,bv->b", weights, pairs, weights, optimize=True)
-    reached = np.einsum("bu,uv,bv->b", weights, won, weights, optimize=True)
-    return np.divide(reached, total, out=np.full(len(weights), np.nan), where=total > 0)
-
-
-def within_auc(won: np.ndarray, pairs: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Mean over the videos with both labels of the area within the video, [weighting]."""
-    own, all_own = np.diag(won), np.diag(pairs)
-    both = all_own > 0
-    share = weights[:, both]
-    total = share.sum(1)
-    return np.divide(share @ (own[both] / all_own[both]), total, out=np.full(len(weights), np.nan), where=total > 0)
-
-
-def video_weights(y: np.ndarray, unit: np.ndarray, n: int, seed: int) -> np.ndarray:
-    """How often each unit is drawn in each resample, [resample, unit]; the first row takes each once."""
-    size = np.bincount(unit)
-    drawn = group_resamples(y, unit, n, seed)
-    return np.stack([np.ones(len(size)), *(np.bincount(unit[rows], minlength=len(size)) / size for rows in drawn)])
-
-
-def experiment(bench: Bench, sizes: list[int], unit: np.ndarray, say: Callable[[str], None]) -> dict:
+def experiment(bench: Bench, sizes: list[int], unit: np.ndarray, n_splits: int) -> dict:
     """Repeated splits of the units (videos, or cameras) into calibration and test.
 
-    Intervals resample the test units, paired over conditions, with what was chosen and fitted as given; the wider ones
-    take the spread over splits instead, corrected for their overlap.
+    All choices and fits see calibration captions only; what `areas.interval` gives is paired over conditions.
     """
-    captions, config, own = bench.captions, bench.config, bench.config["hunt"]
-    y, seed = captions.y, config["seed"]
+    captions, own = bench.captions, bench.config["hunt"]
+    y, seed = captions.y, bench.config["seed"]
     codes = np.unique(unit, return_inverse=True)[1]
     weights = video_weights(y, codes, own["resamples"], seed)
-    areas: dict[int, dict[str, list]] = {n: {} for n in sizes}
-    inside: dict[int, dict[str, list]] = {n: {} for n in sizes}
-    novel: dict[int, dict[str, list]] = {n: {} for n in sizes}
-    sets: dict[int, dict[str, list]] = {n: {} for n in sizes}
-    predicts: dict[int, dict[str, list]] = {n: {} for n in sizes}
-    layers: dict[int, list] = {n: [] for n in sizes}
-    shares: dict[int, list] = {n: [] for n in sizes}
+    kept = {n: Kept() for n in sizes}
     reliable = []
-    for split, (first, test) in enumerate(group_halves(y, codes, own["splits"], seed)):
+    for split, (first, test) in enumerate(group_halves(y, codes, n_splits, seed)):
         rng = np.random.default_rng([seed, split])
-        held_out = score_heads(bench.z[0][test], y[test][None], captions.video[test])[0]
-        calibration = score_heads(bench.z[0][first], y[first][None], captions.video[first])[0]
-        both = stack_maps({"a": score_map(held_out), "b": score_map(calibration)}, "half")
-        reliable.append(float(rank_correlation(both, dim="half")[0, 1]))
+        held_out, calibration = (
+            score_map(score_heads(bench.z[0][part], y[part][None], captions.video[part])[0]) for part in (test, first)
+        )
+        reliable.append(spearman(held_out, calibration))
         for n, rows in zip(sizes, balanced(y, first, sizes, rng), strict=True):
             seen = np.isin(captions.text[test], captions.text[rows])
-            shares[n].append([float(seen.mean()), len(set(captions.text[rows])) / n])
+            kept[n].shares.append([float(seen.mean()), len(set(captions.text[rows])) / n])
             tables: dict[str, list] = {}
             for name, x in bench.features(rows, np.random.default_rng([seed, split, n]), own["draws"]):
-                probe = HeadProbe(C=bench.C).fit(x[rows], y[rows])
-                scores = probe.decision_function(x[test])
+                scores = HeadProbe(C=bench.C).fit(x[rows], y[rows]).decision_function(x[test])
                 tables.setdefault(name, []).append(
                     [
-                        pair_table(scores, y[test], codes[test], weights.shape[1]),
-                        pair_table(scores[~seen], y[test][~seen], codes[test][~seen], weights.shape[1]),
+                        *pair_table(scores, y[test], codes[test], weights.shape[1]),
+                        *pair_table(scores[~seen], y[test][~seen], codes[test][~seen], weights.shape[1]),
                     ]
                 )
-            for name, drawn in tables.items():
-                # Draws of random heads share their pairs, so the mean of their tables gives the mean area.
-                won, pairs = (np.mean([t[0][i] for t in drawn], axis=0) for i in (0, 1))
-                areas[n].setdefault(name, []).append(weighted_auc(won, pairs, weights))
-                inside[n].setdefault(name, []).append(within_auc(won, pairs, weights))
-                won, pairs = (np.mean([t[1][i] for t in drawn], axis=0) for i in (0, 1))
-                novel[n].setdefault(name, []).append(weighted_auc(won, pairs, weights[:1])[0])
+            kept[n].add(tables, weights)
             chosen, maps = bench.chosen
             for name, heads in chosen.items():
-                sets[n].setdefault(name, []).append(heads)
+                kept[n].sets.setdefault(name, []).append(heads)
             for name, values in maps.items():
-                pair = stack_maps({"a": score_map(values), "b": score_map(held_out)}, "part")
-                predicts[n].setdefault(name, []).append(float(rank_correlation(pair, dim="part")[0, 1]))
-            layers[n].append(bench.layer)
-        say(f"{captions.name}: split {split + 1} of {own['splits']}")
-    result = {}
-    template = score_map(np.zeros((6, 12)))
-    for n in sizes:
-        stacked = {name: np.array(values) for name, values in areas[n].items()}
-        own_video = {name: np.array(values) for name, values in inside[n].items()}
-        hunted = stacked["hunted"]
-        marked = {
-            name: from_head_sets(dict(enumerate(listed)), template)
-            for name, listed in sets[n].items()
-            if name != "hunted on the other data"
-        }
-        result[str(n)] = {
-            "auc": {name: interval(stacked[name], config["level"]) for name in CONDITIONS},
-            "hunted_minus": {
-                name: interval(hunted - stacked[name], config["level"]) for name in CONDITIONS if name != "hunted"
-            },
-            "all_heads_minus_random": interval(stacked["all heads"] - stacked["random five"], config["level"]),
-            "auc_within_videos": {name: interval(own_video[name], config["level"]) for name in CONDITIONS},
-            "hunted_minus_within_videos": {
-                name: interval(own_video["hunted"] - own_video[name], config["level"])
-                for name in CONDITIONS
-                if name != "hunted"
-            },
-            "auc_on_captions_not_fitted_on": {name: float(np.nanmean(novel[n][name])) for name in CONDITIONS},
-            "share_of_test_captions_fitted_on": float(np.mean(shares[n], axis=0)[0]),
-            "share_of_different_calibration_captions": float(np.mean(shares[n], axis=0)[1]),
-            "layers_chosen": np.bincount(layers[n], minlength=6).tolist(),
-            "nogueira_at_5": {name: nogueira(one, dim="resample").value for name, one in marked.items()},
-            "frequency_of_hunted": selection_frequency(marked["hunted"]).values.tolist(),
-            "rank_correlation_with_held_out_auc": {name: float(np.mean(v)) for name, v in predicts[n].items()},
-        }
+                kept[n].predicts.setdefault(name, []).append(spearman(score_map(values), held_out))
+            kept[n].layers.append(bench.layer)
+    result: dict = {str(n): kept[n].summary(bench.config) for n in sizes}
     result["rank_correlation_of_the_probe_auc_of_both_halves"] = float(np.mean(reliable))
     return result
 
 
-def interval(values: np.ndarray, level: float) -> dict:
-    """Mean over splits of [split, 1 + resample] with two intervals, and the standard deviation over splits."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a resample without one class in a split
-        resampled = np.nanmean(values, axis=0)
-    low, high = np.nanquantile(resampled[1:], [(1 - level) / 2, (1 + level) / 2])
-    wide = corrected_interval(values[:, 0], 1.0, level)
-    return {
-        "mean": float(values[:, 0].mean()),
-        "sd_over_splits": float(values[:, 0].std()),
-        "over_test_videos": [float(low), float(high)],
-        "over_splits_corrected": [wide.low, wide.high],
-    }
+class Kept:
+    """What the splits of one calibration size left behind, by condition."""
+
+    def __init__(self) -> None:
+        self.areas: dict[str, list] = {}
+        self.inside: dict[str, list] = {}
+        self.novel: dict[str, list] = {}
+        self.sets: dict[str, list] = {}
+        self.predicts: dict[str, list] = {}
+        self.layers: list[int] = []
+        self.shares: list[list[float]] = []
+        self.beaten: list[float] = []
+
+    def add(self, tables: dict[str, list], weights: np.ndarray) -> None:
+        """Areas of one split."""
+        for name, drawn in tables.items():
+            # Draws of random heads share their pairs, so the mean of their tables gives the mean area.
+            won, pairs, won_new, pairs_new = (np.mean([t[i] for t in drawn], axis=0) for i in range(4))
+            self.areas.setdefault(name, []).append(weighted_auc(won, pairs, weights))
+            self.inside.setdefault(name, []).append(within_auc(won, pairs, weights))
+            self.novel.setdefault(name, []).append(weighted_auc(won_new, pairs_new, weights[:1])[0])
+        hunted = self.areas["hunted"][-1][0]
+        drawn = [weighted_auc(t[0], t[1], weights[:1])[0] for t in tables["random five"]]
+        self.beaten += [float(area < hunted) for area in drawn]
+
+    def summary(self, config: dict) -> dict:
+        """Means, intervals, and how stable the choices are."""
+        level = config["level"]
+        strict: dict[str, float] = {name: 1 - (1 - level) / comparisons(config) for name in PRIMARY}
+        areas = {name: np.array(self.areas[name]) for name in CONDITIONS}
+        inside = compared({name: np.array(self.inside[name]) for name in CONDITIONS}, level, {})
+        template = score_map(np.zeros((6, 12)))
+        marked = {
+            name: from_head_sets(dict(enumerate(listed)), template)
+            for name, listed in self.sets.items()
+            if name != "hunted on the other data"
+        }
+        return {
+            **compared(areas, level, strict),
+            "all_heads_minus_random": interval(areas["all heads"] - areas["random five"], level),
+            "share_of_random_fives_below_hunted": float(np.mean(self.beaten)),
+            "auc_within_videos": inside["auc"],
+            "hunted_minus_within_videos": inside["hunted_minus"],
+            "auc_on_captions_not_fitted_on": {name: float(np.nanmean(self.novel[name])) for name in CONDITIONS},
+            "share_of_test_captions_fitted_on": float(np.mean(self.shares, axis=0)[0]),
+            "share_of_different_calibration_captions": float(np.mean(self.shares, axis=0)[1]),
+            "layers_chosen": np.bincount(self.layers, minlength=6).tolist(),
+            "nogueira_at_5": {name: nogueira(one, dim="resample").value for name, one in marked.items()},
+            "frequency_of_hunted": selection_frequency(marked["hunted"]).values.tolist(),
+            "rank_correlation_with_held_out_auc": {name: float(np.mean(v)) for name, v in self.predicts.items()},
+        }
 
 
-def tuned(bench: Bench, say: Callable[[str], None]) -> dict:
+def comparisons(config: dict) -> int:
+    """How many comparisons the strict level is for: all that were planned, of all sizes and both data sets."""
+    return len(PRIMARY) * sum(len(sizes) for sizes in config["hunt"]["sizes"].values())
+
+
+def spearman(one: xr.DataArray, two: xr.DataArray) -> float:
+    """Rank correlation of two maps over the heads."""
+    return float(rank_correlation(stack_maps({0: one, 1: two}, "map"), dim="map")[0, 1])
+
+
+def mean_table(drawn: list, weights: np.ndarray) -> np.ndarray:
+    """Area [weighting] of one condition, the mean over its draws."""
+    won, pairs = (np.mean([t[i] for t in drawn], axis=0) for i in (0, 1))
+    return weighted_auc(won, pairs, weights)
+
+
+def tuned(bench: Bench) -> dict:
     """The main comparison with the strength of the penalty chosen for each condition on calibration captions."""
     captions, config, own = bench.captions, bench.config, bench.config["hunt"]
     y, seed, n = captions.y, config["seed"], own["tuned_size"]
@@ -298,7 +262,7 @@ def tuned(bench: Bench, say: Callable[[str], None]) -> dict:
     weights = video_weights(y, codes, own["resamples"], seed)
     areas: dict[str, list] = {}
     used: dict[str, list] = {}
-    for split, (first, test) in enumerate(group_halves(y, codes, own["splits"], seed)):
+    for split, (first, test) in enumerate(group_halves(y, codes, own["tuned_splits"], seed)):
         rows = balanced(y, first, [n], np.random.default_rng([seed, split]))[0]
         hunted = bench.hunt(rows)
         listed = [("hunted", bench.heads(hunted))]
@@ -306,6 +270,7 @@ def tuned(bench: Bench, say: Callable[[str], None]) -> dict:
         listed += [(name, bench.heads(chosen)) for name, chosen in draws]
         listed += [("all heads", bench.z[0].reshape(len(y), -1)), ("last hidden", bench.hidden[:, -1])]
         listed += [("best layer", bench.hidden[:, bench.best_layer(rows)])]
+        listed += [("words", bench.words[:, bench.words[rows].sum(0) >= 2])]
         tables: dict[str, list] = {}
         for name, x in listed:
             C = choose_C(x[rows], y[rows], captions.video[rows], own["tuned_C"], own["tuned_folds"], seed)
@@ -313,18 +278,10 @@ def tuned(bench: Bench, say: Callable[[str], None]) -> dict:
             scores = HeadProbe(C=C).fit(x[rows], y[rows]).decision_function(x[test])
             tables.setdefault(name, []).append(pair_table(scores, y[test], codes[test], weights.shape[1]))
         for name, drawn in tables.items():
-            areas.setdefault(name, []).append(
-                weighted_auc(*(np.mean([t[i] for t in drawn], axis=0) for i in (0, 1)), weights)
-            )
-        say(f"{captions.name}: tuned split {split + 1} of {own['splits']}")
-    stacked = {name: np.array(values) for name, values in areas.items()}
+            areas.setdefault(name, []).append(mean_table(drawn, weights))
     return {
-        "auc": {name: interval(values, config["level"]) for name, values in stacked.items()},
-        "hunted_minus": {
-            name: interval(stacked["hunted"] - values, config["level"])
-            for name, values in stacked.items()
-            if name != "hunted"
-        },
+        "fitted_on": n,
+        **compared({name: np.array(values) for name, values in areas.items()}, config["level"], {}),
         "C": {name: {str(C): values.count(C) for C in own["tuned_C"]} for name, values in used.items()},
     }
 
@@ -353,23 +310,18 @@ def transfer(source: Bench, target: Bench) -> dict:
         hunted = source.hunt(rows)
         listed = [("hunted", hunted), *source.draws(hunted, own["tuned_draws"], rng)]
         pairs = [(name, source.heads(chosen), target.heads(chosen)) for name, chosen in listed]
+        common = source.words[rows].sum(0) >= 2
         pairs += [("all heads", *(b.z[0].reshape(len(b.z[0]), -1) for b in (source, target)))]
         pairs += [("last hidden", source.hidden[:, -1], target.hidden[:, -1])]
+        pairs += [("words", source.words[:, common], target.words[:, common])]
+        pairs += [("position", source.position, target.position)]
+        pairs += [("untrained, all heads", *(b.blank[0].reshape(len(b.blank[0]), -1) for b in (source, target)))]
         tables: dict[str, list] = {}
         for name, x, there in pairs:
             probe = HeadProbe(C=source.C).fit(x[rows], source.captions.y[rows])
             tables.setdefault(name, []).append(pair_table(probe.decision_function(there), y, codes, weights.shape[1]))
         for name, drawn in tables.items():
-            areas.setdefault(name, []).append(
-                weighted_auc(*(np.mean([t[i] for t in drawn], axis=0) for i in (0, 1)), weights)
-            )
+            areas.setdefault(name, []).append(mean_table(drawn, weights))
+    # Draws of calibration captions are no splits: their spread says nothing about other videos.
     stacked = {name: np.array(values) for name, values in areas.items()}
-    return {
-        "fitted_on": n,
-        "auc": {name: interval(values, config["level"]) for name, values in stacked.items()},
-        "hunted_minus": {
-            name: interval(stacked["hunted"] - values, config["level"])
-            for name, values in stacked.items()
-            if name != "hunted"
-        },
-    }
+    return {"fitted_on": n, **compared(stacked, config["level"], {}, corrected=False)}

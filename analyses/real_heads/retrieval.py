@@ -28,8 +28,8 @@ def read_trials(data: Path, model: str) -> np.ndarray:
     return values
 
 
-def analyse(data: Path, config: dict) -> tuple[dict, dict[str, xr.DataArray]]:
-    """Everything that README.md says about these scores; and the maps to draw."""
+def analyse(data: Path, config: dict) -> dict:
+    """Everything that README.md says about these scores, and the maps to draw."""
     own, k, seed = config["retrieval"], config["k"], config["seed"]
     models = [*own["mistral"], own["other"]]
     trials = {model: read_trials(data, model) for model in models}
@@ -42,7 +42,9 @@ def analyse(data: Path, config: dict) -> tuple[dict, dict[str, xr.DataArray]]:
         "trials": {model: values.shape[2] for model, values in trials.items()},
         "heads_that_never_score": {model: int((values.max(2) == 0).sum()) for model, values in trials.items()},
         "top_five": {model: list(top_heads(one, k).labels) for model, one in maps.items()},
-        "consensus": {method: list(consensus(family, k, method, dim="model").labels) for method in METHODS},
+        "consensus": {
+            method: list(consensus(family, k, method, config["lambda"], dim="model").labels) for method in METHODS
+        },
         "named": own["named"],
         "significant_by_robust_ranks": int((robust.adjusted.values <= 1 - config["level"]).sum()),
         "models": models,
@@ -60,7 +62,8 @@ def analyse(data: Path, config: dict) -> tuple[dict, dict[str, xr.DataArray]]:
         ),
     }
     result["halves"] = {model: halves(values, own, k, seed) for model, values in trials.items()}
-    return result, {"Mistral family, mean of three": mistral, own["other"]: other}
+    result["maps"] = {"Mistral family, mean of three": mistral.values.tolist(), own["other"]: other.values.tolist()}
+    return result
 
 
 def chance(one: xr.DataArray, two: xr.DataArray, ks: list[int], n: int, seed: int) -> dict:

@@ -228,17 +228,20 @@ class DecodeAhead:
             self._waiting += clip.example.content.pixels.nbytes
 
     def _wait(self, unit: Unit) -> None:
-        """Wait while too many bytes do.
+        """Wait while too many bytes or batches do.
 
         The first unit in progress may go on until a batch is ready; otherwise all could wait for each other.
         """
         with self._changed:
-            while self._waiting > self.settings.ahead_bytes and not self._over():
+            while self._too_much() and not self._over():
                 if unit.number == min(self._active) and not self._n_ready:
                     break
                 self._changed.wait(0.2)
         if self._over():
             raise Stopped
+
+    def _too_much(self) -> bool:
+        return self._waiting > self.settings.ahead_bytes or self._n_ready >= self.settings.ahead_batches
 
     def _hand_over(self, batch: list[Clip], unit: Unit) -> None:
         if batch:

@@ -8,6 +8,9 @@ from headprobe.extraction.events import Opened
 
 __all__ = ["Bar"]
 
+# As tqdm has it, but with clips per second also where they are fewer than one.
+_FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
+
 
 class Bar:
     """A progress bar over clips whose number becomes known as videos are opened.
@@ -42,7 +45,9 @@ class Bar:
         self.total = 0
         self._n_videos, self._n_there = n_videos, n_there
         self._n_opened = self._n_clips = self._n_wanted = self._n_skipped = 0
-        self._bar: Any = tqdm(total=None, desc="extract", unit="clip", disable=not show, smoothing=0.1)
+        self._bar: Any = tqdm(
+            total=None, desc="extract", unit=" clips", disable=not show, smoothing=0.1, bar_format=_FORMAT
+        )
 
     def opened(self, event: Opened) -> None:
         """A video was opened.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 
 from headprobe.activations import HeadActivations
-from headprobe.errors import HeadprobeError, InputError, UnsupportedModelError
+from headprobe.errors import HeadprobeError, HeadprobeWarning, InputError, UnsupportedModelError
 from headprobe.extraction.batching import BatchSize
 from headprobe.extraction.cutting import video_and_span
 from headprobe.extraction.events import Batch, Clip, Skipped
@@ -108,6 +109,7 @@ class ClipReader:
             )
         for name, prompt in wanted.prompts.items():
             model.adapter.check_prompt(name, prompt)
+            _warn_of_unknown_words(model, name, prompt)
         self.tracer = HeadTracer(model)
         self.wanted = wanted
         self.heads: HeadSet = heads_of(model, wanted.heads)
@@ -224,6 +226,19 @@ def clips_of(acts: HeadActivations) -> list[str]:
     list of str
     """
     return acts.examples["example" if "example" in acts.examples.columns else "id"].tolist()
+
+
+def _warn_of_unknown_words(model: Model, name: str, prompt: str) -> None:
+    unknown = model.tokenizer.unk_token_id
+    words = prompt.split()
+    strange = [word for word in words if unknown in model.tokenizer(word, add_special_tokens=False)["input_ids"]]
+    if unknown is not None and strange:
+        warnings.warn(
+            f"{model.name} does not know {len(strange)} of the {len(words)} words of prompt {name!r} "
+            f"({', '.join(strange[:5])}) and reads each of them as {model.tokenizer.unk_token}.",
+            HeadprobeWarning,
+            stacklevel=2,
+        )
 
 
 def _skipped(clip: Clip, reason: str) -> Skipped:

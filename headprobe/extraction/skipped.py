@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
+from typing import TextIO
 
 from headprobe.errors import StoreError
 from headprobe.extraction.events import Skipped
@@ -22,7 +24,8 @@ _LIMIT = 1 << 30
 class SkippedList:
     """Writes down what is skipped as it happens, so that a killed run leaves the list too.
 
-    What an earlier run skipped of other videos stays in the list; the videos of this run are listed anew.
+    What an earlier run skipped of other videos stays in the list; the videos of this run are listed anew. So does what
+    another run adds that fills the store at the same time.
 
     Parameters
     ----------
@@ -58,7 +61,7 @@ class SkippedList:
         kept = [item for item in read_skipped(folder) if item.name not in mine]
         try:
             self.path.unlink(missing_ok=True)  # rather than through a link to somewhere else
-            self._file = self.path.open("x", encoding="utf-8")
+            self._file = _appending(self.path, os.O_EXCL)
             for item in kept:
                 self._write(item)
         except OSError as error:
@@ -79,7 +82,10 @@ class SkippedList:
         """
         self.items.append(item)
         try:
-            self._write(item)
+            if self._is_mine():
+                self._write(item)
+            else:
+                self._join()
         except OSError as error:
             raise StoreError(f"{self.path}: the list of skipped clips cannot be written: {error.strerror}.") from error
 
@@ -90,6 +96,22 @@ class SkippedList:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
+
+    def _is_mine(self) -> bool:
+        """Whether the file is still the one that was begun; another run that starts begins a new one."""
+        try:
+            return os.path.samestat(os.fstat(self._file.fileno()), os.lstat(self.path))
+        except FileNotFoundError:
+            return False
+
+    def _join(self) -> None:
+        """Add what was skipped here to the list that another run has begun."""
+        self._file.close()
+        self._file = _appending(self.path, 0)
+        there = read_skipped(self.path.parent)
+        for item in dict.fromkeys(self.items):
+            if item not in there:
+                self._write(item)
 
     def _write(self, item: Skipped) -> None:
         self._file.write(json.dumps(asdict(item), ensure_ascii=False) + "\n")
@@ -126,6 +148,12 @@ def read_skipped(folder: Path) -> list[Skipped]:
             raise StoreError(f"{path}, line {number}: not a skipped clip; move the file away.")
         items.append(Skipped(**data))
     return items
+
+
+def _appending(path: Path, flags: int) -> TextIO:
+    """Open for writing at the end, wherever another run has moved it; never through a link."""
+    number = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | flags, 0o666)
+    return os.fdopen(number, "a", encoding="utf-8")
 
 
 def summary(items: Sequence[Skipped], most: int = 8) -> list[str]:

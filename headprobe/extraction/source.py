@@ -82,13 +82,13 @@ def find_sources(sources: Any) -> list[Video]:
     Parameters
     ----------
     sources
-        One source or several. A source is a video file (also a missing one, so that reading it says so); a folder,
-        searched with its subfolders for names with the ending of a video; a glob such as ``"day?/**/*.mp4"``; a list
-        file (``.txt``, ``.lst``) with a path per line; a table (``.csv``, ``.tsv``, ``.jsonl``) or a table in memory
-        (pandas, Hugging Face `datasets`) with a column ``path`` and any of ``name``, ``label``, ``group``, ``start``
-        and ``end`` (frames, end exclusive) or ``start_seconds`` and ``end_seconds``; a folder written by
-        ``Dataset.save_to_disk``; or ``"hf:NAME@SPLIT"``, a data set of the Hugging Face hub. Paths in a file are
-        relative to the folder of that file.
+        One source or several. A source is a video file (also a missing one with the ending of a video, so that reading
+        it says so); a folder, searched with its subfolders for names with the ending of a video; a glob such as
+        ``"day?/**/*.mp4"``; a list file (``.txt``, ``.lst``) with a path per line; a table (``.csv``, ``.tsv``,
+        ``.jsonl``) or a table in memory (pandas, Hugging Face `datasets`) with a column ``path`` and any of ``name``,
+        ``label``, ``group``, ``start`` and ``end`` (frames, end exclusive) or ``start_seconds`` and ``end_seconds``; a
+        folder written by ``Dataset.save_to_disk``; or ``"hf:NAME@SPLIT"``, a data set of the Hugging Face hub. Paths in
+        a file are relative to the folder of that file.
 
     Returns
     -------
@@ -100,7 +100,7 @@ def find_sources(sources: Any) -> list[Video]:
     Raises
     ------
     InputError
-        There is nothing, a folder or glob holds no video, a table cannot be read, or two files have one name.
+        There is nothing there, a folder or glob holds no video, a table cannot be read, or two files have one name.
     VideoError
         A folder cannot be listed.
 
@@ -168,8 +168,11 @@ def _rows(source: Any) -> Iterable[Row]:
         if (path / "dataset_info.json").is_file() and (path / "state.json").is_file():
             return [_named(row, row.path, path) for row in rows_of_hub(text)]
         return _folder(path)
-    if not path.exists() and not path.is_symlink() and glob.has_magic(text):
-        return _glob(text)
+    if not path.exists() and not path.is_symlink():
+        if glob.has_magic(text):
+            return _glob(text)
+        if suffix not in VIDEO_SUFFIXES:
+            raise InputError(f"There is no file or folder {text!r}.")
     return [_named(Row(text), path.name)]
 
 

@@ -33,6 +33,8 @@ class Settings:
         Seconds without progress after which a file is given up.
     ahead_bytes
         Decoded frames kept waiting for the model, in bytes; one batch may always be completed.
+    ahead_batches
+        Complete batches kept waiting for the model: more do not make it faster.
 
     Raises
     ------
@@ -51,6 +53,7 @@ class Settings:
     workers: int = 1
     timeout: float = 10.0
     ahead_bytes: int = 1 << 30
+    ahead_batches: int = 8
 
     def __post_init__(self) -> None:
         for name in ("length", "frames", "batch_size", "workers"):
@@ -58,7 +61,8 @@ class Settings:
             if name == "length" and value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"{name} is {value!r}; it must be an integer of at least 1.")
+                said = "segments" if name == "length" else name  # as it is called where it is asked for
+                raise InputError(f"{said} is {value!r}; it must be an integer of at least 1.")
         if not self.timeout > 0:
             raise InputError(f"timeout is {self.timeout!r}; it must be a number of seconds above 0.")
 

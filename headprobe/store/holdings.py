@@ -324,6 +324,8 @@ def begin(folder: Path, record: Record) -> bool:
     StoreError
         It cannot be written, or there are shards without a manifest.
     """
+    if folder.exists() and not folder.is_dir():
+        raise StoreError(f"{folder}: there is a file of this name; a store is a folder, so name another one.")
     with writing(folder.parent, 0, f"{folder.name} could not be made."):
         folder.mkdir(parents=True, exist_ok=True)
     with exclusive(folder):

@@ -109,6 +109,8 @@ class Record:
     def check(self, given: Provenance, what: object, prompts: bool = True) -> None:
         """Refuse activations that were made in another way.
 
+        A store whose provenance has no number of frames takes clips of any.
+
         Parameters
         ----------
         given
@@ -125,6 +127,8 @@ class Record:
         """
         if not prompts and given.prompts and given.prompts.items() <= self.prompts.items():
             given = replace(given, prompts=self.prompts)
+        if self.provenance.frames is None:  # clips of several lengths; a batch of them may have one length
+            given = replace(given, frames=None)
         found = differences(self.provenance, given)
         if found:
             raise FingerprintError(

@@ -43,6 +43,9 @@ class Store:
     intact and nothing twice, and another run goes on with what is `missing`. Several processes may append at once.
     Made by `create`, `open` or `resume`.
 
+    A store whose provenance says how many frames a clip has takes no clips of other lengths; with ``frames=None``, as
+    `HeadTracer.provenance` has it unless told, clips of any length.
+
     Numbers are rounded to the store's type: float16 by default (relative error at most 0.05 %; values beyond 65504 are
     refused), bfloat16 (0.4 %, exact for models that run in it) or float32 (exact). They are read as float32.
 
@@ -109,7 +112,10 @@ class Store:
         """
         path, record = Path(folder), _record(provenance, heads, prompts, dtype)
         if not begin(path, record):
-            raise StoreError(f"{path}: there is a store already; open or resume it, or name another folder.")
+            raise StoreError(
+                f"{path}: there is a store already. Resume it to go on with it (--resume on the command line), or "
+                "name another folder."
+            )
         return cls.open(path)
 
     @classmethod

@@ -27,14 +27,15 @@ from headprobe.headhunt.comparison import (
 from headprobe.headhunt.detect import Detection, detect_video
 from headprobe.headhunt.events_file import write_json
 from headprobe.headhunt.findings import bars
-from headprobe.headhunt.pipeline import DEFAULT_PROMPTS, HeadHunt
+from headprobe.headhunt.pipeline import HeadHunt
+from headprobe.headhunt.prompts import EMBEDDED_PROMPTS
 from headprobe.models.loading import load
 from headprobe.models.model import Model
 from headprobe.provenance import versions
 from headprobe.trace.tracer import HeadTracer
 from headprobe.video.clips import clip_examples
 from headprobe.video.scene_files import NORMAL, LabelledVideo, write_videos
-from headprobe.video.scenes import CLIP_FRAMES, HELD_OUT_EVENTS, SEEN_EVENTS, SEGMENT_FRAMES
+from headprobe.video.scenes import CLIP_FRAMES, FPS, HELD_OUT_EVENTS, SEEN_EVENTS, SEGMENT_FRAMES
 
 __all__ = ["DIRECT_QUESTIONS", "Demo", "Size", "label_segments", "run_demo"]
 
@@ -179,8 +180,16 @@ def run_demo(out: str | os.PathLike[str], *, seed: int = 0, size: Size | None = 
             progress=progress,
         )
 
-    hunter = HeadHunt(size.k, segment_frames=SEGMENT_FRAMES, sample_frames=CLIP_FRAMES, random_state=seed)
-    hunter.fit(acts["calibration"], frame_truth={v.name: v.truth.astype(int) for v in calibration})
+    # Neither weighted nor calibrated, as the rows of the comparison.
+    hunter = HeadHunt(
+        size.k,
+        segment_frames=SEGMENT_FRAMES,
+        sample_frames=CLIP_FRAMES,
+        class_weight=None,
+        calibrate=False,
+        random_state=seed,
+    )
+    hunter.fit(acts["calibration"], frame_truth={v.name: v.truth.astype(int) for v in calibration}, fps=FPS)
     hunter.save_pretrained(folder / "detector")
     rows.append(summary(SAVED, [evaluate_segments(material, hunter.score(acts["test"]))]))
     shown = _shown(test)
@@ -200,7 +209,7 @@ def run_demo(out: str | os.PathLike[str], *, seed: int = 0, size: Size | None = 
         "provenance": {
             "seed": seed,
             "size": size.__dict__,
-            "prompts": dict(DEFAULT_PROMPTS),
+            "prompts": dict(EMBEDDED_PROMPTS),
             "scoring_prompt": hunter.prompt_,
             "model": acts["calibration"].provenance.to_dict(),
             "fingerprint": acts["calibration"].provenance.fingerprint,
@@ -235,7 +244,7 @@ def _render(folder: Path, seed: int, size: Size, progress: bool) -> tuple[list[L
 
 
 def _capture(model: Model, examples: Sequence[Example], progress: bool, **more: Any) -> HeadActivations:
-    return HeadTracer(model).capture(examples, prompts=DEFAULT_PROMPTS, batch_size=32, progress=progress, **more)
+    return HeadTracer(model).capture(examples, prompts=EMBEDDED_PROMPTS, batch_size=32, progress=progress, **more)
 
 
 def _motion(examples: Sequence[Example], progress: bool) -> np.ndarray:
@@ -253,7 +262,7 @@ def _text(model: Model, acts: HeadActivations, examples: Sequence[Example], prog
         assert a.answer_logits is not None
         return a.answer_logits.double().softmax(-1)[..., 0].numpy()
 
-    return {TEXT_VAGUE: p_yes(acts)[list(DEFAULT_PROMPTS).index(VAGUE)], TEXT_DIRECT: p_yes(asked).max(0)}
+    return {TEXT_VAGUE: p_yes(acts)[list(EMBEDDED_PROMPTS).index(VAGUE)], TEXT_DIRECT: p_yes(asked).max(0)}
 
 
 def _shown(test: Sequence[LabelledVideo]) -> list[LabelledVideo]:

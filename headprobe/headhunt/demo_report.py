@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from headprobe.headhunt.comparison import HUNTED
 from headprobe.headhunt.events_file import timeline_figure
 from headprobe.headhunt.findings import findings
-from headprobe.report import Bullets, Facts, Figure, Section, Table, write_report
+from headprobe.report import Facts, Figure, Report, Table
 
 if TYPE_CHECKING:
     from xarray import DataArray
@@ -18,9 +19,11 @@ if TYPE_CHECKING:
 
 __all__ = ["comparison_figure", "heatmap_figure", "write_demo_report", "write_figures"]
 
+DPI = 110
 
-def heatmap_figure(rss: DataArray, heads: Sequence[str]) -> Any:
-    """The layer-by-head heatmap of RSS with the expert heads marked."""
+
+def heatmap_figure(rss: DataArray, heads: Sequence[str], p_values: DataArray | None = None) -> Any:
+    """The layer-by-head heatmap of RSS with the expert heads marked, and hatched what chance reaches."""
     from matplotlib.figure import Figure as Canvas
 
     from headprobe.plotting.heatmap import heatmap
@@ -32,6 +35,7 @@ def heatmap_figure(rss: DataArray, heads: Sequence[str]) -> Any:
         ax=figure.add_subplot(),
         title="Stability-adjusted saliency of every head",
         label="RSS",
+        p_values=p_values,
     )
     return figure
 
@@ -54,7 +58,7 @@ def write_figures(demo: Demo) -> dict[str, Path]:
     assert found is not None
     truth = {v.name: v for v in demo.test_videos}
     drawn: dict[str, Any] = {
-        "heatmap": heatmap_figure(found.rss, demo.hunter.heads_.labels),
+        "heatmap": heatmap_figure(found.rss, demo.hunter.heads_.labels, demo.hunter.experts_.p_values),
         "comparison": comparison_figure(demo.results["rows"]),
     }
     for name, detection in demo.detections.items():
@@ -65,23 +69,13 @@ def write_figures(demo: Demo) -> dict[str, Path]:
     paths = {}
     for name, figure in drawn.items():
         paths[name] = demo.folder / f"{name}.png"
-        figure.savefig(paths[name], dpi=110, bbox_inches="tight")
+        figure.savefig(paths[name], dpi=DPI, bbox_inches="tight")
     return paths
 
 
 def write_demo_report(demo: Demo, figures: Mapping[str, Path]) -> Path:
     """Write ``report.html``."""
     r = demo.results
-    sections = [
-        Section("Question", [_question(r)]),
-        Section("What was found", _found(r)),
-        Section("Comparison", _comparison(r, figures)),
-        Section("The heads", _heads(r, figures)),
-        Section("Detections on test videos", _detections(r, figures)),
-        Section("Data", _data(r)),
-        Section("Limits", [Bullets(LIMITS)]),
-        Section("Provenance", [_provenance(r)]),
-    ]
     hunted = next(row for row in r["rows"] if row["name"] == HUNTED)
     size = r["provenance"]["size"]
     summary = (
@@ -90,7 +84,26 @@ def write_demo_report(demo: Demo, figures: Mapping[str, Path]) -> Path:
         f"held-out kinds of event (means of {size['n_draws']} draws). The detector in the folder detector was hunted "
         f"on the whole calibration pool and uses {', '.join(r['experts'])}."
     )
-    return write_report(demo.folder / "report.html", "Hunting heads for anomalies in video", sections, summary=summary)
+    report = Report("Hunting heads for anomalies in video", summary)
+    report.question(_question(r), *_data(r)).found(*_found(r)).add("provenance", _provenance(r))
+    report.add("heatmaps", _heatmap(r, figures))
+    found = demo.hunter.identification_
+    assert found is not None
+    report.heads(
+        demo.hunter.heads_,
+        found.combined,
+        split="all calibration videos",
+        instability_penalty=demo.hunter.instability_penalty,
+        p_values=demo.hunter.experts_.p_values,
+        significance_note="p is that of a linear probe's AUROC on the head, on calibration videos that it was not "
+        f"fitted to. {demo.hunter.experts_.sentence()}",
+        chosen_in=_frequency(r["experts_per_draw"]),
+    )
+    report.add("controls", *_comparison(r, figures))
+    _timelines(report, r, figures)
+    # A video that could not be rendered or read would have ended the run.
+    report.failed({}).limits(LIMITS)
+    return report.write(demo.folder / "report.html")
 
 
 LIMITS = (
@@ -149,6 +162,7 @@ def _comparison(r: Mapping[str, Any], figures: Mapping[str, Path]) -> list[Any]:
         Figure(
             figures["comparison"],
             alt="Frame AUC of every method as a dot with its spread over calibration draws.",
+            dpi=DPI,
             caption="Frame AUC, mean and standard deviation over calibration draws; diamonds: held-out events. "
             "Rows of random heads are means of several sets within a draw, which makes their spread smaller.",
         ),
@@ -158,28 +172,27 @@ def _comparison(r: Mapping[str, Any], figures: Mapping[str, Path]) -> list[Any]:
     ]
 
 
-def _heads(r: Mapping[str, Any], figures: Mapping[str, Path]) -> list[Any]:
+def _heatmap(r: Mapping[str, Any], figures: Mapping[str, Path]) -> Figure:
     experts = ", ".join(r["experts"])
-    return [
-        Figure(
-            figures["heatmap"],
-            alt=f"Heatmap of RSS over layers and heads; {experts} are marked.",
-            caption="RSS = mean over five prompts minus 0.5 standard deviations, on all calibration videos.",
-        ),
-        Facts({"Expert heads": experts, "Times chosen over the draws": _frequency(r["experts_per_draw"])}),
-    ]
+    return Figure(
+        figures["heatmap"],
+        alt=f"Heatmap of RSS over layers and heads; {experts} are marked.",
+        caption="RSS = mean over five prompts minus 0.5 standard deviations, on all calibration videos. Hatched: heads "
+        "that are not above chance (family-wise p above 0.05), if there are any.",
+        dpi=DPI,
+    )
 
 
-def _detections(r: Mapping[str, Any], figures: Mapping[str, Path]) -> list[Any]:
-    kinds = {name.removeprefix("timeline_"): path for name, path in figures.items() if name.startswith("timeline_")}
-    return [
+def _timelines(report: Report, r: Mapping[str, Any], figures: Mapping[str, Path]) -> None:
+    report.add(
+        "timelines",
         "One test video of each kind, scored by the detector in the folder detector (threshold "
         f"{r['locator']['tau']:g}, smoothing {r['locator']['sigma']:g} segments, both from calibration videos).",
-        *[
-            Figure(path, alt=f"Timeline of a test video: {kind}.", caption=kind.capitalize())
-            for kind, path in kinds.items()
-        ],
-    ]
+    )
+    for name, path in figures.items():
+        if name.startswith("timeline_"):
+            kind = name.removeprefix("timeline_")
+            report.timeline(kind.capitalize(), path, alt=f"Timeline of a test video: {kind}.", dpi=DPI)
 
 
 def _data(r: Mapping[str, Any]) -> list[Any]:
@@ -229,10 +242,7 @@ def _table(rows: Sequence[Mapping[str, Any]], prefix: str) -> Table:
     )
 
 
-def _frequency(per_draw: Sequence[Sequence[str]]) -> str:
-    counts: dict[str, int] = {}
-    for labels in per_draw:
-        for label in labels:
-            counts[label] = counts.get(label, 0) + 1
-    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join(f"{label} {n}" for label, n in ranked[:12]) + f" (of {len(per_draw)})"
+def _frequency(per_draw: Sequence[Sequence[str]]) -> dict[str, float]:
+    """Share of the draws in which each head was chosen."""
+    counts = Counter(label for labels in per_draw for label in labels)
+    return {label: count / len(per_draw) for label, count in counts.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +19,10 @@ from headprobe.video.clips import clip_examples, find_videos
 from headprobe.video.decode import VideoInfo, shared_reader
 
 if TYPE_CHECKING:
-    from headprobe.headhunt.pipeline import HeadHunt
+    from headprobe.headhunt.hunt import Hunt
     from headprobe.models.model import Model
 
-__all__ = ["Detection", "detect_video", "detect_videos", "shown_name"]
+__all__ = ["Detection", "detect_video", "detect_videos", "frame_edges", "shown_name"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +44,8 @@ class Detection:
         In temporal order.
     provenance
         Of this run, not of the calibration.
+    segment_frames
+        Frames of a segment in this video: those of the calibration, or as many as last as long.
     """
 
     path: Path
@@ -54,6 +56,7 @@ class Detection:
     smoothed: Float[np.ndarray, " segment"]
     events: tuple[Event, ...]
     provenance: Provenance
+    segment_frames: int
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values: fps, n_frames, segments and events in frames and seconds."""
@@ -61,6 +64,7 @@ class Detection:
             "fps": self.info.fps,
             "constant_rate": self.info.constant_rate,
             "n_frames": self.info.n_frames,
+            "segment_frames": self.segment_frames,
             "segments": [
                 {
                     "start_frame": a,
@@ -85,8 +89,8 @@ def shown_name(path: str | os.PathLike[str]) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def detect_video(hunter: HeadHunt, model: Model, path: str | os.PathLike[str], batch_size: int = 16) -> Detection:
-    """Score every segment of one video with the expert heads only, and locate the events.
+def detect_video(hunter: Hunt, model: Model, path: str | os.PathLike[str], batch_size: int = 16) -> Detection:
+    """Score every segment of one video with what the detector reads only, and locate the events.
 
     Parameters
     ----------
@@ -115,28 +119,44 @@ def detect_video(hunter: HeadHunt, model: Model, path: str | os.PathLike[str], b
     if locator is None:
         raise InputError("the detector has no locator: fit it with frame_truth= to find events")
     path = Path(path)
-    examples = clip_examples(path, hunter.segment_frames, hunter.sample_frames, name=shown_name(path.stem))
+    reader = shared_reader(path)
+    info = reader.info
+    length = hunter.segment_length(info.fps)
+    examples = clip_examples(path, length, hunter.sample_frames, name=shown_name(path.stem))
     acts = HeadTracer(model).capture(
         examples,
         prompts={"scoring": hunter.prompt_},
-        heads=hunter.heads_,
         batch_size=batch_size,
         progress=False,
+        **hunter._wanted(model, False),
     )
     scores = hunter.score(acts)
     spans = tuple(e.span for e in examples if e.span is not None)
+    edges = frame_edges(path)
+    found = locator.events(scores, spans, info.fps, edges)
+    return Detection(path, info, edges, spans, scores, locator.smooth(scores), tuple(found), acts.provenance, length)
+
+
+def frame_edges(path: str | os.PathLike[str]) -> Float[np.ndarray, " edge"]:
+    """Seconds at which each frame of a file begins, and the end of the last one, ``[frame + 1]``.
+
+    Parameters
+    ----------
+    path
+        A video file. Where its frame rate varies, the file's timestamps are taken.
+    """
     reader = shared_reader(path)
     info = reader.info
-    edges = np.arange(info.n_frames + 1) / info.fps if info.constant_rate else np.append(reader.times, info.duration)
-    found = [
-        replace(event, start_seconds=float(edges[event.start_frame]), end_seconds=float(edges[event.end_frame]))
-        for event in locator.events(scores, spans, info.fps)
-    ]
-    return Detection(path, info, edges, spans, scores, locator.smooth(scores), tuple(found), acts.provenance)
+    return np.arange(info.n_frames + 1) / info.fps if info.constant_rate else np.append(reader.times, info.duration)
 
 
 def detect_videos(
-    hunter: HeadHunt, model: Model, sources: Iterable[str | os.PathLike[str]], *, progress: bool = True
+    hunter: Hunt,
+    model: Model,
+    sources: Iterable[str | os.PathLike[str]],
+    *,
+    batch_size: int = 16,
+    progress: bool = True,
 ) -> Iterator[Detection | VideoError]:
     """Detect in all files of ``sources`` (files or folders), one after another.
 
@@ -152,6 +172,6 @@ def detect_videos(
     with tqdm(find_videos(list(sources)), desc="detect", unit="video", disable=not progress) as bar:
         for path in bar:
             try:
-                yield detect_video(hunter, model, path)
+                yield detect_video(hunter, model, path, batch_size)
             except VideoError as error:
                 yield error

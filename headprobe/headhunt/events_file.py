@@ -14,7 +14,7 @@ from headprobe.headhunt.detect import Detection, shown_name
 from headprobe.provenance import versions
 
 if TYPE_CHECKING:
-    from headprobe.headhunt.pipeline import HeadHunt
+    from headprobe.headhunt.hunt import Hunt
 
 __all__ = ["EventsFile", "timeline_figure", "write_json"]
 
@@ -50,7 +50,7 @@ class EventsFile:
         The folder is a file or cannot be written to.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], hunter: HeadHunt, thumbnails: int = 6) -> None:
+    def __init__(self, folder: str | os.PathLike[str], hunter: Hunt, thumbnails: int = 6) -> None:
         self.folder = Path(folder)
         self.hunter = hunter
         self.thumbnails = thumbnails
@@ -97,10 +97,15 @@ class EventsFile:
             self.path,
             {
                 "detector": {
-                    "heads": list(hunter.heads_.labels),
+                    **_what_is_read(hunter),
                     "prompt": hunter.prompt_,
                     "sigma": None if locator is None else locator.sigma,
                     "tau": None if locator is None else locator.tau,
+                    "release": None if locator is None else locator.release,
+                    "min_seconds": None if locator is None else locator.min_seconds,
+                    "scorer": hunter.scorer_.kind,
+                    "calibrated": hunter.scorer_.platt_ is not None,
+                    "fps": hunter.fps_,
                     "segment_frames": hunter.segment_frames,
                     "sample_frames": hunter.sample_frames,
                     "calibration": hunter.provenance_.to_dict(),
@@ -123,9 +128,15 @@ class EventsFile:
         return name
 
 
+def _what_is_read(hunter: Any) -> dict[str, Any]:
+    if hunter.kind == "heads":
+        return {"kind": "heads", "heads": list(hunter.heads_.labels)}
+    return {"kind": "layer", "layer": hunter.layer_}
+
+
 def timeline_figure(
     detection: Detection,
-    hunter: HeadHunt,
+    hunter: Hunt,
     *,
     truth: np.ndarray | None = None,
     thumbnails: int = 6,

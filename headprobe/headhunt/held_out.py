@@ -3,19 +3,75 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
-from headprobe.errors import InputError
+from headprobe.errors import HeadprobeWarning, InputError
 
 if TYPE_CHECKING:
     from headprobe.activations import HeadActivations
 
-__all__ = ["by_video", "out_of_fold"]
+__all__ = ["by_video", "fold_numbers", "out_of_fold", "quiet_scales"]
+
+
+@contextmanager
+def quiet_scales() -> Iterator[None]:
+    """Within it, no warning that one head sets the scale of a min-max normalisation.
+
+    It is said once, for the choice that is kept, and not for those on parts of the videos.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*alone holds", HeadprobeWarning)
+        yield
+
+
+def fold_numbers(
+    y: ArrayLike, groups: ArrayLike, n_folds: int = 4, random_state: int = 0
+) -> Int[np.ndarray, " example"]:
+    """The fold that each example is held out in; groups stay together, and folds have both labels in proportion.
+
+    Parameters
+    ----------
+    y, groups
+        ``[example]``, labels 0 or 1 and the group (video) of each example.
+    n_folds, random_state
+        Number of folds (fewer where a class has fewer groups) and seed of the split.
+
+    Returns
+    -------
+    ndarray
+        ``[example]``, from 0.
+
+    Raises
+    ------
+    InputError
+        If the groups of one class are fewer than two, so that no fold can leave one out.
+
+    Examples
+    --------
+    >>> sorted(set(fold_numbers([0, 0, 1, 1], ["a", "b", "c", "d"]).tolist()))
+    [0, 1]
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    y, groups = np.asarray(y), np.asarray(groups)
+    holding = [len(set(groups[y == label].tolist())) for label in (0, 1)]
+    folds = min(n_folds, *holding)
+    if folds < 2:
+        raise InputError(
+            f"{holding[0]} videos hold normal and {holding[1]} abnormal segments; held-out scores need two of each"
+        )
+    numbers = np.full(len(y), -1)
+    split = StratifiedGroupKFold(folds, shuffle=True, random_state=random_state)
+    for number, (_, test) in enumerate(split.split(np.zeros((len(y), 1)), y, groups)):
+        numbers[test] = number
+    return numbers
 
 
 def out_of_fold(
@@ -42,19 +98,11 @@ def out_of_fold(
     InputError
         If the groups of one class are fewer than two, so that no fold can leave one out.
     """
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    y, groups = np.asarray(y), np.asarray(groups)
-    holding = [len(set(groups[y == label].tolist())) for label in (0, 1)]
-    folds = min(n_folds, *holding)
-    if folds < 2:
-        raise InputError(
-            f"{holding[0]} videos hold normal and {holding[1]} abnormal segments; held-out scores need two of each"
-        )
-    scores = np.full(len(y), math.nan)
-    split = StratifiedGroupKFold(folds, shuffle=True, random_state=random_state)
-    for train, test in split.split(np.zeros((len(y), 1)), y, groups):
-        scores[test] = score(train, test)
+    numbers = fold_numbers(y, groups, n_folds, random_state)
+    scores = np.full(len(numbers), math.nan)
+    for number in range(int(numbers.max()) + 1):
+        test = np.flatnonzero(numbers == number)
+        scores[test] = score(np.flatnonzero(numbers != number), test)
     return scores
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import ArrayLike
 
 from headprobe.heads import HeadSet
+from headprobe.metrics.metric import Metric
+from headprobe.metrics.ranks import best_heads
 from headprobe.metrics.saliency import combine, saliency
 from headprobe.metrics.stability import rss
-from headprobe.scores import top_heads
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -26,9 +27,9 @@ class Identification:
     Parameters
     ----------
     heads
-        The k heads with the highest RSS, best first.
+        The k heads with the highest RSS, best first; ties go to the lower (layer, head).
     rss
-        Dims (layer, head).
+        Dims (layer, head); NaN where a layer has no head of this number.
     saliency
         Dims (metric, prompt, layer, head), every metric as it was computed.
     combined
@@ -45,7 +46,7 @@ def identify(
     acts_or_z: Any,
     y: ArrayLike | None = None,
     k: int = 5,
-    metrics: Sequence[str] = ("lda", "kl", "mmd", "nmi"),
+    metrics: Sequence[str | Metric | Callable[..., Any]] = ("lda", "kl", "mmd", "nmi"),
     instability_penalty: float = 0.5,
     random_state: int = 0,
 ) -> Identification:
@@ -77,7 +78,7 @@ def identify(
     Raises
     ------
     InputError
-        As in `saliency`, `combine`, `rss` and `top_heads`.
+        As in `saliency`, `combine`, `rss` and `headprobe.metrics.ranks.best_heads`.
 
     Examples
     --------
@@ -94,4 +95,4 @@ def identify(
         scores = scores.expand_dims({"prompt": ["none"]}, axis=1)
     combined = combine(scores)
     stable = rss(combined, instability_penalty)
-    return Identification(heads=top_heads(stable, k), rss=stable, saliency=scores, combined=combined)
+    return Identification(heads=best_heads(stable, k), rss=stable, saliency=scores, combined=combined)

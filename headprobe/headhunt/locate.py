@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 
 from headprobe.errors import InputError
@@ -25,7 +26,7 @@ class Event:
     start_frame, end_frame
         0-based; the end is exclusive.
     start_seconds, end_seconds
-        The same, divided by the video's frame rate.
+        The same in seconds: by the video's timestamps where they are known, else by its frame rate.
     peak
         Highest (smoothed) segment score within the event.
     """
@@ -47,6 +48,11 @@ class Locator:
         Width of the Gaussian in segments, 0 (no smoothing) or more. The paper uses 1.5.
     tau
         A segment whose smoothed score is at or above it is abnormal. The paper uses 0.65.
+    release
+        Hysteresis: an event that was started by tau goes on, to both sides, while the smoothed score is at or above
+        `release * tau`. 1 is no hysteresis.
+    min_seconds
+        Events that are shorter are left out; 0 keeps all.
 
     Examples
     --------
@@ -57,18 +63,23 @@ class Locator:
 
     sigma: float
     tau: float
+    release: float = 1.0
+    min_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         _check_sigma(self.sigma)
         _check_tau(self.tau)
+        _check_options(self.release, self.min_seconds)
 
     def smooth(self, scores: ArrayLike) -> Float[np.ndarray, " segment"]:
         """Smooth the scores of one video, `[segment]`, by this locator's sigma."""
         return smooth(scores, self.sigma)
 
-    def events(self, scores: ArrayLike, spans: Sequence[Span], fps: float) -> list[Event]:
-        """Find the events of one video from its raw scores: smooth, then cut at tau."""
-        return events(self.smooth(scores), spans, fps, self.tau)
+    def events(
+        self, scores: ArrayLike, spans: Sequence[Span], fps: float, edges: ArrayLike | None = None
+    ) -> list[Event]:
+        """Find the events of one video from its raw scores: smooth, then cut at tau; see `events`."""
+        return events(self.smooth(scores), spans, fps, self.tau, self.release, self.min_seconds, edges)
 
 
 def smooth(scores: ArrayLike, sigma: float) -> Float[np.ndarray, " segment"]:
@@ -115,7 +126,15 @@ def smooth(scores: ArrayLike, sigma: float) -> Float[np.ndarray, " segment"]:
     return np.clip(level + total / weight, values.min(), values.max())
 
 
-def events(scores: ArrayLike, spans: Sequence[Span], fps: float, tau: float) -> list[Event]:
+def events(
+    scores: ArrayLike,
+    spans: Sequence[Span],
+    fps: float,
+    tau: float,
+    release: float = 1.0,
+    min_seconds: float = 0.0,
+    edges: ArrayLike | None = None,
+) -> list[Event]:
     """Join consecutive segments with a score at or above the threshold into events.
 
     Parameters
@@ -129,6 +148,11 @@ def events(scores: ArrayLike, spans: Sequence[Span], fps: float, tau: float) -> 
         Frame rate of this video, in frames per second.
     tau
         Threshold.
+    release, min_seconds
+        Hysteresis and minimum duration, as in `Locator`.
+    edges
+        Seconds at which each frame begins and the last one ends, `[frame + 1]`; by default, and where frames are
+        evenly spaced, the number of the frame over fps.
 
     Returns
     -------
@@ -138,7 +162,8 @@ def events(scores: ArrayLike, spans: Sequence[Span], fps: float, tau: float) -> 
     Raises
     ------
     InputError
-        If scores and spans differ in number, spans are out of order, or fps is not positive.
+        If scores and spans differ in number, spans are out of order, fps is not positive, or the edges are too few or
+        not ascending.
 
     Examples
     --------
@@ -147,19 +172,38 @@ def events(scores: ArrayLike, spans: Sequence[Span], fps: float, tau: float) -> 
     """
     values = _scores(scores)
     _check_tau(tau)
+    _check_options(release, min_seconds)
     spans = check_spans(spans, len(values))
     if not (math.isfinite(fps) and fps > 0):
         raise InputError(f"fps must be a positive number of frames per second, got {fps!r}: read it from the video")
+    times = None if edges is None else _edges(edges, spans[-1][1])
+    positive = _positive(values, spans, tau, release)
     found: list[Event] = []
-    for (start, end), score in zip(spans, values.tolist(), strict=True):
-        if score < tau:
+    for (start, end), score, inside in zip(spans, values.tolist(), positive.tolist(), strict=True):
+        if not inside:
             continue
         first, peak = start, score
         if found and found[-1].end_frame == start:
             last = found.pop()
             first, peak = last.start_frame, max(last.peak, score)
-        found.append(Event(first, end, first / fps, end / fps, peak))
-    return found
+        begins, ends = (first / fps, end / fps) if times is None else (float(times[first]), float(times[end]))
+        found.append(Event(first, end, begins, ends, peak))
+    # A tenth of a millisecond, so that rounding of timestamps does not decide.
+    return [event for event in found if event.end_seconds - event.start_seconds >= min_seconds - 1e-4]
+
+
+def _positive(
+    values: Float[np.ndarray, " segment"], spans: Sequence[Span], tau: float, release: float
+) -> Bool[np.ndarray, " segment"]:
+    """Segments at or above tau, and those beside them, without a gap, at or above ``release * tau``."""
+    high = values >= tau
+    if release == 1:
+        return high
+    low = high | (values >= release * tau)
+    # Runs of low segments that touch; one with a high segment in it is an event.
+    joined = low[1:] & low[:-1] & np.array([a[1] == b[0] for a, b in pairwise(spans)], bool)
+    run = np.concatenate([[0], np.cumsum(~joined)])
+    return low & np.isin(run, run[high])
 
 
 def calibrate_locator(
@@ -168,6 +212,10 @@ def calibrate_locator(
     frame_labels_per_video: Mapping[str, ArrayLike],
     sigmas: Sequence[float],
     taus: Sequence[float],
+    *,
+    release: float = 1.0,
+    min_seconds: float = 0.0,
+    fps: Mapping[str, float] | None = None,
 ) -> Locator:
     """Choose the smoothing width and the threshold with the best frame F1 on calibration videos.
 
@@ -184,6 +232,10 @@ def calibrate_locator(
         Video name to `[frame]`, 0 (normal) or 1 (abnormal). Over all videos both must occur.
     sigmas, taus
         The grid.
+    release, min_seconds
+        Hysteresis and minimum duration, as in `Locator`, under which the grid is searched.
+    fps
+        Video name to frames per second; needed for a minimum duration.
 
     Returns
     -------
@@ -194,7 +246,8 @@ def calibrate_locator(
     ------
     InputError
         If the videos of the three mappings differ, a video is not covered, the frames are of one class only,
-        the grid is empty, or no pair of the grid hits an abnormal frame. Nothing falls back to a default.
+        the grid is empty, no pair of the grid hits an abnormal frame, or a minimum duration comes without frame
+        rates. Nothing falls back to a default.
 
     Examples
     --------
@@ -205,7 +258,7 @@ def calibrate_locator(
     ...     sigmas=[0.0, 1.0],
     ...     taus=[0.1, 0.3, 0.5, 0.7],
     ... )
-    Locator(sigma=0.0, tau=0.5)
+    Locator(sigma=0.0, tau=0.5, release=1.0, min_seconds=0.0)
     """
     check_same_videos(scores_per_video, frame_labels_per_video, "scores", "frame labels")
     check_same_videos(scores_per_video, spans_per_video, "scores", "spans")
@@ -216,13 +269,18 @@ def calibrate_locator(
         _check_sigma(value)
     for value in taus:
         _check_tau(value)
+    _check_options(release, min_seconds)
+    if min_seconds and (fps is None or not set(scores_per_video) <= set(fps)):
+        raise InputError("a minimum duration in seconds needs the frame rate of every video: give fps=")
     videos: list[np.ndarray] = []
+    names: list[tuple[str, list[Span]]] = []
     abnormal, length = [], []
     for video, scores in scores_per_video.items():
         truth = check_truth(frame_labels_per_video[video], video)
         values = _scores(scores, video)
         spans = check_spans(spans_per_video[video], len(values), n_frames=len(truth), video=video)
         videos.append(values)
+        names.append((video, spans))
         starts = [start for start, _ in spans]
         abnormal.append(np.add.reduceat(truth.astype(np.int64), starts))
         length.append(np.diff([*starts, len(truth)]))
@@ -235,9 +293,14 @@ def calibrate_locator(
         )
     f1 = np.empty((len(sigmas), len(taus)))
     for i, sigma in enumerate(sigmas):
-        smoothed = np.concatenate([smooth(values, sigma) for values in videos])
+        smoothed = [smooth(values, sigma) for values in videos]
         for j, tau in enumerate(taus):
-            positive = smoothed >= tau
+            positive = np.concatenate(
+                [
+                    _kept(values, spans, tau, release, min_seconds, fps[video] if fps else 1.0)
+                    for values, (video, spans) in zip(smoothed, names, strict=True)
+                ]
+            )
             f1[i, j] = 2 * hits[positive].sum() / (frames[positive].sum() + n_abnormal)
     best = f1.max()
     if best == 0:
@@ -248,7 +311,18 @@ def calibrate_locator(
         )
     row = int(np.argmax((f1 == best).any(1)))
     tied = np.flatnonzero(f1[row] == best)
-    return Locator(sigma=sigmas[row], tau=taus[int(tied[(len(tied) - 1) // 2])])
+    return Locator(sigmas[row], taus[int(tied[(len(tied) - 1) // 2])], release, min_seconds)
+
+
+def _kept(
+    values: np.ndarray, spans: Sequence[Span], tau: float, release: float, min_seconds: float, fps: float
+) -> Bool[np.ndarray, " segment"]:
+    """Segments that lie in an event."""
+    positive = _positive(values, spans, tau, release)
+    if not min_seconds:
+        return positive
+    found = events(values, spans, fps, tau, release, min_seconds)
+    return np.array([any(e.start_frame <= start < e.end_frame for e in found) for start, _ in spans], bool)
 
 
 def _scores(scores: ArrayLike, video: str | None = None) -> Float[np.ndarray, " segment"]:
@@ -263,6 +337,23 @@ def _scores(scores: ArrayLike, video: str | None = None) -> Float[np.ndarray, " 
             "left out, never given a number"
         )
     return values
+
+
+def _edges(edges: ArrayLike, n_frames: int) -> Float[np.ndarray, " edge"]:
+    times = np.asarray(edges, dtype=np.float64)
+    if times.ndim != 1 or len(times) <= n_frames or not np.isfinite(times).all() or (np.diff(times) < 0).any():
+        raise InputError(
+            f"edges must be ascending seconds, one for the beginning of each of {n_frames} frames and one for the end "
+            f"of the last, got shape {times.shape}"
+        )
+    return times
+
+
+def _check_options(release: float, min_seconds: float) -> None:
+    if not 0 < release <= 1:
+        raise InputError(f"release must be above 0 and at most 1 (no hysteresis), got {release!r}")
+    if not (math.isfinite(min_seconds) and min_seconds >= 0):
+        raise InputError(f"min_seconds must be 0 or more seconds, got {min_seconds!r}")
 
 
 def _check_sigma(sigma: float) -> None:

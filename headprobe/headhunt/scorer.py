@@ -1,28 +1,34 @@
-"""The scorer: logistic regression on the outputs of the expert heads, saved as numbers only."""
+"""The scorer: a small classifier on the outputs of the expert heads, whose probabilities are calibrated."""
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import Float, Int
+from numpy.typing import ArrayLike
+from scipy.special import expit
+from sklearn.base import BaseEstimator
 from torch import Tensor
 
-from headprobe.errors import ArtefactError, InputError
+from headprobe.errors import InputError
+from headprobe.headhunt.platt import Platt
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
-__all__ = ["features", "load_scorer", "make_scorer", "save_scorer", "scorer_from_state", "scorer_state"]
+__all__ = ["CLASS_WEIGHTS", "KINDS", "Scorer", "features", "make_scorer"]
 
-FORMAT = "headprobe.scorer/1"
+KINDS = ("logistic", "svm", "mlp", "sav")
+"""Kinds of scorer."""
+
+CLASS_WEIGHTS = ("balanced", None)
+"""How classes of unequal size are weighted."""
+
 MAX_ITER = 1000
 
 
-def features(z: np.ndarray | Tensor) -> np.ndarray:
+def features(z: np.ndarray | Tensor) -> Float[np.ndarray, "example feature"]:
     """Concatenate the outputs of the selected heads into one feature vector per example.
 
     Parameters
@@ -59,8 +65,8 @@ def features(z: np.ndarray | Tensor) -> np.ndarray:
     return array.reshape(len(array), -1)
 
 
-def make_scorer(random_state: int = 0, C: float = 1.0) -> Pipeline:
-    """Make the unfitted scorer: standardise every feature, then logistic regression.
+def make_scorer(random_state: int = 0, C: float = 1.0, class_weight: str | None = None) -> Pipeline:
+    """Make an unfitted logistic scorer: standardise every feature, then logistic regression.
 
     `predict_proba(X)[:, 1]` of the fitted scorer is the probability that a segment is abnormal (HeadHunt-VAD,
     arXiv 2512.17601, section 3; the binary cross-entropy is scikit-learn's log loss with an L2 term).
@@ -71,6 +77,8 @@ def make_scorer(random_state: int = 0, C: float = 1.0) -> Pipeline:
         Seed, kept for solvers that need one; the one used is deterministic.
     C
         Inverse strength of the L2 penalty, above 0.
+    class_weight
+        None or `"balanced"`, as in scikit-learn.
 
     Returns
     -------
@@ -87,175 +95,259 @@ def make_scorer(random_state: int = 0, C: float = 1.0) -> Pipeline:
     from sklearn.pipeline import Pipeline
     from sklearn.preprocessing import StandardScaler
 
-    logistic = LogisticRegression(C=C, max_iter=MAX_ITER, random_state=random_state)
+    logistic = LogisticRegression(C=C, max_iter=MAX_ITER, random_state=random_state, class_weight=class_weight)
     return Pipeline([("scale", StandardScaler()), ("logistic", logistic)])
 
 
-def scorer_state(scorer: Pipeline) -> dict[str, np.ndarray]:
-    """Read the numbers that define a fitted scorer.
-
-    Returns
-    -------
-    dict
-        `mean`, `scale`, `coef` `[feature]`, `intercept` `[1]`, float64; `classes` `[2]`, int64, always 0 and
-        1.
-
-    Raises
-    ------
-    InputError
-        If the scorer is not fitted, or was fitted to other labels than 0 and 1.
-
-    Examples
-    --------
-    >>> scorer = make_scorer().fit([[0.0], [1.0], [2.0], [3.0]], [0, 0, 1, 1])
-    >>> scorer_state(scorer)["mean"].tolist()
-    [1.5]
-    """
-    scale, logistic = scorer.named_steps["scale"], scorer.named_steps["logistic"]
-    if not hasattr(logistic, "coef_") or not hasattr(scale, "mean_"):
-        raise InputError("the scorer is not fitted: call fit(features, labels) first")
-    state = {
-        "mean": np.asarray(scale.mean_, dtype=np.float64),
-        "scale": np.asarray(scale.scale_, dtype=np.float64),
-        "coef": np.asarray(logistic.coef_, dtype=np.float64).reshape(-1),
-        "intercept": np.asarray(logistic.intercept_, dtype=np.float64),
-        "classes": np.asarray(logistic.classes_, dtype=np.int64),
-    }
-    problem = _problem(state)
-    if problem:
-        raise InputError(f"the scorer cannot be saved: {problem}")
-    return state
-
-
-def scorer_from_state(state: Mapping[str, np.ndarray], *, random_state: int = 0, C: float = 1.0) -> Pipeline:
-    """Build the fitted scorer from its numbers; its predictions equal those of the original bit for bit.
+class Scorer(BaseEstimator):
+    """Score segments by the outputs of the expert heads; the fitted scorer is a handful of arrays.
 
     Parameters
     ----------
-    state
-        As given by `scorer_state`.
-    random_state, C
-        Settings the scorer was fitted with; they only matter when it is fitted again.
+    kind
+        `"logistic"`: logistic regression. `"svm"`: linear support vector machine. `"mlp"`: two layers, `hidden` ReLU
+        units. These three see the heads' outputs concatenated and every feature standardised. `"sav"`: every head votes
+        for the class whose mean output is nearest by cosine (sparse attention vectors, arXiv 2412.00142).
+    C
+        Inverse strength of the penalty of `logistic` and `svm`, above 0.
+    hidden
+        Units of `mlp`.
+    class_weight
+        `"balanced"`: both classes count the same when the scorer is fitted, whatever their sizes: by weights, and for
+        `mlp` by showing examples of the smaller class several times. None: every example counts the same. `sav` takes
+        a mean per class, so sizes do not matter to it.
+    random_state
+        Seed of `svm` and `mlp`; the other kinds draw nothing.
 
-    Raises
-    ------
-    ArtefactError
-        If an array is missing, of a wrong shape or type, or holds NaN or a scale that is not positive.
+    Attributes
+    ----------
+    arrays_ : dict of ndarray
+        All that the fitted scorer is.
+    shape_ : tuple
+        (k, d_head).
+    platt_ : Platt or None
+        Turns decisions into calibrated probabilities; None until `calibrate`.
 
-    Examples
-    --------
-    >>> scorer = make_scorer().fit([[0.0], [1.0], [2.0], [3.0]], [0, 0, 1, 1])
-    >>> again = scorer_from_state(scorer_state(scorer))
-    >>> bool((again.predict_proba([[0.3]]) == scorer.predict_proba([[0.3]])).all())
-    True
-    """
-    problem = _problem(state)
-    if problem:
-        raise ArtefactError(f"not the state of a scorer: {problem}")
-    scorer = make_scorer(random_state, C)
-    scale, logistic = scorer.named_steps["scale"], scorer.named_steps["logistic"]
-    scale.mean_ = np.array(state["mean"])
-    scale.scale_ = np.array(state["scale"])
-    scale.var_ = scale.scale_**2
-    scale.n_features_in_ = logistic.n_features_in_ = len(scale.mean_)
-    logistic.coef_ = np.array(state["coef"])[None]
-    logistic.intercept_ = np.array(state["intercept"])
-    logistic.classes_ = np.array(state["classes"])
-    return scorer
-
-
-def save_scorer(scorer: Pipeline, folder: str | os.PathLike[str]) -> None:
-    """Write a fitted scorer as `scorer.safetensors` (numbers) and `scorer.json` (settings) into a folder.
+    References
+    ----------
+    HeadHunt-VAD (arXiv 2512.17601), section 3 and its table on scorers.
 
     Examples
     --------
-    >>> import tempfile
-    >>> scorer = make_scorer().fit([[0.0], [1.0], [2.0], [3.0]], [0, 0, 1, 1])
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save_scorer(scorer, folder)
-    ...     load_scorer(folder).predict([[3.0]]).tolist()
-    [1]
+    >>> rng = np.random.default_rng(0)
+    >>> y = np.arange(40) % 2
+    >>> z = rng.normal(size=(40, 5, 8)) + (2 * y - 1)[:, None, None]
+    >>> [bool((Scorer(kind).fit(z, y).probability(z).round() == y).all()) for kind in KINDS]
+    [True, True, True, True]
     """
-    from safetensors.numpy import save_file
 
-    logistic = scorer.named_steps["logistic"]
-    state = scorer_state(scorer)
-    settings = {
-        "format": FORMAT,
-        "C": float(logistic.C),
-        "random_state": logistic.random_state,
-        "n_features": len(state["mean"]),
-    }
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    save_file(state, Path(folder) / "scorer.safetensors")
-    (Path(folder) / "scorer.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    def __init__(
+        self,
+        kind: str = "logistic",
+        *,
+        C: float = 1.0,
+        hidden: int = 64,
+        class_weight: str | None = None,
+        random_state: int = 0,
+    ) -> None:
+        self.kind = kind
+        self.C = C
+        self.hidden = hidden
+        self.class_weight = class_weight
+        self.random_state = random_state
 
+    def fit(self, z: np.ndarray | Tensor, y: ArrayLike) -> Scorer:
+        """Fit the scorer; a calibration that was there is forgotten.
 
-def load_scorer(folder: str | os.PathLike[str]) -> Pipeline:
-    """Read a scorer written by `save_scorer`; nothing in the folder is executed.
+        Parameters
+        ----------
+        z
+            `[example, k, d_head]`, finite.
+        y
+            `[example]`, 0 or 1, both of them.
 
-    Raises
-    ------
-    ArtefactError
-        If a file is missing, damaged or of another format, or the two files disagree.
+        Raises
+        ------
+        InputError
+            The kind or class weight is unknown, `C` is not positive, or the labels are others.
+        """
+        self.check()
+        x = features(z)
+        labels = np.asarray(y)
+        if labels.shape != (len(x),) or not np.isin(labels, (0, 1)).all() or len(set(labels.tolist())) < 2:
+            raise InputError(
+                f"a scorer needs a label 0 (normal) or 1 (abnormal) for each of the {len(x)} examples, and both occur; "
+                f"got {sorted(set(labels.ravel().tolist()))} in shape {labels.shape}"
+            )
+        labels = labels.astype(np.int64)
+        self.shape_: tuple[int, int] = (int(z.shape[1]), int(z.shape[2]))
+        self.platt_: Platt | None = None
+        self.arrays_: dict[str, np.ndarray] = getattr(self, f"_fit_{self.kind}")(x, labels)
+        return self
 
-    Examples
-    --------
-    >>> load_scorer("no such folder")
-    Traceback (most recent call last):
-    headprobe.errors.ArtefactError: no such folder/scorer.json: not a readable JSON file ...
-    """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    def check(self) -> None:
+        """Raise InputError where a setting makes no sense, before any work."""
+        if self.kind not in KINDS:
+            raise InputError(f"unknown kind of scorer {self.kind!r}: known are {list(KINDS)}")
+        if self.class_weight not in CLASS_WEIGHTS:
+            raise InputError(f"class_weight must be 'balanced' or None, got {self.class_weight!r}")
+        if not self.C > 0:
+            raise InputError(f"C must be a positive number, got {self.C!r}")
 
-    text, tensors = Path(folder) / "scorer.json", Path(folder) / "scorer.safetensors"
-    try:
-        settings: Any = json.loads(text.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ArtefactError(f"{text}: not a readable JSON file ({error}); save the scorer again") from error
-    if not isinstance(settings, dict) or settings.get("format") != FORMAT:
-        found = settings.get("format") if isinstance(settings, dict) else type(settings).__name__
-        raise ArtefactError(f"{text}: format is {found!r}, expected {FORMAT!r}; save the scorer with this version")
-    C, seed = settings.get("C"), settings.get("random_state")
-    if not isinstance(C, int | float) or isinstance(C, bool) or not 0 < C < float("inf"):
-        raise ArtefactError(f"{text}: C must be a positive number, got {C!r}")
-    if not isinstance(seed, int) or isinstance(seed, bool):
-        raise ArtefactError(f"{text}: random_state must be a whole number, got {seed!r}")
-    try:
-        state = load_file(tensors)
-    except (OSError, SafetensorError) as error:
-        raise ArtefactError(f"{tensors}: not a readable safetensors file ({error}); save the scorer again") from error
-    problem = _problem(state)
-    if problem:
-        raise ArtefactError(f"{tensors}: {problem}")
-    if settings.get("n_features") != len(state["mean"]):
-        raise ArtefactError(
-            f"{tensors}: {len(state['mean'])} features, but {text.name} says {settings.get('n_features')!r}"
+    def decision(self, z: np.ndarray | Tensor) -> Float[np.ndarray, " example"]:
+        """Score examples: the higher, the more abnormal; no probabilities.
+
+        Parameters
+        ----------
+        z
+            `[example, k, d_head]`, the same heads in the same order.
+
+        Returns
+        -------
+        ndarray
+            `[example]`: log-odds for `logistic` and `mlp`, distance from the plane in standard units for `svm`,
+            difference of the shares of votes for `sav`, and within equal votes of the mean cosines.
+        """
+        return self._decide(self._checked(z))
+
+    def probability(self, z: np.ndarray | Tensor) -> Float[np.ndarray, " example"]:
+        """Probability of an anomaly: calibrated if `calibrate` was called, else the plain link of the kind.
+
+        Parameters
+        ----------
+        z
+            As in `decision`.
+
+        Returns
+        -------
+        ndarray
+            `[example]`, 0 to 1. Without calibration `logistic`, `mlp` and `svm` give the logistic function of the
+            decision (which is no probability for `svm`), `sav` the share of votes.
+        """
+        return self.link(self.decision(z))
+
+    def link(self, decision: ArrayLike) -> Float[np.ndarray, " example"]:
+        """Turn decisions into probabilities, as `probability` does."""
+        values = np.asarray(decision, dtype=np.float64)
+        if self.platt_ is not None:
+            return self.platt_(values)
+        if self.kind == "sav":
+            most = 1 + 1 / (2 * self.shape_[0])  # all votes for one class, and cosines of 1 and -1
+            return (1 + values / most) / 2
+        return expit(values)
+
+    def calibrate(self, decision: ArrayLike, y: ArrayLike) -> Scorer:
+        """Fit the map from decisions to probabilities on decisions about examples that were not fitted on.
+
+        Parameters
+        ----------
+        decision
+            `[example]`, of scorers of this kind that had not seen the example's video.
+        y
+            `[example]`, 0 or 1.
+        """
+        self.platt_ = Platt.fit(decision, y)
+        return self
+
+    def contributions(self, z: np.ndarray | Tensor) -> Float[np.ndarray, "example k"]:
+        """What each head adds to the decision.
+
+        Parameters
+        ----------
+        z
+            As in `decision`.
+
+        Returns
+        -------
+        ndarray
+            `[example, k]`. For `logistic` and `svm` the head's own terms of the sum, which with the intercept add up to
+            the decision; for `sav` its vote (-1, 0 or 1) over k; for `mlp` the decision less what it is with this
+            head at its calibration mean, which does not add up.
+        """
+        x = self._checked(z)
+        k, d = self.shape_
+        if self.kind == "sav":
+            cosine = self._cosines(x)
+            return np.sign(cosine[:, 1] - cosine[:, 0]) / k
+        if self.kind == "mlp":
+            whole = self._decide(x)
+            out = np.empty((len(x), k))
+            for head in range(k):
+                without = x.copy()
+                without[:, head * d : (head + 1) * d] = self.arrays_["mean"][head * d : (head + 1) * d]
+                out[:, head] = whole - self._decide(without)
+            return out
+        return (self._standard(x) * self.arrays_["coef"]).reshape(len(x), k, d).sum(2)
+
+    def _fit_logistic(self, x: np.ndarray, y: Int[np.ndarray, " example"]) -> dict[str, np.ndarray]:
+        return _linear(make_scorer(self.random_state, self.C, self.class_weight).fit(x, y))
+
+    def _fit_svm(self, x: np.ndarray, y: Int[np.ndarray, " example"]) -> dict[str, np.ndarray]:
+        from sklearn.pipeline import Pipeline
+        from sklearn.preprocessing import StandardScaler
+        from sklearn.svm import LinearSVC
+
+        machine = LinearSVC(
+            C=self.C, class_weight=self.class_weight, max_iter=100 * MAX_ITER, random_state=self.random_state
         )
-    return scorer_from_state(state, random_state=seed, C=float(C))
+        return _linear(Pipeline([("scale", StandardScaler()), ("svm", machine)]).fit(x, y))
+
+    def _fit_mlp(self, x: np.ndarray, y: Int[np.ndarray, " example"]) -> dict[str, np.ndarray]:
+        from sklearn.neural_network import MLPClassifier
+        from sklearn.preprocessing import StandardScaler
+
+        scale = StandardScaler().fit(x)
+        rows = np.arange(len(y))
+        if self.class_weight == "balanced":
+            small = int(y.mean() < 0.5)
+            times = max(round(float((y != small).sum() / (y == small).sum())), 1)
+            rows = np.concatenate([rows, np.tile(rows[y == small], times - 1)])
+        layers = MLPClassifier(
+            (self.hidden,), alpha=1e-2, solver="lbfgs", max_iter=MAX_ITER, random_state=self.random_state
+        ).fit(scale.transform(x[rows]), y[rows])
+        (w0, w1), (b0, b1) = layers.coefs_, layers.intercepts_
+        return _float64(mean=scale.mean_, scale=scale.scale_, w0=w0, b0=b0, w1=w1[:, 0], b1=b1)
+
+    def _fit_sav(self, x: np.ndarray, y: Int[np.ndarray, " example"]) -> dict[str, np.ndarray]:
+        z = x.reshape(len(x), *self.shape_)
+        return _float64(class_means=np.stack([z[y == label].mean(0) for label in (0, 1)]))
+
+    def _decide(self, x: np.ndarray) -> Float[np.ndarray, " example"]:
+        a = self.arrays_
+        if self.kind == "sav":
+            cosine = self._cosines(x)
+            k = self.shape_[0]
+            votes = np.sign(cosine[:, 1] - cosine[:, 0]).sum(1) / k
+            # Cosines are at most 1 in size, so they decide only between equal votes.
+            return votes + (cosine[:, 1] - cosine[:, 0]).mean(1) / (4 * k)
+        if self.kind == "mlp":
+            return np.maximum(self._standard(x) @ a["w0"] + a["b0"], 0) @ a["w1"] + a["b1"][0]
+        return self._standard(x) @ a["coef"] + a["intercept"][0]
+
+    def _standard(self, x: np.ndarray) -> np.ndarray:
+        return (x - self.arrays_["mean"]) / self.arrays_["scale"]
+
+    def _cosines(self, x: np.ndarray) -> Float[np.ndarray, "example class k"]:
+        z, means = x.reshape(len(x), *self.shape_), self.arrays_["class_means"]
+        dots = np.einsum("nkd,ckd->nck", z, means)
+        sizes = np.linalg.norm(z, axis=-1)[:, None] * np.linalg.norm(means, axis=-1)
+        return np.divide(dots, sizes, out=np.zeros_like(dots), where=sizes > 0)
+
+    def _checked(self, z: np.ndarray | Tensor) -> np.ndarray:
+        if not hasattr(self, "arrays_"):
+            raise InputError("the scorer is not fitted: call fit(z, labels) first")
+        x = features(z)
+        if tuple(z.shape[1:]) != self.shape_:
+            raise InputError(f"the scorer was fitted to [head, d_head] = {self.shape_}, got {tuple(z.shape[1:])}")
+        return x
 
 
-def _problem(state: Mapping[str, np.ndarray]) -> str | None:
-    """What is wrong with a scorer's numbers, or None."""
-    expected = {"mean", "scale", "coef", "intercept", "classes"}
-    if set(state) != expected:
-        return f"expected the arrays {sorted(expected)}, got {sorted(state)}"
-    for name, dtype in [
-        *((n, np.float64) for n in ("mean", "scale", "coef", "intercept")),
-        ("classes", np.int64),
-    ]:
-        if state[name].dtype != dtype:
-            return f"array {name!r} has dtype {state[name].dtype}, expected {np.dtype(dtype)}"
-        if not np.isfinite(state[name]).all():
-            return f"array {name!r} holds NaN or infinite values"
-    n = state["mean"].size
-    shapes = {"mean": (n,), "scale": (n,), "coef": (n,), "intercept": (1,), "classes": (2,)}
-    for name, shape in shapes.items():
-        if state[name].shape != shape or n == 0:
-            expectation = shape if n else "at least one feature"
-            return f"array {name!r} has shape {state[name].shape}, expected {expectation}"
-    if (state["scale"] <= 0).any():
-        return "array 'scale' must be positive"
-    if state["classes"].tolist() != [0, 1]:
-        return f"classes must be [0, 1], got {state['classes'].tolist()}"
-    return None
+def _linear(pipeline: Pipeline) -> dict[str, np.ndarray]:
+    scale: Any = pipeline.named_steps["scale"]
+    machine: Any = pipeline[-1]
+    coef, intercept = np.reshape(machine.coef_, -1), np.reshape(machine.intercept_, -1)
+    return _float64(mean=scale.mean_, scale=scale.scale_, coef=coef, intercept=intercept)
+
+
+def _float64(**arrays: Any) -> dict[str, np.ndarray]:
+    return {name: np.ascontiguousarray(array, dtype=np.float64) for name, array in arrays.items()}

@@ -1,0 +1,245 @@
+"""How stable and how significant the chosen heads are: what stands beside the heatmap."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Int
+
+from headprobe.errors import HeadprobeWarning, InputError
+from headprobe.headhunt.held_out import quiet_scales
+from headprobe.heads import Head, HeadSet
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+    from headprobe.activations import HeadActivations
+    from headprobe.headhunt.identify import Identification
+
+__all__ = ["COLUMNS", "Experts", "assess"]
+
+COLUMNS = ("rank", "head", "rss", "mean", "sd", "in_folds", "in_resamples", "auroc", "p")
+
+
+@dataclass(frozen=True, eq=False)
+class Experts:
+    """The chosen heads with what speaks for them, on the calibration videos that they were chosen on.
+
+    Parameters
+    ----------
+    table
+        One row per chosen head, best first. ``rank`` from 1; ``head``; ``rss``; ``mean`` and ``sd`` of the combined
+        saliency over the prompts; ``in_folds`` and ``in_resamples``, the shares of the selections on parts of the
+        videos that chose the head too; ``auroc``, of a linear probe on the head, tested on videos that it was not
+        fitted to, mean over the prompts less the instability penalty; ``p``, family-wise: the chance that any head at
+        all reaches this auroc when the labels mean nothing (step-down maximum statistic). NaN where a thing was not
+        computed.
+    stability
+        Name of the repeats (``prompts``, ``folds``, ``resamples``) to Nogueira's index of the sets of k heads chosen in
+        each: 1 the same every time, 0 as by chance; with ``lower`` and ``upper`` (95 %) and ``n_sets``.
+    notes
+        What was not computed, and why.
+    p_values
+        Family-wise p of all heads, dims (layer, head), for the heatmap; None if not computed.
+    """
+
+    table: pd.DataFrame
+    stability: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    p_values: xr.DataArray | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, without the map of p-values."""
+        rows = [
+            {
+                name: (None if isinstance(value, float) and math.isnan(value) else value)
+                for name, value in zip(COLUMNS, row, strict=True)
+            }
+            for row in self.table[list(COLUMNS)].itertuples(index=False)
+        ]
+        return {"heads": rows, "stability": {k: dict(v) for k, v in self.stability.items()}, "notes": list(self.notes)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], p_values: xr.DataArray | None = None) -> Experts:
+        """What `to_dict` gave."""
+        import pandas as pd
+
+        table = pd.DataFrame(data["heads"], columns=list(COLUMNS))
+        numbers = [name for name in COLUMNS if name not in ("rank", "head")]
+        table[numbers] = table[numbers].astype(float)
+        return cls(table, dict(data["stability"]), tuple(data["notes"]), p_values)
+
+    def sentence(self) -> str:
+        """The table in a sentence or two."""
+        parts = []
+        for name, words in (("prompts", "over prompts"), ("folds", "over folds"), ("resamples", "over resamples")):
+            if name in self.stability:
+                index = self.stability[name]
+                parts.append(f"{index['value']:.2f} {words} ({int(index['n_sets'])} sets)")
+        stability = f"Stability of the choice (1 always the same, 0 chance): {', '.join(parts)}. " if parts else ""
+        p = self.table["p"].dropna().tolist()
+        n = sum(value <= 0.05 for value in p)
+        reach = f"{n} of {len(p)} heads score higher than chance allows (family-wise p at most 0.05). "
+        significant = reach if p else ""
+        return (stability + significant + " ".join(self.notes)).strip()
+
+
+def assess(
+    acts: HeadActivations,
+    y: Int[np.ndarray, " example"],
+    found: Identification,
+    choose: Callable[[HeadActivations, np.ndarray], HeadSet],
+    *,
+    folds: Sequence[HeadSet] = (),
+    n_resamples: int = 0,
+    n_permutations: int = 199,
+    instability_penalty: float = 0.5,
+    random_state: int = 0,
+) -> Experts:
+    """Measure how stable and significant a choice of heads is.
+
+    Parameters
+    ----------
+    acts, y
+        The calibration examples the heads were chosen on, with groups (videos).
+    found
+        The heads and their maps.
+    choose
+        From activations and labels to heads: the same selection on other examples.
+    folds
+        Heads chosen without one fold of the videos each.
+    n_resamples
+        Bootstrap resamples of the videos on which heads are chosen anew; 0 for none. Each costs a selection.
+    n_permutations
+        Relabellings for the p-values; 0 for none.
+    instability_penalty
+        lambda of RSS.
+    random_state
+        Seed.
+
+    Returns
+    -------
+    Experts
+
+    Warns
+    -----
+    HeadprobeWarning
+        The videos are too few for p-values or resamples; it stands in the notes too.
+    """
+    import pandas as pd
+
+    notes: list[str] = []
+    stability: dict[str, dict[str, float]] = {}
+    k, heads = len(found.heads), list(found.heads)
+    candidates = found.rss
+    if found.combined.sizes["prompt"] > 1:
+        _add_index(stability, "prompts", _by_prompt(found.combined, k), candidates)
+    _add_index(stability, "folds", list(folds), candidates)
+    resampled: list[HeadSet] = []
+    if n_resamples:
+        from headprobe.metrics.resampling import group_resamples
+
+        try:
+            drawn = group_resamples(y, acts.groups.tolist(), n_resamples, random_state)
+            with quiet_scales():
+                resampled = [choose(acts.subset(rows), y[rows]) for rows in drawn]
+        except InputError as error:
+            _note(notes, f"No bootstrap over videos: {error}")
+        _add_index(stability, "resamples", resampled, candidates)
+    auroc, p_values = _significance(acts, y, n_permutations, instability_penalty, random_state, notes)
+    spread = found.combined.std("prompt")
+    mean = found.combined.mean("prompt")
+
+    def at(score_map: xr.DataArray | None, head: Head) -> float:
+        return math.nan if score_map is None else float(score_map.sel(layer=head.layer, head=head.head))
+
+    rows = [
+        (
+            rank,
+            head.label,
+            at(found.rss, head),
+            at(mean, head),
+            at(spread, head),
+            _share(head, folds),
+            _share(head, resampled),
+            at(auroc, head),
+            at(p_values, head),
+        )
+        for rank, head in enumerate(heads, 1)
+    ]
+    return Experts(pd.DataFrame(rows, columns=list(COLUMNS)), stability, tuple(notes), p_values)
+
+
+def _significance(
+    acts: HeadActivations, y: np.ndarray, n: int, penalty: float, seed: int, notes: list[str]
+) -> tuple[xr.DataArray | None, xr.DataArray | None]:
+    from headprobe.metrics.significance import max_statistic
+
+    if not n:
+        return None, None
+    several = penalty if len(acts.prompts) > 1 else None
+    acts, y, scheme = _in_order(acts, y)
+    try:
+        tested = max_statistic(
+            acts,
+            y,
+            groups=acts.groups,
+            n_permutations=n,
+            random_state=seed,
+            scheme=scheme,
+            instability_penalty=several,
+        )
+    except InputError as error:
+        _note(notes, f"No p-values: {error}")
+        return None, None
+    scores, p = tested.scores, tested.p_step_down
+    if "prompt" in scores.dims:  # the only one
+        scores, p = scores.isel(prompt=0, drop=True), p.isel(prompt=0, drop=True)
+    return scores, p
+
+
+def _in_order(acts: HeadActivations, y: np.ndarray) -> tuple[HeadActivations, np.ndarray, str]:
+    """The examples in the order of their videos, and what may be permuted.
+
+    The segments of a video are a series: where labels differ within one, they are shifted round, not shuffled.
+    """
+    groups, starts = acts.groups, acts.examples["start"]
+    mixed = any(len(set(y[groups == group].tolist())) > 1 for group in set(groups.tolist()))
+    if not mixed or starts.isna().to_numpy().any():
+        return acts, y, "auto"
+    order = np.lexsort((starts.to_numpy(int), groups))
+    return acts.subset(order), y[order], "shift"
+
+
+def _by_prompt(combined: xr.DataArray, k: int) -> list[HeadSet]:
+    from headprobe.scores import top_heads
+
+    return [top_heads(combined.isel(prompt=p, drop=True), k) for p in range(combined.sizes["prompt"])]
+
+
+def _add_index(
+    stability: dict[str, dict[str, float]], name: str, sets: Sequence[HeadSet], candidates: xr.DataArray
+) -> None:
+    from headprobe.metrics.selection import from_head_sets
+    from headprobe.metrics.stability_index import nogueira
+
+    if len(sets) < 2 or len(sets[0]) >= int(candidates.notnull().sum()):
+        return
+    index = nogueira(from_head_sets(dict(enumerate(sets)), candidates, "repeat"), dim="repeat")
+    kept = {name: value for name, value in asdict(index).items() if name in ("value", "lower", "upper", "n_sets")}
+    stability[name] = {key: float(value) for key, value in kept.items()}
+
+
+def _share(head: Head, sets: Sequence[HeadSet]) -> float:
+    return sum(head in one for one in sets) / len(sets) if sets else math.nan
+
+
+def _note(notes: list[str], text: str) -> None:
+    notes.append(text)
+    warnings.warn(text, HeadprobeWarning, stacklevel=4)

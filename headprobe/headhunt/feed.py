@@ -1,0 +1,323 @@
+"""Frames as they come: from a file, an iterable, a camera or an address, with drops counted and breaks survived."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from headprobe.errors import InputError, VideoError
+from headprobe.video.container import error_text
+from headprobe.video.index import FAULTS, display_turn
+from headprobe.video.reader import VideoReader
+
+__all__ = ["ENDED", "Break", "Feed", "Frame", "open_feed"]
+
+ENDED = "the source ended"
+"""Reason of a break where nothing went wrong."""
+
+_TIMEOUT = 10.0  # seconds without data after which a connection counts as broken
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One frame of a feed.
+
+    Parameters
+    ----------
+    number
+        Its number in this connection, from 0; frames that were dropped have numbers too.
+    seconds
+        When it was shown, from the start of the feed.
+    pixels
+        uint8 RGB.
+    connection
+        Number of the connection, from 0.
+    arrived
+        When it came, on the monotonic clock.
+    """
+
+    number: int
+    seconds: float
+    pixels: UInt8[np.ndarray, "height width 3"]
+    connection: int
+    arrived: float
+
+
+@dataclass(frozen=True)
+class Break:
+    """The end of a connection.
+
+    Parameters
+    ----------
+    connection
+        Its number.
+    reason
+        Why it ended.
+    last
+        Whether the feed ends with it.
+    """
+
+    connection: int
+    reason: str
+    last: bool
+
+
+Opener = Callable[[], Iterable[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Feed:
+    """A source that can be opened, again and again if it comes back.
+
+    Parameters
+    ----------
+    name
+        What it is called in messages.
+    open
+        Gives the frames of one connection: pictures, or (seconds, picture).
+    live
+        Whether frames come at their own pace, so that a slow reader has to drop some; else the source waits.
+    rate
+        Gives the frames per second, None where they are not known; asked again for each connection, once its first
+        frame has come.
+    repeats
+        Whether another connection gives the same frames again, as with a file: then its end is the end.
+    waits
+        Whether opening or reading may wait for somebody else, which is then done in a thread of its own.
+    """
+
+    name: str
+    open: Opener
+    live: bool
+    rate: Callable[[], float | None]
+    repeats: bool = False
+    waits: bool = False
+
+    def items(
+        self,
+        *,
+        reconnect: int | None,
+        wait_seconds: float = 1.0,
+        longest_wait: float = 30.0,
+        sleep: Callable[[float], Any] = time.sleep,
+    ) -> Generator[Frame | Break, None, None]:
+        """All frames of all connections, and a `Break` after each connection.
+
+        Parameters
+        ----------
+        reconnect
+            How often in a row a broken or missing connection is tried again; None: for ever, 0: not at all.
+        wait_seconds, longest_wait
+            Seconds before the first try; they double with each try that gives no frame, up to the longest.
+        sleep
+            How to wait.
+        """
+        start, connection, tries = time.monotonic(), 0, 0
+        last = ended = step = 0.0
+        while True:
+            number, first, offset, reason = 0, 0.0, 0.0, ENDED
+            try:
+                for number, given in enumerate(self.open()):
+                    seconds, pixels = _split(given, number, self.rate())
+                    if number == 0:
+                        first, tries = seconds, 0
+                        # Live time goes on while the source is away; that of a recording goes on where it ended.
+                        offset = time.monotonic() - start if self.live else ended
+                    shown = offset + seconds - first
+                    if number:
+                        step = shown - last
+                    last, ended = shown, shown + step
+                    yield Frame(number, shown, _checked(pixels), connection, time.monotonic())
+            except (VideoError, *FAULTS) as error:
+                if isinstance(error, InputError):
+                    raise
+                reason = error.reason if isinstance(error, VideoError) else error_text(error)
+            ends = (self.repeats and reason == ENDED) or (reconnect is not None and tries >= reconnect)
+            yield Break(connection, reason, ends)
+            if ends:
+                return
+            sleep(min(wait_seconds * 2**tries, longest_wait))
+            tries, connection = tries + 1, connection + 1
+
+
+def open_feed(source: Any, fps: float | None = None, live: bool | None = None) -> Feed:
+    """What to read from a source, and how.
+
+    Parameters
+    ----------
+    source
+        A file; an address with ``://`` (RTSP, HTTP, TCP, ...); a camera by number or device file; a named pipe; an
+        iterable of uint8 RGB frames [height, width, 3] or (seconds, frame) pairs; or a function that gives such an
+        iterable, called again for each connection.
+    fps
+        Frames per second of an iterable without times.
+    live
+        Whether to drop frames when the reader is too slow; by default for addresses and cameras.
+
+    Returns
+    -------
+    Feed
+
+    Raises
+    ------
+    InputError
+        The source is none of these, or the frame rate is not positive.
+    VideoError
+        A file is missing or damaged.
+
+    Examples
+    --------
+    >>> feed = open_feed([np.zeros((8, 8, 3), np.uint8)] * 3, fps=2)
+    >>> [item.seconds for item in feed.items(reconnect=0) if isinstance(item, Frame)]
+    [0.0, 0.5, 1.0]
+    """
+    if fps is not None and not fps > 0:
+        raise InputError(f"fps must be a positive number of frames per second, got {fps!r}")
+    if isinstance(source, bool):
+        raise InputError(f"a source is a file, an address, a camera or an iterable of frames, got {source!r}")
+    if isinstance(source, int):
+        source = f"/dev/video{source}"
+    if isinstance(source, str | os.PathLike):
+        return _of_path(os.fspath(source), fps, live)
+    if callable(source):
+        opener: Any = source
+        return Feed(getattr(source, "__name__", "the function"), opener, bool(live), lambda: fps)
+    if isinstance(source, Iterable):
+        items = iter(source)
+        return Feed("the iterable", lambda: items, bool(live), lambda: fps, repeats=True)
+    raise InputError(f"a source is a file, an address, a camera or an iterable of frames, got {type(source).__name__}")
+
+
+def _of_path(name: str, fps: float | None, live: bool | None) -> Feed:
+    mode = os.stat(name).st_mode if os.path.exists(name) else 0
+    camera, pipe = stat.S_ISCHR(mode), stat.S_ISFIFO(mode)
+    if "://" in name or camera or pipe:
+        given = _Connections(name, "v4l2" if camera else None, fps)
+        return Feed(name, given.open, not pipe if live is None else live, lambda: given.fps, waits=True)
+    with VideoReader(name) as reader:  # so that a missing or damaged file is said at once
+        rate = reader.info.fps
+    return Feed(name, lambda: _frames_of_file(name), bool(live), lambda: rate, repeats=True)
+
+
+def _frames_of_file(name: str) -> Iterator[tuple[float, np.ndarray]]:
+    with VideoReader(name) as reader:
+        yield from zip(reader.times.tolist(), reader, strict=True)
+
+
+class _Connections:
+    """An address, a camera or a pipe, which can be opened again."""
+
+    def __init__(self, name: str, form: str | None, fps: float | None) -> None:
+        self.name, self.form, self.given = name, form, fps
+        self.fps = fps
+
+    def open(self) -> Iterator[tuple[float | None, np.ndarray]]:
+        """Frames of one connection, with their times where the source gives them."""
+        import av
+
+        options = {"rtsp_transport": "tcp"} if self.name.startswith("rtsp") else {}
+        with av.open(self.name, format=self.form, options=options, timeout=(_TIMEOUT, _TIMEOUT)) as container:
+            if not container.streams.video:
+                raise VideoError(self.name, "there is no video stream in it")
+            stream = container.streams.video[0]
+            rate = stream.guessed_rate or stream.average_rate
+            self.fps = self.given if self.given is not None or not rate else float(rate)
+            turn: tuple[bool, bool, bool] | None = None
+            for frame in container.decode(stream):
+                turn = display_turn(frame) if turn is None else turn
+                if turn is None:
+                    raise VideoError(self.name, "the picture is to be shown at an angle that is no quarter turn")
+                image = frame.to_ndarray(format="rgb24")
+                image = image.transpose(1, 0, 2) if turn[0] else image
+                yield frame.time, np.ascontiguousarray(image[:: -1 if turn[1] else 1, :: -1 if turn[2] else 1])
+
+
+def _split(given: Any, number: int, fps: float | None) -> tuple[float, Any]:
+    seconds, pixels = given if isinstance(given, tuple) else (None, given)
+    if seconds is None:
+        if fps is None:
+            raise InputError("frames without times need a frame rate: give fps=, or (seconds, frame) pairs")
+        seconds = number / fps
+    return float(seconds), pixels
+
+
+def _checked(pixels: Any) -> UInt8[np.ndarray, "height width 3"]:
+    array = np.asarray(pixels)
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] != 3 or 0 in array.shape:
+        raise InputError(
+            f"a frame must be a uint8 RGB array [height, width, 3], got {array.dtype} of shape {array.shape}"
+        )
+    return array
+
+
+class Reader:
+    """Reads a feed in a thread of its own, so that whoever uses the frames can be interrupted while it waits.
+
+    Parameters
+    ----------
+    items
+        From `Feed.items`.
+    capacity
+        Frames to keep at most.
+    drop
+        Whether to drop the oldest when there are more, or to let the source wait.
+    """
+
+    def __init__(self, items: Iterator[Frame | Break], capacity: int, drop: bool = True) -> None:
+        self._items, self._capacity, self._drop = items, capacity, drop
+        self._held: deque[Frame | Break | BaseException] = deque()
+        self._n_frames = 0
+        self._changed = threading.Condition()
+        self._stopped = False
+        self._thread = threading.Thread(target=self._read, daemon=True, name="headprobe feed")
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[Frame | Break]:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: bool(self._held))
+                item = self._held.popleft()
+                self._n_frames -= isinstance(item, Frame)
+                self._changed.notify_all()
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+            if isinstance(item, Break) and item.last:
+                return
+
+    def close(self) -> None:
+        """Let the thread end with its next frame; it never keeps a program from ending."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+    def _read(self) -> None:
+        try:
+            for item in self._items:
+                if self._stopped:
+                    return
+                self._put(item)
+        except BaseException as error:  # to be raised where the frames are used
+            self._put(error)
+
+    def _put(self, item: Frame | Break | BaseException) -> None:
+        with self._changed:
+            if isinstance(item, Frame):
+                if not self._drop:
+                    self._changed.wait_for(lambda: self._n_frames < self._capacity or self._stopped)
+                if self._n_frames >= self._capacity:
+                    oldest = next(i for i, held in enumerate(self._held) if isinstance(held, Frame))
+                    del self._held[oldest]
+                else:
+                    self._n_frames += 1
+            self._held.append(item)
+            self._changed.notify_all()

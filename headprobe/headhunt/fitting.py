@@ -1,0 +1,260 @@
+"""From a data set on disk to a fitted detector in a folder, with the list of its videos and a report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headprobe.errors import InputError
+from headprobe.extraction.prompts import read_prompts
+from headprobe.headhunt.calibration import CalibrationSample, calibration_examples
+from headprobe.headhunt.datasets import (
+    NORMAL,
+    Dataset,
+    frame_labels,
+    list_folder,
+    load_dataset,
+    match_videos,
+    read_text,
+)
+from headprobe.headhunt.events_report import detector_sections
+from headprobe.headhunt.layers import LayerHunt
+from headprobe.headhunt.locate import Locator
+from headprobe.headhunt.pipeline import HeadHunt
+from headprobe.headhunt.presets import preset as settings_of
+from headprobe.models.loading import load
+from headprobe.report import Bullets, Section, write_report
+from headprobe.video.decode import probe
+
+__all__ = ["VIDEOS_FILE", "Fitted", "fit_detector"]
+
+VIDEOS_FILE = "calibration_videos.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A detector that was fitted, and where it is.
+
+    Parameters
+    ----------
+    hunter
+        The detector, of the class `HeadHunt` or `LayerHunt`.
+    folder
+        What `from_pretrained` takes.
+    """
+
+    hunter: Any
+    folder: Path
+
+    def lines(self) -> list[str]:
+        """What a user wants to know, a line each."""
+        hunter, balance, quality = self.hunter, self.hunter.balance_, self.hunter.held_out_
+        out = [
+            f"calibrated on {balance['normal']} normal and {balance['abnormal']} abnormal clips of "
+            f"{balance['videos']} videos"
+        ]
+        if hunter.kind == "heads":
+            out.append(f"expert heads: {', '.join(hunter.heads_.labels)}")
+            out += [line for line in [hunter.experts_.sentence()] if line]
+        else:
+            out.append(f"layer: {hunter.layer_}; without a fold of the videos each: {list(hunter.fold_layers_)}")
+        if quality:
+            out.append(
+                f"on calibration videos that were held out: AUC {quality['auc']:.3f}, Brier score "
+                f"{quality['brier']:.3f}, calibration error {quality['ece']:.3f}"
+            )
+        where = hunter.locator_
+        out.append(
+            "no locator: the events of these videos are not annotated; give --sigma and --tau to detect"
+            if where is None
+            else f"locator: sigma {where.sigma:g} segments, tau {where.tau:g}"
+        )
+        return [*out, f"detector: {self.folder}   report: {self.folder / 'report.html'}"]
+
+
+def fit_detector(
+    root: str | os.PathLike[str],
+    dataset: str,
+    model: str,
+    out: str | os.PathLike[str],
+    *,
+    layer: bool = False,
+    preset: str = "default",
+    settings: Mapping[str, Any] | None = None,
+    prompts: str | os.PathLike[str] | None = None,
+    sample: str | os.PathLike[str] | None = None,
+    videos: str = "",
+    split: str = "",
+    annotations: str | os.PathLike[str] | None = None,
+    table: str | os.PathLike[str] | None = None,
+    normal: str = NORMAL,
+    locator: Locator | None = None,
+    batch_size: int = 16,
+    dtype: str | None = None,
+    device: str | None = None,
+    progress: bool = True,
+) -> Fitted:
+    """Fit a detector on videos of a data set and write it into a folder.
+
+    Where the annotation says when events happen, segments are labelled by it (abnormal: at least half of the segment)
+    and the locator is calibrated on held-out scores; elsewhere every segment of an abnormal video is labelled 1.
+
+    Parameters
+    ----------
+    root, dataset, annotations, table, normal
+        As in `headprobe.headhunt.datasets.load_dataset`.
+    model, dtype, device
+        As in `headprobe.load`.
+    out
+        Folder for the detector, the list of its videos and ``report.html``.
+    layer
+        Whether to fit a `LayerHunt` instead of a `HeadHunt`.
+    preset, settings
+        Settings of the detector: those of the preset, then these.
+    prompts
+        File with prompts (`headprobe.extraction.prompts.read_prompts`); None: the default ones.
+    sample
+        A `CalibrationSample` on disk, as `headprobe data sample` writes it.
+    videos
+        Names of the videos instead: separated by commas, or a file with one per line.
+    split
+        Split of which to take all videos, where neither is given; empty: all videos.
+    locator
+        Take this locator instead of calibrating one.
+    batch_size, progress
+        As in `HeadHunt.fit`.
+
+    Returns
+    -------
+    Fitted
+
+    Raises
+    ------
+    InputError
+        A video is missing, labels are of one class only, or settings make no sense.
+    VideoError
+        A video cannot be decoded; none is left out.
+    """
+    listing = list_folder(root)
+    data = load_dataset(dataset, root, annotations=annotations, table=table, normal=normal, listing=listing)
+    chosen = _chosen(data, sample, videos, split)
+    data = data.only(chosen.videos)
+    located, _ = match_videos(data, listing)
+    paths = _paths(chosen, located)
+    hunter = _hunter(layer, preset, dict(settings or {}), prompts)
+    how = hunter.calibration_clips
+    truth = {} if how == "whole_video" else _truth(data, paths)
+    examples = calibration_examples(
+        chosen,
+        paths,
+        how=how,
+        segment_frames=hunter.segment_frames,
+        sample_frames=hunter.sample_frames,
+        truth=truth or None,
+    )
+    complete = set(truth) == set(chosen.videos) and any(one.any() for one in truth.values())
+    loaded = load(model, dtype=dtype, device=device)
+    hunter.fit(
+        loaded,
+        examples,
+        frame_truth=truth if complete and locator is None else None,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    if locator is not None:
+        hunter.locator_ = locator
+    folder = hunter.save_pretrained(out)
+    chosen.save(folder / VIDEOS_FILE)
+    _report(hunter, chosen, truth, folder)
+    return Fitted(hunter, folder)
+
+
+def _chosen(data: Dataset, sample: Any, videos: str, split: str) -> CalibrationSample:
+    given = [name for name, value in (("sample", sample), ("videos", videos), ("split", split)) if value]
+    if len(given) > 1:
+        raise InputError(f"give one of {', '.join(given)}, not several: each says which videos to calibrate on")
+    if sample:
+        drawn = CalibrationSample.load(sample)
+        if drawn.dataset != data.name:
+            raise InputError(f"{os.fspath(sample)} is a sample of {drawn.dataset}, not of {data.name}")
+        labels = data.only(drawn.videos).labels()
+        wrong = [name for name, label in drawn.labels.items() if labels[name] != label]
+        if wrong:
+            raise InputError(f"{os.fspath(sample)} and the annotation disagree about whether {wrong[:5]} are abnormal")
+        return drawn
+    names = _names(videos) if videos else [v.name for v in (data.split(split) if split else data).videos]
+    part = data.only(names)
+    return CalibrationSample(
+        dataset=data.name,
+        videos=tuple(sorted(set(names))),
+        classes=part.class_names(),
+        normal=NORMAL,
+        fraction=float(len(set(names)) / len(data)),
+        balance="pool",
+        random_state=0,
+        n_pool=len(data),
+        pool_sha256="",
+    )
+
+
+def _names(videos: str) -> list[str]:
+    given = read_text(videos).splitlines() if os.path.isfile(videos) else videos.split(",")
+    names = [name.strip() for name in given if name.strip()]
+    if not names:
+        raise InputError(f"{videos!r} names no video")
+    return names
+
+
+def _paths(chosen: CalibrationSample, located: Mapping[str, Sequence[Any]]) -> dict[str, Path]:
+    missing = [name for name in chosen.videos if name not in located]
+    if missing:
+        raise InputError(
+            f"{len(missing)} calibration videos are not on disk: {missing[:5]}; see `headprobe data check`"
+        )
+    twice = [name for name in chosen.videos if len(located[name]) > 1]
+    if twice:
+        raise InputError(f"{len(twice)} calibration videos are there twice: {[str(f.path) for f in located[twice[0]]]}")
+    folders = [name for name in chosen.videos if located[name][0].n_images is not None]
+    if folders:
+        raise InputError(
+            f"{len(folders)} calibration videos are folders of pictures, such as {located[folders[0]][0].path}: make "
+            "video files of them"
+        )
+    return {name: located[name][0].path for name in chosen.videos}
+
+
+def _truth(data: Dataset, paths: Mapping[str, Path]) -> dict[str, np.ndarray]:
+    """Frame labels of the videos whose events are annotated."""
+    return {
+        video.name: frame_labels(video.events, probe(paths[video.name]).n_frames, max_overrun=data.max_overrun)
+        for video in data.videos
+        if video.events is not None
+    }
+
+
+def _hunter(layer: bool, preset: str, settings: dict[str, Any], prompts: Any) -> Any:
+    base = settings_of(preset)
+    if layer:
+        base.pop("metrics")  # of heads
+    read = {} if prompts is None else {"prompts": read_prompts(prompts)}
+    cls: Any = LayerHunt if layer else HeadHunt
+    unknown = sorted(set(settings) - set(cls().get_params()))
+    if unknown:
+        raise InputError(f"{cls.__name__} has no settings {unknown}")
+    return cls(**(base | settings | read))
+
+
+def _report(hunter: Any, chosen: CalibrationSample, truth: Mapping[str, Any], folder: Path) -> None:
+    lines = [f"{name}: {chosen.classes[name]}" for name in chosen.videos]
+    what = (
+        "Segments are labelled by the annotated events: abnormal where at least half of the frames are."
+        if truth
+        else "Every clip has the label of its video, which is all that is known, and for segments often wrong."
+    )
+    sections = [*detector_sections(hunter), Section("Calibration videos", [what, Bullets(lines)])]
+    write_report(folder / "report.html", "Fitted detector", sections, summary=f"Fitted on {len(chosen.videos)} videos.")

@@ -1,0 +1,166 @@
+"""Calibration material: clips, labels and groups become labelled examples, and their frame rate is noted."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from headprobe.activations import HeadActivations
+from headprobe.errors import HeadprobeWarning, InputError
+from headprobe.examples import Example, as_examples
+from headprobe.values import dense
+from headprobe.video.clips import Clip, clip_examples
+from headprobe.video.decode import shared_reader
+
+__all__ = ["frame_rate", "labelled_examples"]
+
+_SAME_RATE = 0.05  # rates that differ by less are called one rate
+
+
+def labelled_examples(
+    clips: Iterable[Any],
+    labels: Sequence[int] | np.ndarray | None,
+    groups: Sequence[Any] | np.ndarray | None,
+    segment_frames: int,
+    sample_frames: int,
+    whole_video: bool = False,
+) -> list[Example]:
+    """Examples with a label and a group each.
+
+    Parameters
+    ----------
+    clips
+        What `HeadTracer.capture` takes; or paths (`pathlib.Path`) of video files, each of which becomes its segments,
+        or one clip of the whole video, with the file's label.
+    labels
+        One for each clip or file, 0 or 1; None where the clips are examples with labels.
+    groups
+        The video of each clip, likewise; for a file its name.
+    segment_frames, sample_frames
+        Frames of a segment, and how many of them are shown.
+    whole_video
+        Whether a file becomes one clip with its frames spread over all of it, as published.
+
+    Returns
+    -------
+    list of Example
+
+    Raises
+    ------
+    InputError
+        Labels or groups are missing or not as many as the clips, or two files have one name.
+    VideoError
+        A file cannot be read.
+    """
+    items = list(clips)
+    for name, values in (("labels", labels), ("groups", groups)):
+        if values is not None and len(values) != len(items):
+            raise InputError(f"{len(items)} clips but {len(values)} {name}: give one for each clip or file")
+    wanted: list[Any] = [None] * len(items) if labels is None else [int(label) for label in labels]
+    named: list[Any] = [None] * len(items) if groups is None else [str(group) for group in groups]
+    if items and all(isinstance(item, os.PathLike) for item in items):
+        return _of_files(items, wanted, named, segment_frames, sample_frames, whole_video)
+    out = []
+    for example, label, group in zip(as_examples(items), wanted, named, strict=True):
+        label = example.label if label is None else label
+        group = example.group if group is None else group
+        if label is None or group is None:
+            what = "label" if label is None else "group (video)"
+            raise InputError(f"the example {example.id!r} has no {what}: give labels= and groups=, one for each clip")
+        out.append(Example(example.content, id=example.id, label=label, group=group, span=example.span))
+    return out
+
+
+def _of_files(
+    paths: Sequence[Any], labels: Sequence[Any], groups: Sequence[Any], length: int, n_samples: int, whole: bool
+) -> list[Example]:
+    from headprobe.headhunt.detect import shown_name
+
+    out: list[Example] = []
+    names: set[str] = set()
+    for path, label, group in zip(paths, labels, groups, strict=True):
+        name = shown_name(os.path.splitext(os.path.basename(os.fspath(path)))[0]) if group is None else group
+        if label is None:
+            raise InputError(f"the video {name!r} has no label: give labels=, one for each file")
+        if name in names:
+            raise InputError(f"two files have the name {name!r}: give groups=, a different one for each file")
+        names.add(name)
+        frames = length if not whole else len(shared_reader(path))
+        out += clip_examples(path, frames, n_samples, label=label, group=name, name=name)
+    return out
+
+
+def frame_rate(source: Sequence[Example] | HeadActivations) -> float | None:
+    """Frames per second of the videos that the clips were cut from; None where nothing says it.
+
+    Parameters
+    ----------
+    source
+        Examples whose contents are clips of files, or activations from a store, whose table has frames and seconds.
+
+    Returns
+    -------
+    float or None
+        The median over clips.
+
+    Warns
+    -----
+    HeadprobeWarning
+        The videos have different frame rates: segments of one length in frames last differently long in them.
+    """
+    rates = _rates_of_table(source) if isinstance(source, HeadActivations) else _rates_of_files(source)
+    if not len(rates):
+        return None
+    middle = float(f"{float(np.median(rates)):.9g}")  # 10, not 10.000000000000002
+    if (np.abs(rates / middle - 1) > _SAME_RATE).any():
+        warnings.warn(
+            f"the calibration videos have frame rates from {rates.min():g} to {rates.max():g} per second, but segments "
+            f"are cut in frames: one of them lasts between {middle / rates.max():.2f} and {middle / rates.min():.2f} "
+            "times the usual; bring the videos to one rate",
+            HeadprobeWarning,
+            stacklevel=3,
+        )
+    return middle
+
+
+def _rates_of_files(examples: Sequence[Example]) -> Float[np.ndarray, " clip"]:
+    found: dict[str, float] = {}
+    for example in examples:
+        if isinstance(example.content, Clip) and example.content.path not in found:
+            found[example.content.path] = shared_reader(example.content.path).info.fps
+    return np.array([found[e.content.path] for e in examples if isinstance(e.content, Clip)], float)
+
+
+def _rates_of_table(acts: HeadActivations) -> Float[np.ndarray, " clip"]:
+    table = acts.examples
+    if not {"start_seconds", "end_seconds"} <= set(table.columns):
+        return np.zeros(0)
+    frames = table["end"].to_numpy(float) - table["start"].to_numpy(float)
+    seconds = table["end_seconds"].to_numpy(float) - table["start_seconds"].to_numpy(float)
+    there = np.isfinite(frames) & np.isfinite(seconds) & (seconds > 0)
+    return frames[there] / seconds[there]
+
+
+def with_labels(
+    acts: HeadActivations, labels: Sequence[int] | np.ndarray | None, groups: Sequence[Any] | np.ndarray | None
+) -> HeadActivations:
+    """The activations with other labels and groups in their table."""
+    columns: dict[str, list[Any]] = {}
+    for name, values, kind in (("label", labels, int), ("group", groups, str)):
+        if values is None:
+            continue
+        if len(values) != len(acts.examples):
+            raise InputError(f"{len(acts.examples)} examples but {len(values)} {name}s: give one for each")
+        columns[name] = [kind(value) for value in values]
+    return with_columns(acts, **columns) if columns else acts
+
+
+def with_columns(acts: HeadActivations, **columns: Any) -> HeadActivations:
+    """The activations with these columns in their table."""
+    return replace(acts, values=dense(acts.tensors), examples=acts.examples.assign(**columns))

@@ -1,0 +1,5 @@
+"""Head lists that others have published, with their sources, to compare score maps with."""
+
+from headprobe.headhunt.published.heads import Comparison, PublishedHeads, compare_heads, published, published_names
+
+__all__ = ["Comparison", "PublishedHeads", "compare_heads", "published", "published_names"]

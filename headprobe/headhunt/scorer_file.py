@@ -1,0 +1,175 @@
+"""A fitted scorer on disk: numbers in safetensors, settings in JSON; reading it executes nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import numpy as np
+
+from headprobe.errors import ArtefactError, InputError
+from headprobe.headhunt.platt import Platt
+from headprobe.headhunt.scorer import CLASS_WEIGHTS, KINDS, Scorer
+
+__all__ = ["load_scorer", "save_scorer"]
+
+FORMAT = "headprobe.scorer/2"
+SETTINGS, NUMBERS = "scorer.json", "scorer.safetensors"
+
+
+def save_scorer(scorer: Scorer, folder: str | os.PathLike[str]) -> None:
+    """Write a fitted scorer as `scorer.safetensors` (numbers) and `scorer.json` (settings) into a folder.
+
+    Parameters
+    ----------
+    scorer
+        Fitted, calibrated or not.
+    folder
+        Created if missing.
+
+    Raises
+    ------
+    InputError
+        The scorer is not fitted.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> scorer = Scorer().fit(np.array([[[0.0]], [[1.0]], [[2.0]], [[3.0]]]), [0, 0, 1, 1])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_scorer(scorer, folder)
+    ...     bool(load_scorer(folder).probability(np.array([[[3.0]]]))[0] > 0.5)
+    True
+    """
+    from safetensors.numpy import save_file
+
+    if not hasattr(scorer, "arrays_"):
+        raise InputError("the scorer is not fitted: call fit(z, labels) first")
+    k, d = scorer.shape_
+    problem = _problem(scorer.arrays_, scorer.kind, k, d)
+    if problem:
+        raise InputError(f"the scorer cannot be saved: {problem}")
+    platt = scorer.platt_
+    settings = {
+        "format": FORMAT,
+        "kind": scorer.kind,
+        "C": float(scorer.C),
+        "hidden": int(scorer.hidden),
+        "class_weight": scorer.class_weight,
+        "random_state": int(scorer.random_state),
+        "n_heads": k,
+        "head_dim": d,
+        "calibration": None if platt is None else {"slope": platt.slope, "intercept": platt.intercept},
+    }
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    save_file(scorer.arrays_, Path(folder) / NUMBERS)
+    (Path(folder) / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def load_scorer(folder: str | os.PathLike[str]) -> Scorer:
+    """Read a scorer written by `save_scorer`; its scores equal those of the original bit for bit.
+
+    Parameters
+    ----------
+    folder
+        As given to `save_scorer`.
+
+    Returns
+    -------
+    Scorer
+
+    Raises
+    ------
+    ArtefactError
+        If a file is missing, damaged or of another format, or the two files disagree.
+
+    Examples
+    --------
+    >>> load_scorer("no such folder")
+    Traceback (most recent call last):
+    headprobe.errors.ArtefactError: no such folder/scorer.json: not a readable JSON file ...
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    text, tensors = Path(folder) / SETTINGS, Path(folder) / NUMBERS
+    try:
+        settings: Any = json.loads(text.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ArtefactError(f"{text}: not a readable JSON file ({error}); save the scorer again") from error
+    if not isinstance(settings, dict) or settings.get("format") != FORMAT:
+        found = settings.get("format") if isinstance(settings, dict) else type(settings).__name__
+        raise ArtefactError(f"{text}: format is {found!r}, expected {FORMAT!r}; save the scorer with this version")
+    kind, weight, C = settings.get("kind"), settings.get("class_weight"), settings.get("C")
+    if kind not in KINDS:
+        raise ArtefactError(f"{text}: kind must be one of {list(KINDS)}, got {kind!r}")
+    if weight not in CLASS_WEIGHTS:
+        raise ArtefactError(f"{text}: class_weight must be 'balanced' or null, got {weight!r}")
+    if not _is_number(C) or not C > 0:
+        raise ArtefactError(f"{text}: C must be a positive number, got {C!r}")
+    for name in ("hidden", "random_state", "n_heads", "head_dim"):
+        value = settings.get(name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < (name != "random_state"):
+            raise ArtefactError(f"{text}: {name} must be a whole number, got {value!r}")
+    try:
+        arrays = load_file(tensors)
+    except (OSError, SafetensorError) as error:
+        raise ArtefactError(f"{tensors}: not a readable safetensors file ({error}); save the scorer again") from error
+    problem = _problem(arrays, kind, settings["n_heads"], settings["head_dim"])
+    if problem:
+        raise ArtefactError(f"{tensors}: {problem}")
+    scorer = Scorer(
+        kind,
+        C=float(C),
+        hidden=settings["hidden"],
+        class_weight=weight,
+        random_state=settings["random_state"],
+    )
+    scorer.arrays_ = arrays
+    scorer.shape_ = (settings["n_heads"], settings["head_dim"])
+    scorer.platt_ = _platt(settings.get("calibration"), text)
+    return scorer
+
+
+def _platt(given: Any, where: Path) -> Platt | None:
+    if given is None:
+        return None
+    if not isinstance(given, dict) or not all(_is_number(given.get(name)) for name in ("slope", "intercept")):
+        raise ArtefactError(f"{where}: calibration must be null or hold the numbers slope and intercept, got {given!r}")
+    try:
+        return Platt(float(given["slope"]), float(given["intercept"]))
+    except InputError as error:
+        raise ArtefactError(f"{where}: {error}") from error
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _problem(arrays: Mapping[str, np.ndarray], kind: str, k: int, d: int) -> str | None:
+    """What is wrong with a scorer's numbers, or None."""
+    n = k * d
+    shapes: dict[str, tuple[int, ...]] = {"mean": (n,), "scale": (n,)}
+    if kind == "sav":
+        shapes = {"class_means": (2, k, d)}
+    elif kind == "mlp":
+        hidden = arrays["w1"].size if "w1" in arrays else 0
+        shapes |= {"w0": (n, hidden), "b0": (hidden,), "w1": (hidden,), "b1": (1,)}
+    else:
+        shapes |= {"coef": (n,), "intercept": (1,)}
+    if set(arrays) != set(shapes):
+        return f"expected the arrays {sorted(shapes)}, got {sorted(arrays)}"
+    for name, shape in shapes.items():
+        if arrays[name].dtype != np.float64:
+            return f"array {name!r} has dtype {arrays[name].dtype}, expected float64"
+        if arrays[name].shape != shape or 0 in shape:
+            return f"array {name!r} has shape {arrays[name].shape}, expected {shape}"
+        if not np.isfinite(arrays[name]).all():
+            return f"array {name!r} holds NaN or infinite values"
+    if "scale" in arrays and (arrays["scale"] <= 0).any():
+        return "array 'scale' must be positive"
+    return None

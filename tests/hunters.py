@@ -1,0 +1,46 @@
+"""Small fitted detectors on the embedded model, for tests that need one and not a good one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+import headprobe
+from headprobe.headhunt.layers import LayerHunt
+from headprobe.headhunt.locate import Locator
+from headprobe.headhunt.pipeline import HeadHunt
+from headprobe.video.encode import write_video
+from headprobe.video.scenes import labelled_clips
+
+PROMPTS = {"happens": "what happens here ?", "wrong": "is something wrong ?"}
+SETTINGS: dict[str, Any] = {"prompts": PROMPTS, "segment_frames": 16, "sample_frames": 8}
+
+
+def model() -> Any:
+    return headprobe.load("tiny")
+
+
+def clips(n: int = 32, seed: int = 0) -> list[Any]:
+    return labelled_clips(n, seed=seed)
+
+
+def head_hunter(loaded: Any, located: bool = True, **settings: Any) -> HeadHunt:
+    hunter = HeadHunt(k=3, n_permutations=0, **SETTINGS | settings).fit(loaded, clips(), fps=10.0, progress=False)
+    hunter.locator_ = Locator(0.7, 0.5) if located else None
+    return hunter
+
+
+def layer_hunter(loaded: Any, **settings: Any) -> LayerHunt:
+    hunter = LayerHunt(**SETTINGS | settings).fit(loaded, clips(), fps=10.0, progress=False)
+    hunter.locator_ = Locator(0.0, 0.5)
+    return hunter
+
+
+def video(path: Any, n: int = 40, seed: int = 0, fps: float = 10) -> np.ndarray:
+    """A file of moving grey noise; returns its frames."""
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 255, (n, 6, 8, 3), dtype=np.uint8)
+    frames = small.repeat(8, 1).repeat(8, 2)
+    write_video(path, frames, fps=fps)
+    return frames

@@ -1,0 +1,229 @@
+"""``headprobe fit``, ``score``, ``watch`` and ``report`` as a user meets them, on rendered videos."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from headprobe.cli import app
+from headprobe.headhunt.calibration import CalibrationSample
+from headprobe.headhunt.fitting import VIDEOS_FILE
+from headprobe.headhunt.layers import LayerHunt
+from headprobe.headhunt.pipeline import HeadHunt
+from headprobe.scores import score_map, to_csv
+
+run = CliRunner().invoke
+NORMAL, ABNORMAL = 6, 6
+
+
+@pytest.fixture(scope="module")
+def folder(demo_run, tmp_path_factory) -> Path:
+    """Videos of the demo with a table of their events."""
+    videos = demo_run.folder / "videos" / "calibration"
+    given = json.loads((videos / "annotations.json").read_text())["videos"]
+    out = tmp_path_factory.mktemp("data")
+    chosen = [name for name, v in given.items() if not v["intervals"]][:NORMAL]
+    chosen += [name for name, v in given.items() if v["intervals"]][:ABNORMAL]
+    with (out / "truth.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["video", "abnormal", "class", "split", "n_frames", "start", "end"])
+        for name in chosen:
+            (out / name).write_bytes((videos / name).read_bytes())
+            v = given[name]
+            for start, end in v["intervals"] or [("", "")]:
+                label = int(bool(v["intervals"]))
+                event = v["event"] if label else ""
+                writer.writerow([name.removesuffix(".mp4"), label, event, "train", v["n_frames"], start, end])
+    return out
+
+
+def fit(folder: Path, out: Path, *more: str):
+    command = ["fit", str(folder), "--dataset", "table", "--table", str(folder / "truth.csv"), "--model", "tiny"]
+    command += ["--out", str(out), "--segments", "16", "--frames", "8", "--resamples", "0", "--permutations", "19"]
+    return run(app, [*command, *more])
+
+
+@pytest.fixture(scope="module")
+def detector(folder, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("fitted") / "detector"
+    done = fit(folder, out)
+    assert done.exit_code == 0, done.output
+    assert "expert heads: L" in done.output
+    assert "locator: sigma" in done.output
+    assert "on calibration videos that were held out: AUC" in done.output
+    return out
+
+
+def test_fit_writes_a_detector_its_videos_and_a_report(detector) -> None:
+    hunter = HeadHunt.from_pretrained(detector)
+    assert len(hunter.heads_) == 5
+    assert hunter.fps_ == 10.0
+    assert hunter.balance_["videos"] == NORMAL + ABNORMAL
+    assert hunter.balance_["videos_with_abnormal"] == ABNORMAL
+    # Labelled by the annotated events: an abnormal video has normal segments too.
+    assert 0 < hunter.balance_["abnormal"] < hunter.balance_["normal"]
+    assert hunter.held_out_["auc"] > 0.6
+    sample = CalibrationSample.load(detector / VIDEOS_FILE)
+    assert len(sample.videos) == NORMAL + ABNORMAL
+    assert sum(sample.labels.values()) == ABNORMAL
+    page = (detector / "report.html").read_text()
+    for text in (
+        "Calibration videos",
+        "p (family-wise)",
+        "Stability of the choice",
+        "labelled by the annotated events",
+    ):
+        assert text in page
+
+
+def test_fit_then_detect_report_and_watch(detector, folder, tmp_path) -> None:
+    film = sorted(folder.glob("*.mp4"))[-1]
+    out = tmp_path / "events"
+    done = run(app, ["detect", str(film), "--detector", str(detector), "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    offline = json.loads((out / "events.json").read_text())["videos"][str(film)]["segments"]
+    done = run(app, ["report", str(out), "--detector", str(detector), "--max-tokens", "4"])
+    assert done.exit_code == 0, done.output
+    assert f"Report: {out / 'report.html'}" in done.output
+    lines = tmp_path / "segments.jsonl"
+    done = run(app, ["watch", str(film), "--detector", str(detector), "--out", str(lines)])
+    assert done.exit_code == 0, done.output
+    online = [json.loads(line) for line in lines.read_text().splitlines()]
+    np.testing.assert_allclose([s["score"] for s in online], [s["score"] for s in offline], atol=1e-6)
+    assert f"{len(offline)} segments, " in done.output
+    assert "0 frames dropped" in done.output
+    ended = run(app, ["watch", str(film), "--detector", str(detector), "--seconds", "1.6"])
+    assert "1 segments, " in ended.output
+
+
+def test_fit_a_layer_and_the_published_way(folder, tmp_path) -> None:
+    done = fit(folder, tmp_path / "layer", "--layer", "--scorer", "svm", "--sigma", "1.5", "--tau", "0.65")
+    assert done.exit_code == 0, done.output
+    layered = LayerHunt.from_pretrained(tmp_path / "layer")
+    assert (layered.scorer_.kind, layered.locator_.sigma, layered.locator_.tau) == ("svm", 1.5, 0.65)
+    assert f"layer: {layered.layer_}" in done.output
+    done = fit(folder, tmp_path / "paper", "--preset", "paper", "--k", "2")
+    assert done.exit_code == 0, done.output
+    assert "no locator" in done.output
+    paper = HeadHunt.from_pretrained(tmp_path / "paper")
+    assert (paper.metrics[0], paper.calibration_clips, paper.k) == ("lda_ridge", "whole_video", 2)
+    assert paper.balance_ == {
+        "normal": NORMAL,
+        "abnormal": ABNORMAL,
+        "videos": NORMAL + ABNORMAL,
+        "videos_with_abnormal": ABNORMAL,
+    }
+    assert paper.scorer_.platt_ is None
+    refused = run(app, ["detect", str(folder), "--detector", str(tmp_path / "paper"), "--out", str(tmp_path / "o")])
+    assert refused.exit_code == 2
+    assert "the detector has no locator" in refused.output
+
+
+def test_prompts_from_a_file_and_some_of_the_videos(folder, tmp_path) -> None:
+    names = sorted(path.stem for path in folder.glob("*.mp4"))
+    (tmp_path / "prompts.txt").write_text("is something wrong ?\nis anyone running ?\n")
+    (tmp_path / "videos.txt").write_text("\n".join(names[:9]) + "\n")
+    done = fit(
+        folder,
+        tmp_path / "d",
+        *("--prompts", str(tmp_path / "prompts.txt"), "--videos", str(tmp_path / "videos.txt"), "--k", "2"),
+    )
+    assert done.exit_code == 0, done.output
+    hunter = HeadHunt.from_pretrained(tmp_path / "d")
+    assert list(hunter.provenance_.prompts.values()) == ["is something wrong ?", "is anyone running ?"]
+    assert hunter.calibration_groups_ == tuple(names[:9])
+
+
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        (["--videos", "nowhere"], "has no video 'nowhere'"),
+        (["--split", "train", "--videos", "a"], "give one of videos, split, not several"),
+        (["--sigma", "1"], "--sigma and --tau go together"),
+        (["--preset", "best"], "there is no preset 'best'"),
+        (["--scorer", "forest"], "unknown kind of scorer 'forest'"),
+        (["--segments", "16", "--frames", "8", "--split", "test"], "has no videos of the split 'test'"),
+        (["--release", "2"], "release must be above 0"),
+    ],
+)
+def test_what_fit_refuses_in_one_line(folder, tmp_path, more, text) -> None:
+    done = fit(folder, tmp_path / "d", *more)
+    assert done.exit_code == 2, done.output
+    assert text in done.output
+    assert "Traceback" not in done.output
+    assert not (tmp_path / "d" / "detector.json").exists()
+
+
+def test_a_missing_video_is_named(folder, tmp_path) -> None:
+    part = tmp_path / "part"
+    part.mkdir()
+    for path in sorted(folder.iterdir())[1:]:
+        (part / path.name).write_bytes(path.read_bytes())
+    done = fit(part, tmp_path / "d")
+    assert done.exit_code == 2
+    assert f"1 calibration videos are not on disk: ['{sorted(folder.iterdir())[0].stem}']" in done.output
+
+
+def test_score_a_store_and_compare(folder, tmp_path, detector) -> None:
+    table = tmp_path / "t.csv"
+    sample = CalibrationSample.load(detector / VIDEOS_FILE)
+    rows = [f"{folder / (name + '.mp4')},{label}" for name, label in list(sample.labels.items())[:8]]
+    table.write_text("path,label\n" + "\n".join(rows) + "\n")
+    (tmp_path / "p.txt").write_text("is something wrong ?\nwhat happens here ?\n")
+    store, prompts = str(tmp_path / "z"), str(tmp_path / "p.txt")
+    command = ["extract", str(table), "--model", "tiny", "--prompts", prompts, "--out", store, "--workers", "1"]
+    made = run(app, [*command, "--segments", "16", "--frames", "8"])
+    assert made.exit_code == 0, made.output
+    out = tmp_path / "map.csv"
+    done = run(
+        app, ["score", str(tmp_path / "z"), "--out", str(out), "--figure", str(tmp_path / "map.png"), "--k", "3"]
+    )
+    assert done.exit_code == 0, done.output
+    assert "RSS over 2 prompts (lda, kl, mmd, nmi) of" in done.output
+    assert done.output.split("best heads: ")[1].count("L") == 3
+    assert (tmp_path / "map.png").read_bytes()[:4] == b"\x89PNG"
+    again = run(app, ["score", str(out), "--k", "3"])
+    assert again.output.split("best heads: ")[1] == done.output.split("best heads: ")[1]
+    other = run(app, ["score", store, "--compare", "internvl3_8b_xd_violence"])
+    assert other.exit_code == 2
+    assert "is of InternVL3-8B, with 28 layers of 28 heads; the map has 6 layers of 8" in other.output
+
+
+def test_compare_a_map_with_the_published_heads(tmp_path) -> None:
+    values = np.random.default_rng(0).random((28, 28))
+    values[18, 4] = values[23, 24] = 1.5
+    to_csv(score_map(values), tmp_path / "m.csv")
+    command = ["score", str(tmp_path / "m.csv"), "--compare", "internvl3_8b_xd_violence"]
+    done = run(app, command)
+    assert done.exit_code == 0, done.output
+    assert "overlap of the best 5 with it: 2 (L18H4, L23H24); p = " in done.output
+    found = json.loads(run(app, [*command, "--json"]).output)["comparison"]
+    assert (found["overlap"], found["k"], found["n_heads"]) == (2, 5, 784)
+    assert found["p_overlap"] < 1e-3
+    assert "arXiv 2512.17601" in found["source"]
+    assert run(app, ["score", "x", "--compare", "list"]).output == "internvl3_8b_xd_violence\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [
+        (["score", "{here}/none"], "none"),
+        (["score", "{here}/m.csv", "--compare", "none"], "'none' is neither a published list"),
+        (["score", "{here}/m.csv", "--out", "m.txt"], "out must end in .csv or .json"),
+        (["watch", "{here}/none.mp4", "--detector", "{detector}"], "there is no such file"),
+        (["watch", "tcp://127.0.0.1:1", "--detector", "{detector}", "--tries", "0"], "refused"),
+        (["report", "{here}", "--detector", "{detector}"], "no record of a detection run"),
+        (["report", "{here}", "--detector", "{here}"], "no readable detector"),
+    ],
+)
+def test_mistakes_give_one_line_and_exit_code_2(tmp_path, detector, command, text) -> None:
+    to_csv(score_map(np.random.default_rng(0).random((28, 28))), tmp_path / "m.csv")
+    done = run(app, [part.format(here=tmp_path, detector=detector) for part in command])
+    assert done.exit_code == 2, done.output
+    assert text in done.output
+    assert "Traceback" not in done.output

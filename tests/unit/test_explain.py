@@ -1,0 +1,150 @@
+"""Explanations of detected clips, and the report that shows them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hunters import clips, head_hunter, layer_hunter, model, video
+
+from headprobe.errors import ArtefactError, InputError
+from headprobe.examples import Example
+from headprobe.headhunt.detect import detect_video
+from headprobe.headhunt.events_file import EventsFile
+from headprobe.headhunt.events_report import read_events, report_events
+from headprobe.headhunt.explain import attention_figure, contributions_figure, explain, explain_events
+from headprobe.headhunt.locate import Locator
+from headprobe.headhunt.prompts import EMBEDDED_DESCRIBE
+from headprobe.trace.attention import attention
+from headprobe.trace.generate import generate
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return model()
+
+
+@pytest.fixture(scope="module")
+def hunter(tiny):
+    made = head_hunter(tiny)
+    made.locator_ = Locator(0.0, 1e-9)  # everything is an event: the report has something to show
+    return made
+
+
+@pytest.fixture(scope="module")
+def run(tiny, hunter, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    video(folder / "a <b> & c.mp4", 40)
+    events = EventsFile(folder / "out", hunter)
+    events.add(detect_video(hunter, tiny, folder / "a <b> & c.mp4"))
+    return folder
+
+
+def test_an_explanation_is_what_the_model_says_and_what_the_heads_say(tiny, hunter) -> None:
+    example = clips(4, seed=9)[1]
+    told = explain(hunter, tiny, example, max_new_tokens=8)
+    made = generate(tiny, [Example(example.content, id="x")], EMBEDDED_DESCRIBE, 8, progress=False)
+    assert told.prompt == EMBEDDED_DESCRIBE
+    assert told.text == made.texts[0].strip() != ""
+    assert told.finished == made.finished[0]
+    assert told.heads == hunter.heads_.labels
+    assert told.score == pytest.approx(hunter.score(tiny, [example], progress=False)[0])
+    intercept = hunter.scorer_.arrays_["intercept"][0]
+    decision = hunter.scorer_.decision(hunter.read(tiny, [example], progress=False))[0]
+    assert told.contributions.sum() + intercept == pytest.approx(decision)
+    pattern = attention(tiny, [example], hunter.heads_, hunter.prompt_, progress=False).patterns[0][0]
+    np.testing.assert_array_equal(told.attention.weights, pattern.weights)
+    assert np.array_equal(told.frames, example.content)
+    assert json.loads(json.dumps(told.to_dict()))["contributions"].keys() == set(hunter.heads_.labels)
+
+
+def test_a_question_of_one_s_own_in_words_that_the_model_knows(tiny, hunter) -> None:
+    example = clips(4, seed=9)[1]
+    assert explain(hunter, tiny, example, prompt="what happens here ?").prompt == "what happens here ?"
+    with pytest.raises(InputError, match=r"tiny has no tokens for words of the prompt 'p1' \('Why\?'\)"):
+        explain(hunter, tiny, example, prompt="Why?")
+    with pytest.raises(InputError, match="is text; an explanation is for clips"):
+        explain(hunter, tiny, Example("words", id="t"))
+
+
+def test_events_are_explained_by_their_highest_segment(tiny, hunter, run) -> None:
+    detection = detect_video(hunter, tiny, run / "a <b> & c.mp4")
+    (told,) = explain_events(hunter, tiny, detection, max_new_tokens=4)
+    assert told.event == detection.events[0]
+    assert told.span == detection.spans[int(detection.scores.argmax())]
+    assert told.score == pytest.approx(detection.scores.max(), abs=1e-6)
+    assert told.seconds[0] == pytest.approx(told.span[0] / 10, abs=0.2)
+    assert explain_events(hunter, tiny, detection, max_events=0) == []
+
+
+def test_figures(tiny, hunter) -> None:
+    told = explain(hunter, tiny, clips(4, seed=9)[1], max_new_tokens=4)
+    figure = attention_figure(told, tiny)
+    assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["frame", *hunter.heads_.labels]
+    bars = contributions_figure(told).axes[0]
+    assert [tick.get_text() for tick in bars.get_yticklabels()] == list(hunter.heads_.labels)
+    np.testing.assert_allclose([bar.get_width() for bar in bars.patches], told.contributions)
+
+
+def test_the_report_shows_all_of_it(tiny, hunter, run) -> None:
+    page, told = report_events(hunter, tiny, run / "out", max_new_tokens=8, progress=False)
+    ((name, (one,)),) = told.items()
+    text = page.read_text()
+    assert page == run / "out" / "report.html"
+    assert "a &lt;b&gt; &amp; c.mp4" in text
+    assert "<b>" not in text.split("<main>")[1]
+    assert one.text in text
+    assert EMBEDDED_DESCRIBE in text
+    for head in hunter.heads_.labels:
+        assert head in text
+    assert "Stability of the choice" in text
+    assert text.count("<img ") == 4  # heatmap, timeline, attention, contributions
+    assert 'src="http' not in text
+    record = json.loads((run / "out" / "explanations.json").read_text())
+    assert record[name][0]["text"] == one.text
+
+
+def test_a_report_without_a_model_and_of_a_layer(tiny, hunter, run, tmp_path) -> None:
+    page, told = report_events(hunter, None, run / "out" / "events.json", tmp_path / "plain.html", progress=False)
+    assert list(told.values()) == [[]]
+    assert page.read_text().count("<img ") == 2
+    layered = layer_hunter(tiny)
+    layered.locator_ = Locator(0.0, 1e-9)
+    events = EventsFile(tmp_path / "layer", layered)
+    events.add(detect_video(layered, tiny, run / "a <b> & c.mp4"))
+    page, told = report_events(layered, tiny, tmp_path / "layer", max_new_tokens=4, progress=False)
+    ((one,),) = told.values()
+    assert (one.heads, one.attention) == ((), None)
+    assert page.read_text().count("<img ") == 3  # curves, timeline, frames
+    with pytest.raises(InputError, match="a detector that reads a layer has no heads"):
+        contributions_figure(one)
+
+
+def test_videos_that_are_gone_or_changed_are_named(tiny, hunter, run, tmp_path) -> None:
+    video(tmp_path / "b.mp4", 20)
+    events = EventsFile(tmp_path / "out", hunter)
+    events.add(detect_video(hunter, tiny, tmp_path / "b.mp4"))
+    video(tmp_path / "b.mp4", 25)
+    found, missing = read_events(tmp_path / "out")
+    assert found == []
+    assert "it has 25 frames now and had 20 when it was scored" in missing[str(tmp_path / "b.mp4")]
+    (tmp_path / "b.mp4").unlink()
+    page, _ = report_events(hunter, None, tmp_path / "out", progress=False)
+    assert "there is no such file" in page.read_text()
+
+
+def test_detections_come_back_from_their_record(tiny, hunter, run) -> None:
+    before = detect_video(hunter, tiny, run / "a <b> & c.mp4")
+    ((after,), missing) = read_events(run / "out")
+    assert missing == {}
+    assert after.to_dict() == before.to_dict()
+    assert after.events == before.events
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"videos": {"a.mp4": {}}}'])
+def test_records_that_cannot_be_used(tmp_path, content) -> None:
+    if content is not None:
+        (tmp_path / "events.json").write_text(content)
+    with pytest.raises(ArtefactError, match="no record of a detection run"):
+        read_events(tmp_path)

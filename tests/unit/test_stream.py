@@ -1,0 +1,324 @@
+"""Online detection: the same scores as offline, in order, with drops counted and breaks survived."""
+
+from __future__ import annotations
+
+import socket
+import threading
+
+import numpy as np
+import pytest
+from hunters import head_hunter, layer_hunter, model, video
+
+from headprobe.errors import InputError, VideoError
+from headprobe.headhunt.detect import detect_video
+from headprobe.headhunt.feed import Break, Frame, Reader, open_feed
+from headprobe.headhunt.locate import Locator
+from headprobe.headhunt.stream import CausalSmoother, _Alarm, _Cutter
+from headprobe.video.decode import read_frames
+from headprobe.video.encode import write_video
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return model()
+
+
+@pytest.fixture(scope="module")
+def hunter(tiny):
+    return head_hunter(tiny)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("stream") / "street.mp4"
+    video(path, 40)
+    return path
+
+
+def test_a_file_gets_the_scores_of_detection(hunter, tiny, file) -> None:
+    offline = detect_video(hunter, tiny, file)
+    online = list(hunter.stream(tiny, file))
+    assert [(p.start_frame, p.end_frame) for p in online] == list(offline.spans) == [(0, 16), (16, 32), (32, 40)]
+    np.testing.assert_allclose([p.score for p in online], offline.scores, atol=1e-7)
+    assert [p.start_seconds for p in online] == pytest.approx([0.0, 1.6, 3.2])
+    assert [p.end_seconds for p in online] == pytest.approx([1.6, 3.2, 4.0])
+    assert [p.index for p in online] == [0, 1, 2]
+    assert {p.total_dropped for p in online} == {0}
+    assert [p.note for p in online] == ["", "", "the source ended"]
+    smoother = CausalSmoother(0.7)
+    assert [p.smoothed for p in online] == pytest.approx([smoother(p.score) for p in online])
+    assert [p.abnormal for p in online] == [p.smoothed >= 0.5 for p in online]
+
+
+def test_any_iterable_of_frames_and_a_layer(tiny, file) -> None:
+    layered = layer_hunter(tiny)
+    frames = read_frames(file, range(40))
+    offline = detect_video(layered, tiny, file)
+    for source in (frames, ((i / 10, f) for i, f in enumerate(frames)), lambda: iter(frames)):
+        online = list(layered.stream(tiny, source, fps=10.0))
+        np.testing.assert_allclose([p.score for p in online], offline.scores, atol=1e-7)
+
+
+def test_only_the_expert_heads_are_read_and_the_pass_ends_early(hunter, tiny, file, monkeypatch) -> None:
+    from headprobe.trace.tracer import HeadTracer
+
+    asked = []
+    real = HeadTracer.capture
+
+    def capture(self, examples, **options):
+        asked.append(options)
+        return real(self, examples, **options)
+
+    monkeypatch.setattr(HeadTracer, "capture", capture)
+    ran = []
+    hooks = [
+        tiny.module.get_submodule(f"model.language_model.layers.{i}").register_forward_hook(
+            lambda *_, i=i: ran.append(i)
+        )
+        for i in range(6)
+    ]
+    try:
+        next(iter(hunter.stream(tiny, file)))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    (options,) = asked
+    assert options["heads"] == hunter.heads_
+    assert list(options["prompts"].values()) == [hunter.prompt_]
+    deepest = max(head.layer for head in hunter.heads_)
+    # The block of the deepest head is entered and not left.
+    assert sorted(set(ran)) == list(range(deepest))
+
+
+def test_a_score_comes_with_the_last_frame_of_its_segment_and_not_later(hunter, tiny, file) -> None:
+    frames = read_frames(file, range(40))
+    given = []
+
+    def source():
+        for i, frame in enumerate(frames):
+            given.append(i)
+            yield frame
+
+    parts = hunter.stream(tiny, source(), fps=10.0)
+    assert given == []
+    next(parts)
+    assert given[-1] == 15
+    next(parts)
+    assert given[-1] == 31
+    parts.close()
+
+
+def test_memory_holds_one_segment(hunter, tiny, file) -> None:
+    frames = read_frames(file, range(40))
+    feed = open_feed((frames[i % 40] for i in range(100)), fps=10.0)
+    cutter = _Cutter(hunter, tiny, feed)
+    most = 0
+    for _ in cutter.run(feed.items(reconnect=0)):
+        most = max(most, len(cutter.window))
+    assert most == 16
+
+
+def test_segments_last_as_long_as_in_calibration(hunter, tiny) -> None:
+    frames = np.zeros((80, 48, 64, 3), np.uint8)
+    parts = list(hunter.stream(tiny, frames, fps=20.0))
+    assert [(p.start_frame, p.end_frame) for p in parts] == [(0, 32), (32, 64), (64, 80)]
+    assert parts[0].end_seconds == pytest.approx(1.6)
+
+
+# Breaks
+
+
+def broken(frames, breaks):
+    """A source that gives some frames per connection and then fails, and at last ends."""
+    calls = iter(breaks)
+
+    def connect():
+        n, error = next(calls)
+        yield from frames[:n]
+        if error is not None:
+            raise error
+
+    return connect
+
+
+def test_a_source_that_breaks_and_returns_goes_on(hunter, tiny, file) -> None:
+    frames = read_frames(file, range(40))
+    waits = []
+    source = broken(frames, [(20, OSError("cable")), *[(0, OSError("still out"))] * 2, (16, None), (0, None)])
+    stream = hunter.stream(tiny, source, fps=10.0, reconnect=None, wait_seconds=1.0, sleep=waits.append)
+    parts = [next(stream) for _ in range(3)]
+    stream.close()
+    assert [(p.connection, p.start_frame, p.end_frame) for p in parts] == [(0, 0, 16), (0, 16, 20), (3, 0, 16)]
+    assert "cable" in parts[1].note
+    assert waits == [1.0, 2.0, 4.0]  # doubled until a frame came
+    assert [(p.start_seconds, p.end_seconds) for p in parts] == [
+        pytest.approx(pair) for pair in [(0.0, 1.6), (1.6, 2.0), (2.0, 3.6)]
+    ]
+    # After the break nothing of before counts: the first segment is scored and smoothed as if it were the first.
+    assert parts[2].score == pytest.approx(parts[0].score, abs=1e-7)
+    assert parts[2].smoothed == parts[2].score
+
+
+def test_tries_end_and_the_break_is_raised(hunter, tiny, file) -> None:
+    frames = read_frames(file, range(40))
+    source = broken(frames, [(16, OSError("cable"))] + [(0, OSError("still out"))] * 3)
+    parts, waits = [], []
+    with pytest.raises(VideoError, match="still out"):
+        parts.extend(hunter.stream(tiny, source, fps=10.0, reconnect=3, sleep=waits.append))
+    assert waits == [1.0, 2.0, 4.0]
+    with pytest.raises(VideoError, match="there were no frames"):
+        list(hunter.stream(tiny, [], fps=10.0))
+
+
+def test_waiting_grows_and_has_an_end() -> None:
+    feed = open_feed(lambda: [], fps=1.0)
+    waits = []
+    items = feed.items(reconnect=7, wait_seconds=1.0, longest_wait=30.0, sleep=waits.append)
+    assert [item.last for item in items] == [False] * 7 + [True]
+    assert waits == [1, 2, 4, 8, 16, 30, 30]
+
+
+@pytest.mark.parametrize("times", [2])
+def test_an_address_that_hangs_up_and_answers_again(hunter, tiny, tmp_path, times) -> None:
+    """A local server gives the same recording to every caller and hangs up after it, as a camera that restarts."""
+    video(tmp_path / "cut.mkv", 32)
+    data = (tmp_path / "cut.mkv").read_bytes()
+    server = socket.create_server(("127.0.0.1", 0))
+    server.settimeout(30)
+
+    def serve() -> None:
+        for _ in range(times):
+            caller, _ = server.accept()
+            with caller:
+                caller.sendall(data)
+        server.close()
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+    offline = detect_video(hunter, tiny, tmp_path / "cut.mkv")
+    parts = []
+    with pytest.raises(VideoError, match=r"[Cc]onnection refused"):
+        parts.extend(hunter.stream(tiny, address, reconnect=1, wait_seconds=0.0, capacity=100))
+    thread.join(30)
+    spans = [(p.connection, p.start_frame, p.end_frame) for p in parts]
+    assert spans == [(0, 0, 16), (0, 16, 32), (1, 0, 16), (1, 16, 32)]
+    np.testing.assert_allclose([p.score for p in parts], np.tile(offline.scores, 2), atol=1e-6)
+    assert parts[2].start_seconds >= parts[1].end_seconds - 3.2  # live time goes on; it does not start anew
+    assert parts[-1].total_dropped == 0
+
+
+# Drops
+
+
+def test_a_slow_reader_gets_the_newest_frames_and_drops_are_counted(hunter, tiny, file) -> None:
+    frames = read_frames(file, range(40))
+    items = [Frame(i, i / 10, frames[i], 0, 0.0) for i in range(40)] + [Break(0, "the source ended", True)]
+    reader = Reader(iter(items), capacity=10)
+    reader._thread.join(10)  # it has read everything before anyone took a frame
+    kept = list(reader)
+    assert [item.number for item in kept if isinstance(item, Frame)] == list(range(30, 40))
+    assert isinstance(kept[-1], Break)
+
+
+def test_without_drops_the_source_waits_for_a_slow_reader() -> None:
+    given = []
+
+    def source():
+        for i in range(40):
+            given.append(i)
+            yield Frame(i, i / 10, np.zeros((8, 8, 3), np.uint8), 0, 0.0)
+        yield Break(0, "the source ended", True)
+
+    reader = Reader(source(), capacity=10, drop=False)
+    items = iter(reader)
+    numbers = [next(items).number for _ in range(5)]
+    assert len(given) <= 16  # five taken, ten kept, one waiting
+    numbers += [item.number for item in items if isinstance(item, Frame)]
+    assert numbers == list(range(40))
+
+
+def test_where_a_file_ends_the_stream_ends_whatever_the_tries(hunter, tiny, file) -> None:
+    assert len(list(hunter.stream(tiny, file, reconnect=None))) == 3
+    assert len(list(hunter.stream(tiny, read_frames(file, range(40)), fps=10.0, reconnect=None))) == 3
+
+
+def test_segments_of_dropped_frames(hunter, tiny, file) -> None:
+    frames = read_frames(file, range(40))
+    feed = open_feed(frames, fps=10.0)
+    there = [i for i in range(40) if i not in (4, 5) and not 14 <= i < 30]
+    items = [Frame(i, i / 10, frames[i], 0, 0.0) for i in there] + [Break(0, "the source ended", True)]
+    parts = list(_Cutter(hunter, tiny, feed).run(iter(items)))
+    assert [(p.start_frame, p.end_frame, p.n_dropped, p.total_dropped) for p in parts] == [
+        (0, 16, 4, 4),
+        (16, 32, 14, 18),
+        (32, 40, 0, 18),
+    ]
+    # Neighbours stand in for single frames; nothing stands in for a second that was not seen.
+    assert parts[0].score is not None
+    assert parts[1].score is None
+    assert parts[1].abnormal is None
+    assert "too few of its frames were seen" in parts[1].note
+    assert parts[2].score is None  # looks back at frames 24 to 40, of which 24 to 30 were not seen
+    assert [p.start_seconds for p in parts] == pytest.approx([0, 1.6, 3.2])
+
+
+def test_a_failing_frame_is_raised_where_the_frames_are_used(hunter, tiny) -> None:
+    wrong = [np.zeros((48, 64), np.uint8)]
+    with pytest.raises(InputError, match=r"a frame must be a uint8 RGB array \[height, width, 3\]"):
+        list(hunter.stream(tiny, wrong, fps=10.0, live=True))
+    with pytest.raises(InputError, match="frames without times need a frame rate"):
+        list(hunter.stream(tiny, np.zeros((3, 48, 64, 3), np.uint8)))
+
+
+def test_what_is_no_source(hunter, tiny, tmp_path) -> None:
+    with pytest.raises(InputError, match="a source is a file, an address, a camera or an iterable of frames"):
+        open_feed(3.5)
+    with pytest.raises(InputError, match="got True"):
+        open_feed(True)
+    with pytest.raises(InputError, match="fps must be a positive number"):
+        open_feed([], fps=0)
+    with pytest.raises(VideoError, match="there is no such file"):
+        open_feed(tmp_path / "none.mp4")
+    assert open_feed("rtsp://camera/1").live
+    with pytest.raises(InputError, match="capacity must be at least 1 frame, got 0"):
+        hunter.stream(tiny, [], fps=1.0, capacity=0)
+    assert not open_feed([], fps=1).live
+
+
+def test_alarm_with_hysteresis_and_duration_knows_no_future() -> None:
+    alarm = _Alarm(0.6, 0.5, 2.0)
+    scores = [0.2, 0.7, 0.4, 0.4, 0.2, 0.7]
+    assert [alarm(s, float(i), i + 1.0) for i, s in enumerate(scores)] == [False, False, True, True, False, False]
+
+
+def test_without_a_locator_nothing_is_called_abnormal(tiny, file) -> None:
+    bare = head_hunter(tiny, located=False)
+    parts = list(bare.stream(tiny, file))
+    assert {p.abnormal for p in parts} == {None}
+    assert all(p.smoothed == p.score for p in parts)
+    assert parts[0].to_dict()["score"] == parts[0].score
+
+
+def test_a_named_pipe(hunter, tiny, tmp_path) -> None:
+    import os
+
+    write_video(tmp_path / "a.mkv", np.zeros((20, 48, 64, 3), np.uint8), fps=10)
+    data = (tmp_path / "a.mkv").read_bytes()
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+
+    def write() -> None:
+        with open(pipe, "wb") as out:
+            out.write(data)
+
+    thread = threading.Thread(target=write, daemon=True)
+    thread.start()
+    parts = list(hunter.stream(tiny, pipe))
+    thread.join(10)
+    assert [(p.start_frame, p.end_frame) for p in parts] == [(0, 16), (16, 20)]
+
+
+def test_smoothing_with_a_locator_of_zero_width() -> None:
+    assert [CausalSmoother(0.0)(s) for s in (0.2, 0.9)] == [0.2, 0.9]
+    assert Locator(0.0, 0.5).smooth([0.2]).tolist() == [0.2]

@@ -1,0 +1,121 @@
+"""What analyses/headhunt_tiny stands on: its resampled AUCs, its choice of segments, its verdicts, its README."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from headprobe.headhunt.evaluate import evaluate
+from headprobe.headhunt.evaluate.resampled import pair_wins
+from headprobe.headhunt.ranking import count_videos
+
+TINY = Path(__file__).resolve().parents[2] / "analyses" / "headhunt_tiny"
+CONFIG = tomllib.loads((TINY / "config.toml").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def run():
+    before = list(sys.path)
+    spec = importlib.util.spec_from_file_location("headhunt_tiny_run", TINY / "run.py")
+    assert spec is not None
+    assert spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    yield loaded
+    sys.path[:] = before
+
+
+def test_the_table_ranks_as_evaluate_does_also_in_resamples(run):
+    rng = np.random.default_rng(1)
+    truth = (rng.random((6, 20)) < 0.4).astype(int)
+    truth[0] = 0
+    scores = rng.normal(size=(2, 6, 20)).round(1) + truth
+    names = [f"v{i}" for i in range(6)]
+    labels = dict(zip(names, truth, strict=True))
+    frames = [dict(zip(names, one, strict=True)) for one in scores]
+    wins = np.stack([pair_wins(count_videos(one, labels)) for one in frames])
+    config = CONFIG | {"intervals": {"level": 0.95, "resamples": 50, "margin": 0.02}}
+    seen, held_out = np.array([0, 1, 2, 4]), np.array([0, 3, 5])
+    ranked = {"full": run.verdicts.Ranked(wins, np.zeros((2, 2)))}
+    table = run.verdicts.Table(ranked, truth, seen, held_out, config)
+    for draw, one in enumerate(frames):
+        some = evaluate({names[i]: one[names[i]] for i in seen}, {names[i]: labels[names[i]] for i in seen})
+        rest = evaluate({names[i]: one[names[i]] for i in held_out}, {names[i]: labels[names[i]] for i in held_out})
+        assert table.auc("full")[0, draw] == pytest.approx(some["auc"], abs=1e-12)
+        assert table.within("full")[draw] == pytest.approx(some["within_auc"], abs=1e-12)
+        assert table.held_out_auc("full")[draw] == pytest.approx(rest["auc"], abs=1e-12)
+    copies = table.weights[7].astype(int)
+    drawn = [(f"{names[v]}-{c}", names[v]) for v, n in zip(seen, copies, strict=True) for c in range(n)]
+    again = evaluate({new: frames[0][old] for new, old in drawn}, {new: labels[old] for new, old in drawn})
+    assert table.auc("full")[7, 0] == pytest.approx(again["auc"], abs=1e-12)
+    gap = table.difference("full", "full")
+    assert (gap["mean"], gap["interval"]) == (0.0, [0.0, 0.0])
+
+
+def test_segments_are_taken_evenly_from_the_videos(run):
+    even = run.rows.even
+    assert even(3, 4, 100, np.random.default_rng(0)).tolist() == list(range(12))
+    for most in (5, 6, 11):
+        chosen = even(3, 4, most, np.random.default_rng(most))
+        assert len(chosen) == most
+        counts = np.bincount(chosen // 4, minlength=3)
+        assert counts.max() - counts.min() <= 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "low", "high", "expected"),
+    [
+        ("above", 0.01, 0.1, "holds"),
+        ("above", -0.1, -0.01, "does not hold"),
+        ("above", -0.1, 0.1, "not decided"),
+        ("no worse", -0.01, 0.3, "holds"),
+        ("no worse", -0.3, -0.03, "does not hold"),
+        ("no worse", -0.3, 0.0, "not decided"),
+        ("same", -0.01, 0.01, "holds"),
+        ("same", 0.03, 0.2, "does not hold"),
+        ("same", 0.0, 0.03, "not decided"),
+    ],
+)
+def test_verdicts(run, kind, low, high, expected):
+    assert run.verdicts.verdict(kind, low, high, margin=0.02) == expected
+
+
+def test_every_row_of_the_published_table_is_there_and_every_claim_names_rows(run):
+    results = json.loads((TINY / "results.json").read_text(encoding="utf-8"))
+    published = (
+        "full",
+        "all heads of the last layer",
+        "random heads",
+        "one coarse prompt",
+        "one detailed prompt",
+        "linear SVM",
+        "two-layer MLP",
+        "full, unsmoothed",
+        "cut at 0.25",
+        "cut at 0.5",
+        "cut at 0.75",
+    )
+    for name in published:
+        assert len(results["rows"][name]["auc_of_each_draw"]) >= 20, name
+    assert {one["verdict"] for said in results["claims"].values() for one in said} <= {
+        run.verdicts.HOLDS,
+        run.verdicts.FAILS,
+        run.verdicts.OPEN,
+    }
+    assert len(results["claims"]["video labels"]) == len(run.verdicts.claims())
+    for curve, settings in (("calibration_size", "sizes"), ("k", "ks"), ("lambda", "lambdas")):
+        for name, one in results["curves"][curve].items():
+            assert list(one) == [f"{value:g}" for value in CONFIG["draws"][settings]], name
+    assert results["data"]["scenes_in_both"] == 0
+
+
+def test_the_readme_says_what_results_json_says(run):
+    results = json.loads((TINY / "results.json").read_text(encoding="utf-8"))
+    assert results["config"] == CONFIG
+    assert run.readme_block(results) in (TINY / "README.md").read_text(encoding="utf-8")

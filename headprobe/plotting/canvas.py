@@ -31,6 +31,7 @@ __all__ = [
 # From the palette of Okabe and Ito (2008), "Color universal design".
 BLUE, VERMILION, GREEN = "#0072B2", "#D55E00", "#009E73"
 INK, GREY = "#222222", "#767676"
+_SMALL = 8.33  # points of small words without a theme
 
 
 class Series(NamedTuple):
@@ -71,12 +72,12 @@ def new_axes(width: float, height: float) -> Axes:
 
 
 def floating_figure(width: float, height: float) -> Any:
-    """A figure, `width` by `height` inches, that pyplot does not keep.
+    """A figure, `width` by `height` inches, that pyplot does not keep; larger under a theme of larger words.
 
     Parameters
     ----------
     width, height
-        Inches.
+        Inches, at matplotlib's own size of small words.
 
     Returns
     -------
@@ -90,7 +91,8 @@ def floating_figure(width: float, height: float) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    more = max(small() / _SMALL, 1.0)
+    figure = Figure(figsize=(width * more, height * more), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 

@@ -150,7 +150,8 @@ def _checked(scores: ArrayLike | Mapping[str, ArrayLike], truth: ArrayLike) -> t
 
 
 def _briefly(y: np.ndarray) -> str:
-    return f"shape {y.shape} with the values {np.unique(y)[:4].tolist()}"
+    values = str(np.unique(y)[:4].tolist())
+    return f"shape {y.shape} with the values {values if len(values) <= 80 else values[:77] + '...'}"
 
 
 def _draw(ax: Axes, number: int, x: np.ndarray, y: np.ndarray, label: str, drawstyle: str = "default") -> None:

@@ -122,6 +122,7 @@ def _not_significant(shown: Map, p_values: Any, alpha: float) -> tuple[np.ndarra
         return None
     p = same_cells(p_values, shown, "p-values")
     name = str(getattr(p_values, "name", None) or "p")
+    name = "p" if name == "score" else name  # as `headprobe.scores.score_map` calls what it is not told the name of
     return np.isfinite(shown.values) & (p > alpha), f"not significant: {name} > {alpha:g}"
 
 

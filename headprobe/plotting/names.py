@@ -63,12 +63,13 @@ def name_points(
     middles = _in_points(ax, np.array([(x, y) for x, y, _ in points], float))
     marks = _boxes(middles, size)
     crowd = np.empty((0, 4)) if others is None else _boxes(_in_points(ax, np.asarray(others, float)), (3.0, 3.0))
-    taken = np.empty((0, 4))
+    taken, lines = np.empty((0, 4)), np.empty((0, 4))
     for (x, y, text), middle in zip(points, middles, strict=True):
         box = (_GLYPH * font * len(text) + 3, 1.5 * font)
         at, shrink = np.zeros(2), 0.0
         if not inside or box[0] + 4 > size[0] or box[1] + 4 > size[1]:
-            at = _place(middle, size, box, marks, taken, crowd, area)
+            at = _place(middle, size, box, marks, taken, crowd, lines, area)
+            lines = np.vstack([lines, _boxes(middle + np.linspace(0.2, 0.8, 7)[:, None] * at, (1.0, 1.0))])
             # The line ends where the mark begins, so that it hides nothing of it.
             far = float(np.hypot(*at))
             shrink = far * min(size[0] / 2 / max(abs(at[0]), 1e-9), size[1] / 2 / max(abs(at[1]), 1e-9))
@@ -207,6 +208,7 @@ def _place(
     marks: np.ndarray,
     taken: np.ndarray,
     crowd: np.ndarray,
+    lines: np.ndarray,
     area: tuple[float, float],
 ) -> np.ndarray:
     """The offset in points of a name from the middle of what it names."""
@@ -218,7 +220,9 @@ def _place(
             here = _boxes((middle + offset)[None], box)[0]
             outside = here[0] < 0 or here[1] < 0 or here[2] > area[0] or here[3] > area[1]
             cost = 1000 * outside + 100 * _met(here, taken) + 30 * _met(here, marks) + 3 * _met(here, crowd)
-            cost += 0.1 * reach
+            # Its line crosses no name, and it covers no other's line.
+            way = _boxes(middle + np.linspace(0.2, 1.0, 7)[:, None] * offset, (1.0, 1.0))
+            cost += 60 * any(_met(one, taken) for one in way) + 15 * _met(here, lines) + 0.1 * reach
             if cost < least:
                 best, least = np.array(offset, float), cost
     return best

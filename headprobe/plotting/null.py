@@ -84,13 +84,8 @@ def null_plot(
     levels = sorted({float(alpha)} if isinstance(alpha, int | float) else {float(a) for a in alpha}, reverse=True)
     if not levels:
         raise InputError("alpha is empty: give one level or more, such as 0.05")
-    observed, null = result.scores, result.null
-    limits = [_limit(result, level) for level in levels]
-    if result.studentised:
-        both = np.concatenate([observed.values[None], null.values])
-        spread = both.std(0)
-        spread[spread == 0] = 1.0  # as the test does with a head whose score never changes
-        observed, null = (observed - both.mean(0)) / spread, (null - both.mean(0)) / spread
+    limits = [result.limit(level) for level in levels]
+    observed, null = result.compared()
     if "prompt" in observed.dims:
         names = observed.coords["prompt"].values.tolist()
         if prompt not in names:
@@ -147,12 +142,3 @@ def null_plot(
         points.append((score, (0.1 if score > limits[-1] else 0.05) * tall, head.label))
     name_in_rows(ax, points)
     return ax
-
-
-def _limit(result: MaxStatistic, alpha: float) -> float:
-    """The threshold for the maximum at a level, in the units of the maxima."""
-    result.thresholds(alpha)  # says what is wrong with a level that cannot be used
-    maxima = np.sort(result.null_maxima)
-    # The level's share of all labellings, the observed one among them, may reach a significant score.
-    allowed = int(np.floor(alpha * (1 + len(maxima)) * (1 + 1e-12)))
-    return float(maxima[len(maxima) - allowed])

@@ -165,7 +165,8 @@ def consensus_plot(
     Returns
     -------
     Axes
-        Rank 1 is at the top. Behind the chosen heads stand the others, if there are not more than 300.
+        Rank 1 is at the top. Behind the chosen heads stand the others, if there are not more than 300; of more heads,
+        the axis ends at twice the lowest rank of a chosen one.
 
     Raises
     ------
@@ -202,14 +203,17 @@ def consensus_plot(
     if ax is None:
         ax = new_axes(min(2.2 + 1.1 * len(names), 11.0), 4.2)
     log = n >= _LOG_FROM if log is None else log
+    # Where the others are not drawn, what lies far below the chosen ones would be an empty half.
+    lowest = float(max(rank[:, [place[head] for head in chosen]].max(), k or 1))
+    last = n if n <= _BEHIND else min(n, 2 * lowest)
     if log:
         ax.set_yscale("log")
         ax.yaxis.set_major_formatter("{x:g}")
-        ax.set_ylim(n * 1.15, 0.85)
+        ax.set_ylim(last * 1.15, 0.85)
     else:
-        ax.set_ylim(n + 0.6, 0.4)
-        ax.set_yticks([1, *(tick for tick in ax.get_yticks() if 1 < tick <= n and tick == int(tick))])
-        ax.set_ylim(n + 0.6, 0.4)
+        ax.set_ylim(last + 0.6, 0.4)
+        ax.set_yticks([1, *(tick for tick in ax.get_yticks() if 1 < tick <= last and tick == int(tick))])
+        ax.set_ylim(last + 0.6, 0.4)
     ax.set_xlim(-0.25, at[-1] + 0.25)
     if n <= _BEHIND:
         ax.plot(at, rank, color="#b5b5b5", lw=0.6, alpha=0.6, zorder=1)
@@ -226,6 +230,7 @@ def consensus_plot(
             fontsize=small(),
             color=ink(ax),
             zorder=4,
+            bbox={"boxstyle": "round,pad=0.1", "fc": ax.get_facecolor(), "ec": "none", "alpha": 0.8},
         )
     ends: list[tuple[float, str, Any]] = []
     for number, head in enumerate(chosen):

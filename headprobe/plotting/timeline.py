@@ -118,7 +118,9 @@ def timeline(
     ax.stairs(
         *_steps(values, seconds),
         color=GREY,
+        # Of many segments, light enough for what lies beneath.
         lw=1.2 if values.size <= 4 * _MARKED else 0.6,
+        alpha=1.0 if values.size <= 4 * _MARKED else 0.4,
         label="segment score",
         baseline=None,
         zorder=3,

@@ -19,13 +19,14 @@ INPUTS := pyproject.toml constraints.txt
 MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint ruff pyright format docs clean
+.PHONY: help demo test lint ruff pyright format notebooks docs clean
 
 help:
 	@echo "make demo    run the whole pipeline on the embedded model, results in $(DEMO_OUT)/"
 	@echo "make test    run the tests; PYTEST_ARGS='-k heads' selects some"
 	@echo "make lint    ruff check, ruff format --check, pyright"
 	@echo "make format  apply ruff's fixes and formatting"
+	@echo "make notebooks  write notebooks/*.ipynb from the .py beside them"
 	@echo "make docs    build the documentation into docs/_build/html, warnings are errors"
 	@echo "make clean   remove $(VENV), caches and what was built"
 	@echo "Variables: PYTHON=$(PYTHON) VENV=$(VENV) DEMO_OUT=$(DEMO_OUT) PIP_ARGS PYTEST_ARGS"
@@ -49,6 +50,9 @@ pyright: $(VENV)/.installed-dev
 format: $(VENV)/.installed-dev
 	@$(PY) -m ruff check --fix .
 	@$(PY) -m ruff format .
+
+notebooks: $(VENV)/.installed-dev
+	@$(PY) -m jupytext --quiet --update --to ipynb notebooks/*.py
 
 docs: $(VENV)/.installed-docs
 	@MPLBACKEND=Agg HF_HUB_OFFLINE=1 $(PY) -m sphinx -W --keep-going -q -b html docs docs/_build/html

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
+import shutil
 import sys
 from pathlib import Path
 
@@ -26,8 +28,15 @@ extensions = [
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
-# Notebooks are executed by their own check; the documentation shows what they stored.
-nb_execution_mode = "off"
+# Notebooks carry no outputs: they are run when the documentation is built, and again only when they have changed.
+nb_execution_mode = "cache"
+nb_execution_cache_path = str(HERE / "_build" / ".jupyter_cache")
+nb_execution_timeout = 180
+nb_execution_raise_on_error = True
+nb_output_stderr = "remove"  # progress bars
+# For the kernels, which inherit them.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 napoleon_google_docstring = False
 napoleon_use_ivar = True
@@ -44,6 +53,8 @@ suppress_warnings = ["ref.python"]
 html_theme = "furo"
 html_title = f"headprobe {release}"
 html_show_sourcelink = False
+html_static_path = ["_static"]
+html_css_files = ["notebooks.css"]
 
 
 PACKAGES = {
@@ -90,6 +101,19 @@ def write_reference(_app: object) -> None:
             page.write_text(text, encoding="utf-8")
 
 
+def copy_notebooks(_app: object) -> None:
+    """Put the notebooks beside the pages, where links between them and the pages hold."""
+    folder = HERE / "notebooks"
+    found = sorted((HERE.parent / "notebooks").glob("*.ipynb"))
+    for stale in set(folder.glob("*.ipynb")) - {folder / path.name for path in found}:
+        stale.unlink()
+    for path in found:
+        copy = folder / path.name
+        # An unchanged notebook keeps its date, so that it is not read again.
+        if not copy.is_file() or copy.read_bytes() != path.read_bytes():
+            shutil.copyfile(path, copy)
+
+
 def is_routing(_app: object, _what: str, name: str, _obj: object, skip: bool, _options: object) -> bool:
     """Leave out the methods that scikit-learn adds to every estimator; their text links into its own pages."""
     return skip or (name.startswith("set_") and name.endswith("_request"))
@@ -98,4 +122,5 @@ def is_routing(_app: object, _what: str, name: str, _obj: object, skip: bool, _o
 def setup(app) -> None:
     """Generate the reference before the sources are read."""
     app.connect("builder-inited", write_reference)
+    app.connect("builder-inited", copy_notebooks)
     app.connect("autodoc-skip-member", is_routing)

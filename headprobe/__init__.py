@@ -17,20 +17,27 @@ _NAMES: dict[str, tuple[str, str | None]] = {
     "Head": ("headprobe.heads", "Head"),
     "HeadActivations": ("headprobe.activations", "HeadActivations"),
     "HeadHunt": ("headprobe.headhunt.pipeline", "HeadHunt"),
+    "HeadProbe": ("headprobe.probing.probe", "HeadProbe"),
+    "HeadSelector": ("headprobe.probing.select", "HeadSelector"),
     "HeadSet": ("headprobe.heads", "HeadSet"),
     "HeadSite": ("headprobe.sites", "HeadSite"),
     "HeadTracer": ("headprobe.trace.tracer", "HeadTracer"),
+    "Store": ("headprobe.store", "Store"),
     "check": ("headprobe.sites", "check"),
     "consensus": ("headprobe.metrics.consensus", "consensus"),
     "contribution": ("headprobe.trace.contribution", None),
     "discover": ("headprobe.sites", "discover"),
     "edits": ("headprobe.trace.edits", None),
+    "explore": ("headprobe.plotting.explorer.explore", "explore"),
+    "extract": ("headprobe.extraction.extract", "extract"),
     "heatmap": ("headprobe.plotting.heatmap", "heatmap"),
     "inspect_model": ("headprobe.models.inspection", "inspect_model"),
     "load": ("headprobe.models.loading", "load"),
     "positions": ("headprobe.trace.positions", None),
     "rss": ("headprobe.metrics.stability", "rss"),
     "saliency": ("headprobe.metrics.saliency", "saliency"),
+    "significance": ("headprobe.metrics.significance", None),
+    "stability": ("headprobe.metrics.stability", None),
     "timeline": ("headprobe.plotting.timeline", "timeline"),
     "top_heads": ("headprobe.scores", "top_heads"),
 }
@@ -41,21 +48,28 @@ __all__ = [
     "Head",
     "HeadActivations",
     "HeadHunt",
+    "HeadProbe",
+    "HeadSelector",
     "HeadSet",
     "HeadSite",
     "HeadTracer",
+    "Store",
     "__version__",
     "check",
     "consensus",
     "contribution",
     "discover",
     "edits",
+    "explore",
+    "extract",
     "heatmap",
     "inspect_model",
     "load",
     "positions",
     "rss",
     "saliency",
+    "significance",
+    "stability",
     "timeline",
     "top_heads",
 ]
@@ -63,17 +77,23 @@ __all__ = [
 if TYPE_CHECKING:
     from headprobe.activations import HeadActivations
     from headprobe.examples import Example, Frames
+    from headprobe.extraction.extract import extract
     from headprobe.headhunt.pipeline import HeadHunt
     from headprobe.heads import Head, HeadSet
+    from headprobe.metrics import significance, stability
     from headprobe.metrics.consensus import consensus
     from headprobe.metrics.saliency import saliency
     from headprobe.metrics.stability import rss
     from headprobe.models.inspection import inspect_model
     from headprobe.models.loading import load
+    from headprobe.plotting.explorer.explore import explore
     from headprobe.plotting.heatmap import heatmap
     from headprobe.plotting.timeline import timeline
+    from headprobe.probing.probe import HeadProbe
+    from headprobe.probing.select import HeadSelector
     from headprobe.scores import top_heads
     from headprobe.sites import HeadSite, check, discover
+    from headprobe.store import Store
     from headprobe.trace import contribution, edits, positions
     from headprobe.trace.tracer import HeadTracer
 

@@ -1,4 +1,4 @@
-"""The command line: ``headprobe demo``, ``detect``, ``extract``, ``models``, ``inspect`` and ``store``."""
+"""The command line: ``headprobe demo``, ``detect``, ``models`` and ``inspect``, and where the other commands are."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from headprobe import __version__, cli_data, cli_extract, cli_store
+from headprobe import __version__, cli_data, cli_extract, cli_headhunt, cli_store
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,8 +24,12 @@ app.add_typer(cli_store.app, name="store")
 app.add_typer(cli_data.app, name="data")
 app.command()(cli_data.evaluate)
 app.command()(cli_extract.extract)
+app.command()(cli_headhunt.fit)
+app.command()(cli_headhunt.score)
+app.command()(cli_headhunt.watch)
+app.command()(cli_headhunt.report)
 
-DETECTOR_HELP = "Folder of a fitted detector, as written by `headprobe demo` or HeadHunt.save_pretrained."
+DETECTOR_HELP = "Folder of a fitted detector, as written by `headprobe fit`, `headprobe demo` or save_pretrained."
 
 
 def _version(show: bool) -> None:
@@ -85,12 +89,12 @@ def detect(
     Files that cannot be decoded are named, the others are still processed, and the exit code is then 1.
     """
     from headprobe.headhunt.detect import detect_videos, shown_name
+    from headprobe.headhunt.detector_file import load_detector
     from headprobe.headhunt.events_file import EventsFile
-    from headprobe.headhunt.pipeline import HeadHunt
     from headprobe.models.loading import load
 
     def work() -> EventsFile:
-        hunter = HeadHunt.from_pretrained(detector)
+        hunter = load_detector(detector)
         events = EventsFile(out, hunter)
         fitted = hunter.provenance_
         loaded = load(model or fitted.model, dtype=fitted.dtype or None, revision=fitted.revision)

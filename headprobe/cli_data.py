@@ -119,8 +119,8 @@ def evaluate(
     scores: Annotated[
         Path,
         typer.Option(
-            help='JSON {"video": [score per frame]} or {"video": [[first, last, score]]}; or CSV with video, score and '
-            "frame, or first and last.",
+            help="JSON, by video a list of scores, one per frame, or of spans (first frame, last frame, score); or CSV "
+            "with the columns video and score, and frame or first and last.",
             show_default=False,
         ),
     ],

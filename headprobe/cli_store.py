@@ -97,7 +97,7 @@ def _facts(store: Store) -> dict[str, Any]:
     if len(store):
         table = store.examples
         rows, groups = len(table), len(set(table["group"].dropna()))
-        labels = dict(Counter("none" if label is None else str(label) for label in table["label"].tolist()))
+        labels = dict(Counter(table["label"].astype("string").fillna("none")))
     sizes = sorted(set(store.head_sizes.values()))
     return {
         "model": store.provenance.model,

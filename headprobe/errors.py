@@ -12,6 +12,7 @@ __all__ = [
     "InputError",
     "PaddingError",
     "PositionError",
+    "SelectionError",
     "SiteError",
     "StoreError",
     "UnsupportedModelError",
@@ -51,6 +52,10 @@ class PaddingError(HeadprobeError, ValueError):
 
 class InputError(HeadprobeError, ValueError):
     """Input data cannot be used: wrong shape or type, NaN, empty, bad or missing labels."""
+
+
+class SelectionError(InputError):
+    """No head meets the conditions of a selection."""
 
 
 class VideoError(HeadprobeError):

@@ -31,6 +31,9 @@ __all__ = [
     "top_heads",
 ]
 
+ORIGIN = ("model", "revision", "weights_hash")
+"""Attributes of a score map that say which model it is of (`headprobe.metrics.origin`)."""
+
 DIMS = ("metric", "prompt", "layer", "head")
 """Dimensions a score map may have, in their order; `layer` and `head` are always there."""
 
@@ -218,7 +221,7 @@ def top_heads(score_map: xr.DataArray, k: int) -> HeadSet:
 
 
 def to_json(score_map: xr.DataArray) -> str:
-    """Write a score map as JSON text; floats survive exactly and NaN becomes null.
+    """Write a score map as JSON text; floats survive exactly, NaN becomes null, and its model is kept if it is known.
 
     Examples
     --------
@@ -227,13 +230,15 @@ def to_json(score_map: xr.DataArray) -> str:
     0.25]]}'
     """
     _known_dims(score_map)
+    origin = {name: str(score_map.attrs[name]) for name in ORIGIN if name in score_map.attrs}
     return json.dumps(
         {
             "name": str(score_map.name if score_map.name is not None else "score"),
             "dims": list(score_map.dims),
             "coords": {dim: score_map.coords[dim].values.tolist() for dim in score_map.dims},
             "values": _nan_to_none(score_map.values.tolist()),
-        },
+        }
+        | ({"origin": origin} if origin else {}),
         allow_nan=False,
     )
 
@@ -264,11 +269,16 @@ def from_json(text: str) -> xr.DataArray:
         values = np.array(data["values"], dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise InputError(f"not a score map: the values are not a rectangular array of numbers ({error})") from error
-    return _from_coords(values, coords, str(data["name"]))
+    origin = data.get("origin", {})
+    if not isinstance(origin, dict) or not all(k in ORIGIN and isinstance(v, str) for k, v in origin.items()):
+        raise InputError(
+            f"not a score map: the origin must be texts under some of the names {ORIGIN}, got {origin!r:.80}"
+        )
+    return _from_coords(values, coords, str(data["name"])).assign_attrs(origin)
 
 
 def to_csv(score_map: xr.DataArray, path: str | os.PathLike[str]) -> None:
-    """Write a score map as a tidy CSV file, one row per head: its dims, then `score`.
+    """Write a score map as a tidy CSV file, one row per head: its dims, then `score`. Its model is not kept.
 
     Examples
     --------

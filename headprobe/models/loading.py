@@ -40,7 +40,7 @@ def load(
     check: bool = True,
     sites: Sequence[HeadSite] | None = None,
     seed: int = 0,
-    remote: bool = False,
+    remote: bool | str = False,
 ) -> Model:
     """Load a frozen model and find its attention heads.
 
@@ -74,7 +74,9 @@ def load(
     seed
         Seed of the random weights of ``"tiny-untrained"``.
     remote
-        Whether to run on NDIF's servers instead; refused with what is missing for that.
+        Whether nnsight runs a text model on NDIF's servers, which needs a key; only its configuration and tokenizer
+        are loaded here, and the sum over heads is not checked. A text is passed on to nnsight: the address of another
+        server, or ``local`` for its rehearsal here. See `headprobe.trace.remote.RemoteModel`.
 
     Returns
     -------
@@ -83,7 +85,7 @@ def load(
     Raises
     ------
     InputError
-        There is no such checkpoint, or a part of it is missing; or ``remote`` was asked for.
+        There is no such checkpoint, or a part of it is missing; or there is no key for ``remote``.
     UnsupportedModelError
         The family has no adapter and its structure is ambiguous.
     SiteError
@@ -100,12 +102,13 @@ def load(
     >>> load(GPT2LMHeadModel(config), tokenizer=tokenizer).heads.labels
     ('L0H0', 'L0H1', 'L1H0', 'L1H1')
     """
-    if remote:
-        from headprobe.trace.remote import refuse_remote
-
-        refuse_remote(model)
-    kind = torch_dtype(dtype)
     placing = {"device_map": device_map, "quantization_config": quantization_config}
+    if remote:
+        from headprobe.trace.remote import load_remote
+
+        unused = {"processor_config": processor_config, "device": device, "dtype": dtype, **placing}
+        return load_remote(model, remote, tokenizer=tokenizer, revision=revision, sites=sites, unused=unused)
+    kind = torch_dtype(dtype)
     placing = {name: value for name, value in placing.items() if value is not None}
     named = isinstance(model, nn.Module) or model in ("tiny", "tiny-untrained")
     if placing and (named or device is not None):

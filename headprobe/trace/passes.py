@@ -13,6 +13,7 @@ from headprobe.trace.forward import run, take_turns
 from headprobe.trace.plan import Batch, uniform
 from headprobe.trace.prefix import SharedPrefix, shared_prefix
 from headprobe.trace.reading import Reading, Wanted, answer_logits, points_of, readings
+from headprobe.trace.remote import RemoteModel, remote_pass
 from headprobe.trace.rows import read_together
 from headprobe.trace.shared_passes import read_prompts
 
@@ -69,7 +70,10 @@ def full_pass(
         arguments["logits_to_keep"] = torch.tensor([-1], device=model.device)
     batch = Batch(inputs.token_info, examples, prompt)
     places = [point.reading(read) for point in points]
-    kept, logits = run(model.module, arguments, places, logits=bool(wanted.answer_ids), batch=batch)
+    if isinstance(model, RemoteModel):
+        kept, logits = remote_pass(model, arguments, points, list(rows.values()), bool(wanted.answer_ids))
+    else:
+        kept, logits = run(model.module, arguments, places, logits=bool(wanted.answer_ids), batch=batch)
     answers = None if logits is None else answer_logits(logits, wanted.answer_ids, inputs)
     return readings(wanted, points, kept, rows, inputs.ids, answers)
 

@@ -17,7 +17,7 @@ from headprobe.video.clips import clip_examples
 DATA = Path(os.environ.get("HEADPROBE_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"no data folder at {DATA}; set HEADPROBE_DATA")
 
-PROMPTS = {"describe": "describe the scene .", "fight": "is there a fight ?", "vehicle": "is there a vehicle ?"}
+PROMPTS = {"describe": "describe the scene .", "fight": "is there a fight ?", "car": "is there a car on the path ?"}
 
 
 def test_ped2(tmp_path: Path) -> None:

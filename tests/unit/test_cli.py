@@ -11,6 +11,8 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+import typer
+from rich.text import Text
 from typer.testing import CliRunner
 
 import headprobe
@@ -30,6 +32,21 @@ def detector(demo_run) -> str:
 def good(tmp_path):
     rng = np.random.default_rng(0)
     return write_video(tmp_path / "good.mp4", rng.integers(0, 255, (37, 48, 64, 3), dtype=np.uint8), fps=12.5)
+
+
+def parameters(command) -> list:
+    """All options and arguments of a command and of the commands below it."""
+    below = getattr(command, "commands", {}).values()
+    return [*command.params, *(one for child in below for one in parameters(child))]
+
+
+def test_no_help_text_loses_its_square_brackets() -> None:
+    # Help texts are rich markup, in which "[one, two]" is a tag and is not shown.
+    shown = parameters(typer.main.get_command(app))
+    assert len(shown) > 50
+    for one in shown:
+        text = getattr(one, "help", None) or ""
+        assert Text.from_markup(text).plain == text, one.name
 
 
 def test_version_and_help() -> None:
@@ -52,10 +69,11 @@ def test_detect_writes_every_segment_once(detector, good, tmp_path) -> None:
     video = record["videos"][str(good)]
     assert (video["fps"], video["n_frames"]) == (12.5, 37)
     spans = [(s["start_frame"], s["end_frame"]) for s in video["segments"]]
-    assert spans == [(0, 16), (16, 32), (32, 37)]
+    # 20 frames last as long at 12.5 frames per second as the 16 of the calibration at 10.
+    assert spans == [(0, 20), (20, 37)]
     assert all(0 <= s["score"] <= 1 for s in video["segments"])
-    assert len({s["score"] for s in video["segments"]}) == 3
-    assert [s["end_seconds"] for s in video["segments"]] == pytest.approx([16 / 12.5, 32 / 12.5, 37 / 12.5])
+    assert len({s["score"] for s in video["segments"]}) == 2
+    assert [s["end_seconds"] for s in video["segments"]] == pytest.approx([20 / 12.5, 37 / 12.5])
     for event in video["events"]:
         assert event["end_seconds"] == pytest.approx(event["end_frame"] / 12.5)
     assert record["run"]["weights_hash"] == record["detector"]["calibration"]["weights_hash"]
@@ -169,7 +187,10 @@ def test_variable_frame_rate_gives_true_seconds(detector, tmp_path) -> None:
     assert result.exit_code == 0, result.output
     (video,) = json.loads((tmp_path / "out" / "events.json").read_text())["videos"].values()
     assert video["constant_rate"] is False
-    assert [s["start_seconds"] for s in video["segments"]] == pytest.approx([0, 16 / 30, 32 / 30], abs=1e-3)
+    true = np.array([i if i < 32 else 32 + (i - 32) * 15 for i in range(48)]) / 30
+    starts = [s["start_frame"] for s in video["segments"]]
+    assert starts == list(range(0, 48, video["segment_frames"]))
+    assert [s["start_seconds"] for s in video["segments"]] == pytest.approx(true[starts], abs=1e-3)
 
 
 def test_the_demo_command_prints_its_table(tmp_path, monkeypatch, demo_run) -> None:

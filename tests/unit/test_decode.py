@@ -183,6 +183,10 @@ FORMATS = {
         "b.webm",
         {"codec": "libvpx-vp9", "options": {"lag-in-frames": "16", "b": "900k", "cpu-used": "8"}},
     ),
+    "10 bit": ("ten.mp4", {"pixels": "yuv420p10le"}),
+    "10 bit, all frames complete": ("ten.mov", {"codec": "prores_ks", "options": {}, "pixels": "yuv422p10le"}),
+    "12 bit": ("twelve.mkv", {"codec": "ffv1", "options": {}, "pixels": "yuv444p12le"}),
+    "16 bit grey": ("grey.mkv", {"codec": "ffv1", "options": {}, "pixels": "gray16le"}),
     "motion jpeg": ("m.avi", {"codec": "mjpeg", "options": {"qmin": "2", "qmax": "3"}, "pixels": "yuvj420p"}),
 }
 
@@ -197,6 +201,15 @@ def test_other_formats_are_as_exact(tmp_path, kind):
     with VideoReader(path) as video:
         assert numbers(video.read(indices)) == indices
         assert numbers(video) == list(range(N))
+
+
+@pytest.mark.parametrize(("codec", "pixels"), [("ffv1", "yuv444p10le"), ("ffv1", "gbrp12le"), ("ffv1", "gray16le")])
+def test_more_than_8_bits_are_scaled_and_not_cut(tmp_path, codec, pixels):
+    path = make(tmp_path / "a.mkv", n=9, codec=codec, options={}, pixels=pixels)
+    found = read_frames(path, [8, 5])
+    assert found.dtype == np.uint8
+    expected = np.stack([number_frame(8), number_frame(5)])
+    assert np.abs(found.astype(int) - expected).max() <= 3
 
 
 def test_variable_frame_rate(tmp_path):

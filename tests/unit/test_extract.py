@@ -6,8 +6,11 @@ import itertools
 import json
 import signal
 import threading
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
+import av
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,7 +18,7 @@ import torch
 from tiny_models import make_model
 
 from headprobe import HeadTracer, positions
-from headprobe.errors import FingerprintError, InputError, StoreError, UnsupportedModelError
+from headprobe.errors import FingerprintError, HeadprobeWarning, InputError, StoreError, UnsupportedModelError
 from headprobe.extraction import extract as extract_module
 from headprobe.extraction.decoder import Decoder
 from headprobe.extraction.extract import Extraction, Interrupted, extract
@@ -83,6 +86,27 @@ def test_the_table_says_which_frames_of_which_file(folder: Path, plain: Store) -
     assert (row["video_frames"], row["start_seconds"], row["end_seconds"]) == (20, 1.6, 2.0)
     assert row["frame_indices"] == "13 15 17 19"
     assert row["frame_seconds"] == "1.3 1.5 1.7 1.9"
+
+
+def test_times_of_a_varying_rate_and_ten_bits(model, tmp_path: Path) -> None:
+    times = [0, 40, 80, 500, 540, 1200, 1300, 1310, 2000, 2500]  # milliseconds
+    with av.open(str(tmp_path / "varying.mkv"), "w") as output:  # which does not say how many frames there are
+        stream: Any = output.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv444p10le"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for i, milliseconds in enumerate(times):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 48, 3), 20 * i, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = milliseconds, Fraction(1, 1000)
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    store = go(tmp_path / "varying.mkv", model, tmp_path / "z", segments=5).store
+    table = store.examples.set_index("id")
+    first, second = table.loc["varying:0-5"], table.loc["varying:5-10"]
+    for row in (first, second):
+        indices = [int(index) for index in row["frame_indices"].split()]
+        assert [float(second) for second in row["frame_seconds"].split()] == [times[i] / 1000 for i in indices]
+    assert (first["start_seconds"], first["end_seconds"], second["start_seconds"]) == (0.0, 1.2, 1.2)
+    assert second["end_seconds"] > 2.5
 
 
 def test_the_provenance_says_how_clips_are_sampled(plain: Store) -> None:
@@ -346,6 +370,14 @@ def test_the_batch_size_backs_off_when_a_pass_runs_out_of_memory(
 # What makes no sense
 
 
+def test_words_that_the_model_does_not_know_are_told(model, folder: Path, tmp_path: Path) -> None:
+    prompts = {"odd": "does anything odd", "what": "what on earth happens"}
+    text = r"1 of the 4 words of prompt 'what' \(earth\) and reads each .* <unk>"
+    with pytest.warns(HeadprobeWarning, match=text) as said:
+        extract(folder / "v1.mp4", model, prompts, tmp_path / "z", **SMALL)
+    assert len(said) == 1
+
+
 def test_a_text_model_reads_no_videos(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModelError, match="reads text, and extraction is of videos"):
         go(folder, make_model("gpt2"), tmp_path / "z")
@@ -358,7 +390,7 @@ def test_a_text_model_reads_no_videos(folder: Path, tmp_path: Path) -> None:
         ({"engine": "cluster"}, "engine is 'cluster'; choose 'local' or 'ray'"),
         ({"actors": 2}, "actors= is for engine='ray'"),
         ({"device": "cpu"}, "device= and dtype= are for a model that is loaded here"),
-        ({"segments": 0}, "length is 0"),
+        ({"segments": 0}, "segments is 0"),
         ({"heads": ["L9H9"]}, "L9H9 not in"),
         ({"batch_size": "all"}, "batch_size is 'all'"),
         ({"store_dtype": "int8"}, "int8"),

@@ -303,6 +303,18 @@ def test_no_more_bytes_wait_than_allowed_and_nobody_waits_for_ever(folder: Path)
     assert ahead._waiting == 0
 
 
+def test_no_more_batches_wait_than_a_model_can_want(folder: Path) -> None:
+    units = units_of(videos(folder, "v0 v1 v2 v3 v4 bad"), 1)
+    with DecodeAhead(units, Settings(2, 1, 1, 3, ahead_batches=2)) as ahead:
+        most, n = 0, 0
+        for event in ahead:
+            time.sleep(0.005)
+            most = max(most, ahead._n_ready)
+            n += isinstance(event, Batch)
+    assert n > 30
+    assert 0 < most <= 2 + 3  # what is allowed, and what each process had in its hands
+
+
 def test_it_ends_at_once_when_it_is_stopped_or_closed(folder: Path) -> None:
     flag = threading.Event()
     with DecodeAhead(units_of(videos(folder, "v0 v1 v2"), 1), Settings(2, 1, 1), stopped=flag.is_set) as ahead:
@@ -334,7 +346,7 @@ def test_units_can_come_later(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"length": 0}, "length is 0"),
+        ({"length": 0}, "segments is 0"),
         ({"frames": True}, "frames is True"),
         ({"workers": 0}, "workers is 0"),
         ({"timeout": 0}, "timeout is 0"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ from headprobe import positions
 from headprobe.errors import InputError, StoreError
 from headprobe.extraction.batching import BatchSize
 from headprobe.extraction.cutting import clip_id, cut, video_and_span
-from headprobe.extraction.events import Skipped
+from headprobe.extraction.events import Opened, Skipped
 from headprobe.extraction.keeping import store_folders
+from headprobe.extraction.progress import Bar
 from headprobe.extraction.prompts import parse_position, parse_positions, read_prompts
 from headprobe.extraction.skipped import SkippedList, read_skipped, summary
 from headprobe.extraction.source import Stretch, Video
@@ -267,6 +269,21 @@ def test_a_batch_size_that_is_none(size) -> None:
         BatchSize(size, CPU)
 
 
+# The progress bar
+
+
+def test_the_bar_says_clips_per_second_and_the_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+    bar = Bar(n_videos=2, n_there=1, show=True)
+    bar._bar.mininterval = 0
+    bar.opened(Opened(Video("a.mp4", "a"), n_clips=5, n_wanted=4))
+    bar.skipped()
+    bar._bar.start_t -= 8  # seconds
+    bar.read(4, batch_size=16)
+    bar.close()
+    said = capsys.readouterr().err.replace("\r", "\n").strip().splitlines()[-1]
+    assert re.search(r"extract:  44%.* 4/9 \[00:0\d<00:\d\d, +0\.\d+ clips/s, batch=16, skipped=1\]", said), said
+
+
 # What was skipped
 
 
@@ -281,6 +298,25 @@ def test_the_list_keeps_other_videos_and_forgets_an_unfinished_line(tmp_path) ->
     with SkippedList(tmp_path, ["b"]) as skipped:
         assert skipped.items == []
     assert read_skipped(tmp_path) == [items[0], items[2]]
+
+
+def test_two_runs_at_once_keep_one_list(tmp_path) -> None:
+    a, b, c, d = (Skipped(f"{name}.mp4", name, None, "it is empty") for name in "abcd")
+    with SkippedList(tmp_path, ["a", "b"]) as one:
+        one.add(a)
+        with SkippedList(tmp_path, ["c", "d"]) as two:
+            two.add(c)
+            one.add(b)
+            two.add(d)
+            (tmp_path / "skipped.jsonl").unlink()
+            two.add(d)
+    assert set(read_skipped(tmp_path)) == {c, d}
+    with SkippedList(tmp_path, ["a", "b"]) as one, SkippedList(tmp_path, ["c", "d"]) as two:
+        for item in (a, b):
+            one.add(item)
+        for item in (c, d):
+            two.add(item)
+    assert read_skipped(tmp_path) == [a, b, c, d]
 
 
 @pytest.mark.parametrize("line", ["[]", '{"path": "a"}', '{"path": 1, "name": "a", "id": null, "reason": "x"}', "{"])

@@ -44,6 +44,7 @@ def test_a_missing_file_is_left_to_whoever_reads_it(folder: Path) -> None:
 
 
 def test_only_the_ending_of_a_video_is_left_out_of_a_name(folder: Path) -> None:
+    (folder / "Film.2001__#01-14").write_bytes(b"")
     assert names(["Film.2001__#01-14", "v=x_label_G-0-0.mkv"]) == ["Film.2001__#01-14", "v=x_label_G-0-0"]
 
 
@@ -56,6 +57,7 @@ def test_only_the_ending_of_a_video_is_left_out_of_a_name(folder: Path) -> None:
         (["day1", "day2"], "Two files have the name 'a': .*Give the folder that holds both"),
         ([3], "A source is a path, a glob or a table; got int"),
         ("list.txt", "the list cannot be read: No such file"),
+        ("day4", "There is no file or folder 'day4'"),
     ],
 )
 def test_what_makes_no_sense_is_refused(folder: Path, sources: object, text: str | None) -> None:

@@ -1,10 +1,17 @@
 import numpy as np
 import pytest
+import torch
 
+from headprobe.activations import HeadActivations
 from headprobe.errors import InputError
+from headprobe.examples import Example
 from headprobe.headhunt.identify import identify
+from headprobe.heads import HeadSet
 from headprobe.metrics.consensus import consensus
 from headprobe.metrics.saliency import combine, saliency
+from headprobe.provenance import Provenance
+from headprobe.tables import example_table
+from headprobe.values import dense
 
 
 def prompted(seed=0, n=24, prompts=3, layers=3, heads=4, d=6):
@@ -45,3 +52,26 @@ def test_too_many_heads_are_refused():
     z, y = prompted()
     with pytest.raises(InputError, match="k must be a whole number from 1 to 12"):
         identify(z, y, k=13)
+
+
+def test_heads_of_a_model_whose_layers_have_different_heads():
+    """Layer 0 has 4 heads of 6 numbers and layer 1 two of 3: there is no head L1H2 and no L1H3."""
+    rng = np.random.default_rng(0)
+    y = np.arange(24) % 2
+    small, large = rng.normal(size=(2, 24, 2, 3)), rng.normal(size=(2, 24, 4, 6))
+    small[:, :, 1] += 4 * y[:, None]
+    tensors = {
+        HeadSet([(0, head) for head in range(4)]): torch.from_numpy(large).float(),
+        HeadSet([(1, head) for head in range(2)]): torch.from_numpy(small).float(),
+    }
+    heads = HeadSet([head for part in tensors for head in part])
+    table = example_table([Example("x", id=str(i), label=int(label)) for i, label in enumerate(y)])
+    acts = HeadActivations(dense(tensors), heads, {"ask": "", "tell": ""}, table, Provenance("ragged"))
+    found = identify(acts, k=6)
+    assert set(found.heads) == set(heads)
+    assert found.heads.labels[0] == "L1H1"
+    assert np.isnan(found.rss.values).tolist() == [[False] * 4, [False, False, True, True]]
+    assert found.heads == consensus(found.saliency, 6)
+    assert found.rss.attrs == {"model": "ragged"}
+    with pytest.raises(InputError, match=r"k must be a whole number from 1 to 6 \(the map has 6 heads\), got 7"):
+        identify(acts, k=7)

@@ -1,4 +1,4 @@
-"""Bootstrap intervals and the winner's curse: hand-made resamples, coverage, what selecting costs, errors."""
+"""Bootstrap intervals: hand-made resamples, coverage, what must not matter, errors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import pytest
 import torch
 import xarray as xr
 
+from headprobe.activations import HeadActivations, example_table
 from headprobe.errors import InputError
+from headprobe.examples import Example
+from headprobe.heads import HeadSet
 from headprobe.metrics.labellings import read_data
 from headprobe.metrics.linear_probe import loo_ridge_auroc
 from headprobe.metrics.metric import METRICS
@@ -16,7 +19,7 @@ from headprobe.metrics.parts import group_halves, score_parts
 from headprobe.metrics.resampling import group_resamples
 from headprobe.metrics.saliency import saliency
 from headprobe.metrics.significance import bootstrap_intervals, winners_curse
-from headprobe.metrics.winners_curse import corrected_interval
+from headprobe.provenance import Provenance
 
 Y = np.arange(24) % 2
 
@@ -126,6 +129,26 @@ def test_several_metrics_are_combined_in_every_resample() -> None:
     np.testing.assert_allclose(result["score"].values, combine(saliency(z, Y, ["lda", "mmd"])).values, rtol=1e-9)
 
 
+def test_activations_of_heads_of_different_sizes() -> None:
+    rng = np.random.default_rng(0)
+    table = example_table([Example("x", id=f"e{i}", label=i % 2, group=f"v{i // 4}{i % 2}") for i in range(24)])
+    wide, narrow = HeadSet(["L0H0", "L0H1"]), HeadSet(["L3H0"])
+    values = {
+        wide: torch.from_numpy(rng.normal(size=(2, 24, 2, 6))).float(),
+        narrow: torch.from_numpy(rng.normal(size=(2, 24, 1, 3))).float() + 4 * (torch.arange(24)[:, None, None] % 2),
+    }
+    acts = HeadActivations(values, wide | narrow, {"a": "A", "b": "B"}, table, Provenance("m"))
+    result = bootstrap_intervals(acts, n_resamples=10)
+    assert result["score"].sizes == {"prompt": 2, "layer": 2, "head": 2}
+    np.testing.assert_allclose(result["score"].values, saliency(acts, metrics=["auroc"]).values[0])
+    assert np.isnan(result["rank_high"].sel(layer=3, head=1)).all()
+    assert (result["rank_high"].sel(layer=3, head=0) == 1).all()
+    assert float(result["rss_rank_high"].sel(layer=3, head=0)) == 1
+    curse = winners_curse(acts, metric="lda", k=1, n_splits=3)
+    assert set(curse.table["heads"]) == {"L3H0"}
+    assert set(curse.table["n_selection"]) == {12}
+
+
 def test_numbers_as_target_and_the_seed() -> None:
     y = np.random.default_rng(0).normal(size=24)
     a, b, c = (bootstrap_intervals(noise(6), y, "r2", n_resamples=10, random_state=seed) for seed in (1, 1, 2))
@@ -133,70 +156,26 @@ def test_numbers_as_target_and_the_seed() -> None:
     assert not a["score_low"].equals(c["score_low"])
 
 
-# The winner's curse
+def test_permuting_heads_permutes_and_scale_and_shift_change_nothing() -> None:
+    z = noise(14)
+    for metric in ("auroc", "lda"):
+        a, b, c = (
+            bootstrap_intervals(x, Y, metric, n_resamples=10)
+            for x in (z, z[:, ::-1, ::-1].copy(), z * np.array([1e-3, 1.0, 1e3])[:, None] + 7)
+        )
+        for name in a:
+            np.testing.assert_allclose(b[name].values, a[name].values[::-1, ::-1], rtol=1e-9)
+            np.testing.assert_allclose(c[name].values, a[name].values, rtol=1e-6)
 
 
-def test_selecting_from_noise_costs_all_that_it_seemed_to_gain() -> None:
-    z = noise(7, n=40, heads=(5, 6))
-    result = winners_curse(z, np.arange(40) % 2, k=3, n_splits=20)
-    assert result.selection_score.mean > 0.65
-    assert abs(result.held_out_score.mean - result.all_heads.mean) < 0.06
-    assert result.gap.mean == pytest.approx(result.selection_score.mean - result.held_out_score.mean)
-    assert result.gap.low > 0
-    assert repr(result).startswith("WinnersCurse(selected at 0.")
-
-
-def test_a_head_that_both_halves_select_costs_nothing() -> None:
-    z = noise(8, n=40)
-    y = np.arange(40) % 2
-    z[:, 1, 1, 0] += 4 * y
-    result = winners_curse(z, y, "lda", 1, n_splits=10)
-    assert set(result.table["heads"]) == {"L1H1"}
-    # What it gains in one direction of a split it loses in the other.
-    assert result.table["gap"].abs().min() > 0
-    np.testing.assert_allclose(result.gap, 0, atol=1e-12)
-    assert result.held_out_score.mean > 10 * result.all_heads.mean / 6
-
-
-def test_numbers_as_target_are_split_without_classes() -> None:
-    y = np.random.default_rng(1).normal(size=24)
-    z = noise(13)
-    z[:, 0, 1, 0] += 20 * y
-    assert set(winners_curse(z, y, "r2", 1, n_splits=3).table["heads"]) == {"L0H1"}
-
-
-def test_the_table_by_hand() -> None:
-    z = noise(9)
-    videos = np.repeat(np.arange(12), 2)
-    y = videos % 2
-    result = winners_curse(z, y, "lda", 2, videos, n_splits=3, random_state=4)
-    halves = group_halves(y, videos, 3, 4)
-    for row in result.table.itertuples():
-        here, there = halves[row.split] if row.direction == 0 else halves[row.split][::-1]
-        scores, other = (saliency(z[part], y[part], ["lda"]).values[0].ravel() for part in (here, there))
-        best = np.argsort(-scores)[:2]
-        assert row.heads == " ".join(f"L{i // 3}H{i % 3}" for i in best)
-        assert row.selection_score == pytest.approx(scores[best].mean())
-        assert row.held_out_score == pytest.approx(other[best].mean())
-        assert row.all_heads == pytest.approx(other.mean())
-        assert (row.n_selection, row.n_held_out) == (len(here), len(there))
-    assert len(result.table) == 6
-    by_split = result.table.groupby("split")["gap"].mean()
-    assert result.gap == corrected_interval(by_split.to_numpy(), 1.0)
-
-
-def test_prompts_select_by_rss() -> None:
-    z = np.stack([noise(10), noise(11)])
-    z[0, :, 0, 0, 0] += 9 * Y  # under one prompt only
-    z[:, :, 1, 1, 0] += 5 * Y
-    assert set(winners_curse(z, Y, "lda", 1, n_splits=3, instability_penalty=1.0).table["heads"]) == {"L1H1"}
-
-
-def test_corrected_interval_by_hand() -> None:
-    # Mean 2, variance 1, 3 splits: 2 -+ t_2(0.975) sqrt(1/3 + 1/4).
-    interval = corrected_interval(np.array([1.0, 2.0, 3.0]), 0.25)
-    reach = 4.302652729911275 * np.sqrt(7 / 12)
-    np.testing.assert_allclose(interval, [2.0, 2 - reach, 2 + reach])
+def test_copies_of_examples_within_their_groups_move_no_interval() -> None:
+    # As many groups, and the means of a kernel are those of every example there twice.
+    z, group = noise(15, n=48), np.arange(48) // 2
+    y = group % 2
+    a = bootstrap_intervals(z, y, "mmd", group, n_resamples=10)
+    b = bootstrap_intervals(z.repeat(2, 0), y.repeat(2), "mmd", group.repeat(2), n_resamples=10)
+    for name in ("score", "score_low", "score_high"):
+        np.testing.assert_allclose(b[name].values, a[name].values, rtol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -208,14 +187,6 @@ def test_corrected_interval_by_hand() -> None:
         (lambda z: bootstrap_intervals(z, Y, []), "metrics must be different names"),
         (lambda z: bootstrap_intervals(z, Y, n_resamples=0), "n_resamples must be a whole number of 1 or more, got 0"),
         (lambda z: bootstrap_intervals(z, Y, groups=Y), "class 0 occurs in 1 group"),
-        (lambda z: winners_curse(z, Y, n_splits=1), "n_splits must be 2 or more, got 1"),
-        (lambda z: winners_curse(z, Y, level=0), "level must be between 0 and 1"),
-        (lambda z: winners_curse(z, Y, k=7), "k must be a whole number from 1 to 6"),
-        (lambda z: winners_curse(z[:6], Y[:6]), "label '0' occurs in 3 groups, but two halves need 4 groups of every"),
-        (
-            lambda z: winners_curse(z[:3], np.array([0.1, 0.2, 0.5]), "r2"),
-            "there are 3 groups, but two halves need 4 groups",
-        ),
     ],
 )
 def test_errors(call, message: str) -> None:

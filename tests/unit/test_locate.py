@@ -197,3 +197,89 @@ def test_the_last_short_segment_weighs_by_its_frames():
 def test_calibration_raises_and_never_falls_back(scores, spans, labels, grid, text):
     with pytest.raises(InputError, match=text):
         calibrate_locator(scores, spans, labels, **({"sigmas": [0.0, 1.5], "taus": [0.5, 0.65]} | grid))
+
+
+def by_hand(scores, spans, tau, release):
+    """Flood from every segment at or above tau through touching ones at or above release * tau."""
+    inside = {i for i, score in enumerate(scores) if score >= tau}
+    grown = True
+    while grown:
+        grown = False
+        for i in list(inside):
+            for j in (i - 1, i + 1):
+                touching = 0 <= j < len(scores) and spans[min(i, j)][1] == spans[max(i, j)][0]
+                if touching and j not in inside and scores[j] >= release * tau:
+                    inside.add(j)
+                    grown = True
+    return inside
+
+
+@given(
+    st.lists(st.floats(0, 1), min_size=1, max_size=25), st.floats(0.05, 0.95), st.floats(0.05, 1), st.integers(0, 24)
+)
+@settings(max_examples=60)
+def test_hysteresis_goes_on_to_both_sides_and_not_over_a_gap(scores, tau, release, gap):
+    spans = [(10 * i + 5 * (i > gap), 10 * i + 10 + 5 * (i > gap)) for i in range(len(scores))]
+    found = events(scores, spans, 10.0, tau, release)
+    inside = {i for i, (a, _) in enumerate(spans) if any(e.start_frame <= a < e.end_frame for e in found)}
+    assert inside == by_hand(scores, spans, tau, release)
+
+
+def test_hysteresis_by_hand():
+    scores = [0.3, 0.9, 0.4, 0.1]
+    assert [(e.start_frame, e.end_frame) for e in events(scores, SPANS, 24, 0.8)] == [(48, 96)]
+    assert [(e.start_frame, e.end_frame) for e in events(scores, SPANS, 24, 0.8, 0.5)] == [(48, 144)]
+    assert [(e.start_frame, e.end_frame) for e in events(scores, SPANS, 24, 0.8, 0.3)] == [(0, 144)]
+    assert events([0.5] * 4, SPANS, 24, 0.8, 0.5) == []
+
+
+def test_short_events_are_left_out_by_their_real_duration():
+    scores = [0.9, 0.1, 0.1, 0.9]
+    assert len(events(scores, SPANS, 24, 0.5, min_seconds=0.25)) == 2
+    assert [e.start_frame for e in events(scores, SPANS, 24, 0.5, min_seconds=0.26)] == [0]
+    # At the end of the file the frames stand five times as long.
+    edges = np.concatenate([np.arange(144) / 24, 6 + np.arange(7) * 5 / 24])
+    found = events(scores, SPANS, 24, 0.5, min_seconds=1.0, edges=edges)
+    assert [(e.start_seconds, e.end_seconds) for e in found] == [(0.0, 2.0), (6.0, 6 + 30 / 24)]
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"release": 0}, "release must be above 0 and at most 1"),
+        ({"release": 1.5}, "release must be above 0 and at most 1"),
+        ({"min_seconds": -1}, "min_seconds must be 0 or more"),
+        (
+            {"edges": np.arange(150) / 24},
+            "edges must be .* for the beginning of each of 150 frames",
+        ),
+        ({"edges": np.arange(151)[::-1]}, "edges must be ascending seconds"),
+    ],
+)
+def test_options_that_make_no_sense(options, text):
+    with pytest.raises(InputError, match=text):
+        events([0.1] * 4, SPANS, 24, 0.5, **options)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_calibration_searches_the_grid_under_the_options(seed):
+    scores, spans, labels = calibration(seed)
+    grid = {"sigmas": [0.0, 0.5], "taus": [0.1, 0.25, 0.4, 0.6]}
+    fps = dict.fromkeys(scores, 10.0)
+    options = {"release": 0.6, "min_seconds": 1.0}
+    found = calibrate_locator(scores, spans, labels, **grid, **options, fps=fps)
+    assert (found.release, found.min_seconds) == (0.6, 1.0)
+
+    def f1(sigma, tau):
+        hits = n_found = n_true = 0
+        for v in scores:
+            frame = np.zeros(len(labels[v]), int)
+            for e in events(smooth(scores[v], sigma), spans[v], 10.0, tau, **options):
+                frame[e.start_frame : e.end_frame] = 1
+            hits, n_found, n_true = hits + (frame * labels[v]).sum(), n_found + frame.sum(), n_true + labels[v].sum()
+        return 2 * hits / (n_found + n_true)
+
+    best = max(f1(s, t) for s in grid["sigmas"] for t in grid["taus"])
+    assert f1(found.sigma, found.tau) == pytest.approx(best)
+    with pytest.raises(InputError, match="a minimum duration in seconds needs the frame rate of every video"):
+        calibrate_locator(scores, spans, labels, **grid, **options)

@@ -30,6 +30,31 @@ def test_by_hand() -> None:
     assert q_values(p).coords["layer"].values.tolist() == [4, 7]
 
 
+def test_a_published_example() -> None:
+    # Benjamini and Hochberg 1995, section 4.2: 15 comparisons, of which their procedure finds 4 and Bonferroni's 3.
+    given = [0.0001, 0.0004, 0.0019, 0.0095, 0.0201, 0.0278, 0.0298, 0.0344, 0.0459, 0.324, 0.4262, 0.5719, 0.6528]
+    p = score_map([[*given, 0.759, 1.0]])
+    assert int((q_values(p) <= 0.05).sum()) == 4
+    assert int((bonferroni(p) <= 0.05).sum()) == 3
+    np.testing.assert_allclose(q_values(p).values[0, :4], [0.0015, 0.003, 0.0095, 0.035625])
+
+
+@pytest.mark.parametrize("method", ["bh", "by"])
+def test_q_values_are_the_smallest_level_at_which_the_step_up_rule_finds_a_head(method: str) -> None:
+    p = np.random.default_rng(1).uniform(size=12) ** 2
+    factor = 1.0 if method == "bh" else float((1 / np.arange(1, 13)).sum())
+    q = q_values(score_map(p[None]), method).values[0]
+
+    def found(level: float) -> np.ndarray:
+        ordered = np.sort(p)
+        passed = np.flatnonzero(ordered <= np.arange(1, 13) * level / (12 * factor))
+        return p <= ordered[passed[-1]] if len(passed) else np.zeros(12, dtype=bool)
+
+    for i, value in enumerate(q):
+        assert value == 1 or found(value * (1 + 1e-9))[i]
+        assert not found(value * (1 - 1e-9))[i]
+
+
 def test_all_prompts_are_one_family() -> None:
     p = score_map([[[0.01, 0.5]], [[0.02, 0.9]]], prompts=["a", "b"])
     np.testing.assert_allclose(bonferroni(p).sel(prompt="b").values, [[0.08, 1.0]])

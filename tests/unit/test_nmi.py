@@ -93,7 +93,8 @@ def test_the_best_of_all_splits_into_three_is_found_for_few_examples():
 
 def test_two_clusters_in_either_way():
     x = torch.randn(20, 30, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(k_means(x, 2)[1], two_means(x)[1], rtol=1e-9, atol=0)
+    # From so many starts that neither way misses the lowest inertia.
+    torch.testing.assert_close(k_means(x, 2, restarts=64)[1], two_means(x, restarts=64)[1], rtol=1e-9, atol=0)
 
 
 def test_more_clusters_than_different_examples():

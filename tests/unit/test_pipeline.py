@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
+import shutil
+import warnings
 from dataclasses import replace
 from types import SimpleNamespace
 
+import hunters
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
 from headprobe.activations import HeadActivations, example_table
-from headprobe.errors import ArtefactError, FingerprintError, InputError
+from headprobe.errors import ArtefactError, FingerprintError, HeadprobeWarning, InputError
 from headprobe.examples import Example
+from headprobe.headhunt.detector_file import DETECTOR_FILE, load_detector
 from headprobe.headhunt.held_out import by_video, out_of_fold
-from headprobe.headhunt.pipeline import DETECTOR_FILE, HeadHunt
-from headprobe.headhunt.scorer import make_scorer
+from headprobe.headhunt.layers import LayerHunt
+from headprobe.headhunt.material import frame_rate
+from headprobe.headhunt.pipeline import HeadHunt
+from headprobe.headhunt.platt import brier_score
+from headprobe.headhunt.scorer import KINDS, make_scorer
 from headprobe.heads import HeadSet
 from headprobe.provenance import Provenance
 
@@ -56,8 +64,16 @@ def frame_truth() -> dict[str, np.ndarray]:
     return truth
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    hunter = HeadHunt(k=2, segment_frames=LENGTH, n_permutations=99).fit(activations(), frame_truth=frame_truth())
+    return hunter.save_pretrained(tmp_path_factory.mktemp("detector"))
+
+
 def test_planted_heads_are_hunted_and_score_new_videos() -> None:
-    hunter = HeadHunt(k=2, segment_frames=LENGTH).fit(activations(0, planted=(5, 2)), frame_truth=frame_truth())
+    hunter = HeadHunt(k=2, segment_frames=LENGTH, n_permutations=0).fit(
+        activations(0, planted=(5, 2)), frame_truth=frame_truth()
+    )
     assert set(hunter.heads_.labels) == {"L1H1", "L0H2"}
     fresh = activations(1, planted=(5, 2))
     scores = hunter.score(fresh)
@@ -72,7 +88,7 @@ def test_planted_heads_are_hunted_and_score_new_videos() -> None:
 
 def test_scores_need_only_the_expert_heads_and_the_scoring_prompt() -> None:
     acts = activations()
-    hunter = HeadHunt(k=2, segment_frames=LENGTH, scoring_prompt="b").fit(acts)
+    hunter = HeadHunt(k=2, segment_frames=LENGTH, n_permutations=0, scoring_prompt="b").fit(acts)
     slim = HeadActivations(
         acts.select(hunter.heads_)[1:2],
         hunter.heads_,
@@ -86,7 +102,7 @@ def test_scores_need_only_the_expert_heads_and_the_scoring_prompt() -> None:
 def test_segments_are_sorted_in_time_whatever_their_order() -> None:
     acts = activations()
     shuffled = acts.subset(np.random.default_rng(0).permutation(72))
-    hunter = HeadHunt(k=2, segment_frames=LENGTH).fit(acts)
+    hunter = HeadHunt(k=2, segment_frames=LENGTH, n_permutations=0).fit(acts)
     a, spans_a = by_video(hunter.score(acts), acts)
     b, spans_b = by_video(hunter.score(shuffled), shuffled)
     assert spans_a == spans_b
@@ -94,15 +110,21 @@ def test_segments_are_sorted_in_time_whatever_their_order() -> None:
 
 
 def test_same_seed_same_detector() -> None:
-    a = HeadHunt(k=3, segment_frames=LENGTH, random_state=4).fit(activations(), frame_truth=frame_truth())
-    b = HeadHunt(k=3, segment_frames=LENGTH, random_state=4).fit(activations(), frame_truth=frame_truth())
+    a = HeadHunt(k=3, segment_frames=LENGTH, n_permutations=0, random_state=4).fit(
+        activations(), frame_truth=frame_truth()
+    )
+    b = HeadHunt(k=3, segment_frames=LENGTH, n_permutations=0, random_state=4).fit(
+        activations(), frame_truth=frame_truth()
+    )
     assert a.heads_ == b.heads_
     assert a.locator_ == b.locator_
     assert np.array_equal(a.score(activations(3)), b.score(activations(3)))
 
 
 def test_saved_and_loaded_gives_the_same_scores(tmp_path) -> None:
-    hunter = HeadHunt(k=2, segment_frames=LENGTH, sample_frames=8).fit(activations(), frame_truth=frame_truth())
+    hunter = HeadHunt(k=2, segment_frames=LENGTH, n_permutations=0, sample_frames=8).fit(
+        activations(), frame_truth=frame_truth()
+    )
     again = HeadHunt.from_pretrained(hunter.save_pretrained(tmp_path / "detector"))
     assert np.array_equal(again.score(activations(3)), hunter.score(activations(3)))
     assert (again.heads_, again.locator_, again.prompt_) == (hunter.heads_, hunter.locator_, hunter.prompt_)
@@ -115,7 +137,7 @@ def test_saved_and_loaded_gives_the_same_scores(tmp_path) -> None:
     [
         (
             {"format": "headprobe.headhunt/9"},
-            r"format is 'headprobe.headhunt/9', expected 'headprobe.headhunt/1'",
+            r"format is 'headprobe.headhunt/9', expected 'headprobe.headhunt/2'",
         ),
         ({"heads": []}, "k is 2, with 0 heads of 4 numbers"),
         ({"heads": ["L1H1"]}, "k is 2, with 1 heads of 4 numbers and a scorer of 8 features"),
@@ -123,12 +145,17 @@ def test_saved_and_loaded_gives_the_same_scores(tmp_path) -> None:
         ({"heads": ["x"]}, "fit and save the detector again"),
         ({"segment_frames": 0}, "segment_frames must be a whole number of at least 1, got 0"),
         ({"locator": {"sigma": -1, "tau": 0.5}}, "sigma"),
+        ({"locator": {"sigma": 1, "tau": 0.5, "more": 2}}, "more"),
+        ({"kind": "heart"}, r"kind must be one of \['heads', 'layer'\], got 'heart'"),
+        ({"settings": {"kk": 3}}, r"unknown settings \['kk'\]"),
+        ({"fps": -1}, "fps must be a positive number or null, got -1"),
+        ({"calibration_videos": 3}, "not iterable"),
         ({"prompt": 3}, "prompt must be text, got 3"),
         ({"provenance": {}}, "provenance"),
     ],
 )
-def test_damaged_detectors_are_refused(tmp_path, change, message) -> None:
-    HeadHunt(k=2, segment_frames=LENGTH).fit(activations(), frame_truth=frame_truth()).save_pretrained(tmp_path)
+def test_damaged_detectors_are_refused(tmp_path, saved, change, message) -> None:
+    shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
     file = tmp_path / DETECTOR_FILE
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(ArtefactError, match=message):
@@ -144,7 +171,7 @@ def test_missing_and_foreign_folders(tmp_path) -> None:
 
 
 def test_another_model_is_refused() -> None:
-    hunter = HeadHunt(k=2, segment_frames=LENGTH).fit(activations())
+    hunter = HeadHunt(k=2, segment_frames=LENGTH, n_permutations=0).fit(activations())
     hunter.check_model(SimpleNamespace(weights_hash="abc", name="m", processor_hash="p"))  # type: ignore[arg-type]
     with pytest.raises(FingerprintError, match=r"fitted on m with weights abc, but n has weights def"):
         hunter.check_model(SimpleNamespace(weights_hash="def", name="n", processor_hash="p"))  # type: ignore[arg-type]
@@ -167,8 +194,8 @@ def test_what_fit_and_score_refuse() -> None:
         HeadHunt(k=2, segment_frames=-1).fit(acts)
     sampled = replace(acts, provenance=replace(acts.provenance, frames=8))
     with pytest.raises(InputError, match="calibration clips have 8 frames but sample_frames is 16"):
-        HeadHunt(k=2, segment_frames=LENGTH).fit(sampled)
-    hunter = HeadHunt(k=2, segment_frames=LENGTH).fit(acts)
+        HeadHunt(k=2, segment_frames=LENGTH, n_permutations=0).fit(sampled)
+    hunter = HeadHunt(k=2, segment_frames=LENGTH, n_permutations=0).fit(acts)
     renamed = HeadActivations(acts.values[:1], acts.heads, {"a": "third ?"}, acts.examples, acts.provenance)
     with pytest.raises(InputError, match="scores under the prompt 'first \\?'"):
         hunter.score(renamed)
@@ -196,13 +223,11 @@ def test_out_of_fold_never_scores_a_video_with_a_scorer_that_saw_it() -> None:
 
 def test_held_out_scores_choose_the_heads_without_the_videos_they_score() -> None:
     """On noise the locator must be calibrated on noise: heads chosen with all labels would reach 0.7 and more."""
-    from sklearn.metrics import roc_auc_score
-
     aucs = []
     for seed in range(6):
         acts = activations(seed, planted=())
-        hunter = HeadHunt(k=2, segment_frames=LENGTH)
-        aucs.append(roc_auc_score(acts.labels, hunter._held_out_scores(acts, acts.labels, 0)))
+        hunter = HeadHunt(k=2, segment_frames=LENGTH, n_permutations=0)
+        aucs.append(roc_auc_score(acts.labels, hunter._held_out(acts, acts.labels, 0)[0]))
     assert abs(np.mean(aucs) - 0.5) < 0.09
 
 
@@ -216,3 +241,256 @@ def test_it_is_a_scikit_learn_estimator() -> None:
 def test_out_of_fold_needs_two_videos_of_each_class() -> None:
     with pytest.raises(InputError, match="1 abnormal segments; held-out scores need two of each"):
         out_of_fold(fitted_on(np.zeros((6, 1)), np.zeros(6)), [0, 0, 0, 0, 1, 1], [0, 0, 1, 1, 2, 2])
+
+
+# What is new beside the heads: scorers, calibration, frame rates, other ways to calibrate
+
+
+@pytest.mark.parametrize("scorer", KINDS)
+def test_every_scorer_fits_scores_and_comes_back(tmp_path, scorer) -> None:
+    hunter = HeadHunt(k=2, scorer=scorer, segment_frames=LENGTH, n_permutations=0).fit(
+        activations(0, planted=(5, 2)), frame_truth=frame_truth()
+    )
+    fresh = activations(1, planted=(5, 2))
+    scores = hunter.score(fresh)
+    assert roc_auc_score(fresh.labels, scores) > 0.9
+    assert hunter.scorer_.platt_ is not None
+    again = HeadHunt.from_pretrained(hunter.save_pretrained(tmp_path))
+    assert np.array_equal(again.score(fresh), scores)
+    assert again.get_params()["scorer"] == scorer
+
+
+def test_probabilities_are_calibrated_on_videos_that_were_not_fitted_on() -> None:
+    """With weak heads and few videos a plain logistic regression is sure of itself; held-out calibration is not."""
+    acts, fresh = activations(0, strength=0.5), activations(7, strength=0.5)
+    raw = HeadHunt(k=4, segment_frames=LENGTH, n_permutations=0, calibrate=False, class_weight=None, C=100.0).fit(acts)
+    made = HeadHunt(k=4, segment_frames=LENGTH, n_permutations=0, class_weight=None, C=100.0).fit(acts)
+    assert raw.heads_ == made.heads_
+    assert raw.scorer_.platt_ is None
+    assert raw.held_out_ == {}
+    assert np.array_equal(np.argsort(raw.score(fresh)), np.argsort(made.score(fresh)))
+    assert brier_score(made.score(fresh), fresh.labels) < brier_score(raw.score(fresh), fresh.labels)
+    assert set(made.held_out_) == {"n", "auc", "brier", "ece"}
+    assert made.held_out_["auc"] < roc_auc_score(acts.labels, raw.score(acts))
+
+
+def test_a_fold_s_probabilities_do_not_depend_on_its_labels() -> None:
+    acts = activations(0, strength=1.0)
+    hunter = HeadHunt(k=2, segment_frames=LENGTH, n_permutations=0).fit(acts)
+    decisions, numbers, _ = hunter._held_out(acts, acts.labels, 0)
+    before = hunter._calibrated(decisions, numbers, acts.labels)
+    changed = acts.labels.copy()
+    fold = numbers == 0
+    changed[np.flatnonzero(fold)[:2]] ^= 1
+    after = hunter._calibrated(decisions, numbers, changed)
+    assert np.array_equal(before[fold], after[fold])
+    assert not np.array_equal(before[~fold], after[~fold])
+
+
+def test_heads_that_know_nothing_stay_uncalibrated_and_that_is_said() -> None:
+    for seed in range(20):
+        acts = activations(seed, planted=())
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            hunter = HeadHunt(k=2, segment_frames=LENGTH, n_permutations=0).fit(acts)
+        told = [str(w.message) for w in said if "probabilities stay uncalibrated" in str(w.message)]
+        assert bool(told) == (hunter.scorer_.platt_ is None)
+        if told:
+            assert "do not rise with the label" in told[0]
+            return
+    raise AssertionError("noise was calibrated twenty times")
+
+
+def test_the_balance_of_the_classes_is_said(saved) -> None:
+    hunter = HeadHunt.from_pretrained(saved)
+    assert hunter.balance_ == {"normal": 60, "abnormal": 12, "videos": 12, "videos_with_abnormal": 6}
+    assert hunter.get_params()["class_weight"] == "balanced"
+
+
+def test_a_loaded_detector_has_its_tables_and_maps(saved) -> None:
+    made = HeadHunt.from_pretrained(saved)
+    assert made.rss_.dims == ("layer", "head")
+    assert made.rss_.shape == (2, 4)
+    assert made.experts_.table["head"].tolist() == list(made.heads_.labels)
+    assert made.experts_.p_values is not None
+    assert made.experts_.table["p"].iloc[0] == pytest.approx(0.01)
+    assert made.calibration_groups_ == tuple(f"v{v}" for v in range(N_VIDEOS))
+    assert "1 of 2 heads score higher than chance allows" in made.experts_.sentence()
+
+
+def test_labels_and_groups_can_be_given() -> None:
+    acts = activations()
+    bare = replace(acts, examples=acts.examples.assign(label=None, group=None))
+    settings = {"k": 2, "segment_frames": LENGTH, "n_permutations": 0}
+    made = HeadHunt(**settings).fit(bare, labels=acts.labels, groups=acts.groups)
+    assert np.array_equal(made.score(acts), HeadHunt(**settings).fit(acts).score(acts))
+    with pytest.raises(InputError, match="72 examples but 3 labels"):
+        HeadHunt(**settings).fit(acts, labels=[0, 1, 0])
+    with pytest.raises(InputError, match=r"labels must be 0 \(normal\) and 1 \(abnormal\), and both occur; got \[1\]"):
+        HeadHunt(**settings).fit(acts, labels=np.ones(72, int))
+    with pytest.raises(InputError, match="activations take the place of clips"):
+        HeadHunt(**settings).fit(acts, ["clip"])
+    with pytest.raises(InputError, match=r"fit needs a model from headprobe.load or HeadActivations, got str"):
+        HeadHunt(**settings).fit("tiny", [])
+
+
+def test_clips_of_whole_videos_and_a_locator_from_other_videos() -> None:
+    acts = activations(0, planted=(5, 2))
+    whole = acts.subset(np.arange(2, 72, 6))  # one clip per video, as long as the video
+    whole = replace(whole, examples=whole.examples.assign(start=0, end=60))
+    with pytest.raises(InputError, match="calibration segments have 60 frames but segment_frames is 10"):
+        HeadHunt(k=2, segment_frames=LENGTH).fit(whole)
+    settings = {"k": 2, "segment_frames": LENGTH, "n_permutations": 0, "calibration_clips": "whole_video"}
+    with pytest.raises(InputError, match="clips of whole videos say nothing about when"):
+        HeadHunt(**settings).fit(whole, frame_truth=frame_truth())
+    hunter = HeadHunt(**settings).fit(whole)
+    assert hunter.locator_ is None
+    with pytest.raises(InputError, match=r"12 validation videos are calibration videos too: \['v0', 'v1'"):
+        hunter.fit_locator(acts, frame_truth=frame_truth())
+    other = activations(3, planted=(5, 2))
+    other = replace(other, examples=other.examples.assign(group=["w" + g for g in other.groups]))
+    hunter.fit_locator(other, frame_truth={f"w{v}": t for v, t in frame_truth().items()})
+    assert hunter.locator_ is not None
+    with pytest.raises(InputError, match=r"calibration_clips must be one of \['segments', 'whole_video'\]"):
+        HeadHunt(calibration_clips="frames").fit(acts)
+
+
+def test_segments_last_as_long_as_in_calibration(saved) -> None:
+    hunter = HeadHunt(k=2, segment_frames=LENGTH, n_permutations=0).fit(activations(), fps=10.0)
+    assert [hunter.segment_length(fps) for fps in (10.0, 10.001, 25.0, 12.5, 0.1)] == [10, 10, 25, 12, 1]
+    hunter.set_params(match_frame_rate=False)
+    with pytest.warns(HeadprobeWarning, match=r"calibrated at 10 frames per second and the video has 25.*0.40 times"):
+        assert hunter.segment_length(25.0) == 10
+    assert HeadHunt.from_pretrained(saved).fps_ is None
+    assert HeadHunt.from_pretrained(saved).segment_length(25.0) == LENGTH
+
+
+def test_the_frame_rate_is_read_from_the_table_of_a_store() -> None:
+    acts = activations()
+    seconds = acts.examples[["start", "end"]].astype(float) / 12.5
+    timed = replace(acts, examples=acts.examples.assign(start_seconds=seconds["start"], end_seconds=seconds["end"]))
+    assert HeadHunt(k=2, segment_frames=LENGTH, n_permutations=0).fit(timed).fps_ == 12.5
+    uneven = timed.examples.assign(end_seconds=timed.examples["end_seconds"] * 1.5)
+    with pytest.warns(HeadprobeWarning, match="the calibration videos have frame rates from"):
+        frame_rate(replace(timed, examples=uneven))
+
+
+def test_a_detector_of_the_other_kind_is_refused(saved, tmp_path) -> None:
+    with pytest.raises(ArtefactError, match="this is a HeadHunt, not a LayerHunt: use HeadHunt"):
+        LayerHunt.from_pretrained(saved)
+    assert type(load_detector(saved)) is HeadHunt
+
+
+def test_a_metric_that_is_a_function_cannot_be_saved(tmp_path) -> None:
+    def mean(x, y):
+        return x[:, y == 1].mean((1, 2)).abs() + 1e-3 * x.abs().amax((1, 2))
+
+    hunter = HeadHunt(k=2, metrics=("lda", mean), segment_frames=LENGTH, n_permutations=0).fit(activations())
+    with pytest.raises(InputError, match="a metric that is a function cannot be saved"):
+        hunter.save_pretrained(tmp_path)
+
+
+def test_stability_over_resamples_and_folds() -> None:
+    planted = HeadHunt(k=2, segment_frames=LENGTH, n_permutations=99, n_resamples=5).fit(
+        activations(0, planted=(5, 2), strength=4.0)
+    )
+    noise = HeadHunt(k=2, segment_frames=LENGTH, n_permutations=99, n_resamples=5, calibrate=False).fit(
+        activations(0, planted=())
+    )
+    assert planted.experts_.table["in_resamples"].tolist() == [1.0, 1.0]
+    assert planted.experts_.table["in_folds"].tolist() == [1.0, 1.0]
+    assert planted.experts_.stability["resamples"]["value"] == 1.0
+    assert (planted.experts_.table["p"] <= 0.01).all()
+    assert noise.experts_.stability["resamples"]["value"] < 0.9
+    assert "folds" not in noise.experts_.stability
+    assert (noise.experts_.table["p"] > 0.05).all()
+
+
+def test_one_prompt_gives_maps_without_a_prompt(tmp_path) -> None:
+    acts = activations(strength=4.0)
+    single = replace(
+        acts,
+        values=acts.values[:1],
+        prompts={"a": "first ?"},
+        provenance=replace(acts.provenance, prompts={"a": "first ?"}),
+    )
+    hunter = HeadHunt(k=2, segment_frames=LENGTH, n_permutations=99).fit(single)
+    assert hunter.experts_.p_values.dims == ("layer", "head")
+    assert hunter.experts_.table["p"].iloc[0] == pytest.approx(0.01)
+    assert "prompts" not in hunter.experts_.stability
+    again = HeadHunt.from_pretrained(hunter.save_pretrained(tmp_path))
+    assert again.experts_.p_values.equals(hunter.experts_.p_values)
+    assert again.experts_.to_dict() == hunter.experts_.to_dict()
+
+
+def test_few_videos_give_no_p_values_and_a_note() -> None:
+    acts = activations().subset(np.r_[0:24])
+    settings = {"k": 2, "segment_frames": LENGTH, "n_permutations": 99, "calibrate": False}
+    blocks = replace(acts, examples=acts.examples.assign(label=[int(g in ("v1", "v3")) for g in acts.groups]))
+    with pytest.warns(HeadprobeWarning, match="No p-values: permuting whole groups allows only"):
+        hunter = HeadHunt(**settings).fit(blocks)
+    assert hunter.experts_.table["p"].isna().all()
+    assert "No p-values" in hunter.experts_.sentence()
+    with pytest.raises(InputError, match="n_permutations must be a whole number, 0 or more, got -1"):
+        HeadHunt(**settings | {"n_permutations": -1}).fit(acts)
+
+
+# With a model and clips, as a user calls it
+
+
+def test_fit_takes_a_model_clips_labels_and_groups(tmp_path) -> None:
+    tiny = hunters.model()
+    shown = hunters.clips(24)
+    settings = {"k": 2, "n_permutations": 0} | hunters.SETTINGS
+    arrays = [example.content for example in shown]
+    labels, groups = [e.label for e in shown], [e.group for e in shown]
+    hunter = HeadHunt(**settings).fit(tiny, arrays, labels, groups, progress=False)
+    same = HeadHunt(**settings).fit(tiny, shown, progress=False)
+    assert hunter.heads_ == same.heads_
+    assert np.array_equal(hunter.score(tiny, arrays, progress=False), same.score(tiny, arrays, progress=False))
+    acts = hunter.capture(tiny, shown, progress=False)
+    assert np.array_equal(HeadHunt(**settings).fit(acts).score(acts), hunter.score(acts))
+    assert hunter.prompt_ == "what happens here ?"
+    assert hunter.fps_ is None
+    with pytest.raises(InputError, match="24 clips but 2 labels"):
+        HeadHunt(**settings).fit(tiny, arrays, [0, 1], groups)
+    with pytest.raises(InputError, match=r"the example '0' has no group \(video\)"):
+        HeadHunt(**settings).fit(tiny, arrays, labels)
+    with pytest.raises(InputError, match="needs calibration clips"):
+        HeadHunt(**settings).fit(tiny)
+    with pytest.raises(InputError, match="tiny has no tokens for words of the prompt 'p1'"):
+        HeadHunt(**settings | {"prompts": ["Is anything odd?"]}).fit(tiny, shown)
+
+
+def test_fit_takes_files(tmp_path) -> None:
+    tiny = hunters.model()
+    files = [tmp_path / f"v{i}.mp4" for i in range(8)]
+    for i, file in enumerate(files):
+        hunters.video(file, 32, seed=i)
+    settings = {"k": 2, "n_permutations": 0, "calibrate": False} | hunters.SETTINGS
+    labels = [i % 2 for i in range(8)]
+    hunter = HeadHunt(**settings).fit(tiny, files, labels, progress=False)
+    assert hunter.balance_ == {"normal": 8, "abnormal": 8, "videos": 8, "videos_with_abnormal": 4}
+    assert hunter.fps_ == 10.0
+    assert hunter.calibration_groups_ == tuple(f"v{i}" for i in range(8))
+    assert len(hunter.score(tiny, files[:2], progress=False)) == 4
+    whole = HeadHunt(**settings | {"calibration_clips": "whole_video"}).fit(tiny, files, labels, progress=False)
+    assert whole.balance_["normal"] == whole.balance_["abnormal"] == 4
+
+    whole.fit_locator(
+        tiny,
+        [_copied(files[0], tmp_path / "w0.mp4"), _copied(files[1], tmp_path / "w1.mp4")],
+        frame_truth={"w0": np.zeros(32), "w1": np.ones(32)},
+        progress=False,
+    )
+    assert whole.locator_ is not None
+    (tmp_path / "other").mkdir()
+    with pytest.raises(InputError, match="two files have the name 'v0'"):
+        HeadHunt(**settings).fit(tiny, [files[0], _copied(files[0], tmp_path / "other" / "v0.mp4")], [0, 1])
+    with pytest.raises(InputError, match="the video 'v0' has no label"):
+        HeadHunt(**settings).fit(tiny, files)
+
+
+def _copied(file, to):
+    shutil.copy(file, to)
+    return to

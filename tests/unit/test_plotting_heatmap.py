@@ -15,6 +15,7 @@ from matplotlib.patches import Rectangle, StepPatch
 from headprobe.errors import InputError
 from headprobe.heads import HeadSet
 from headprobe.plotting.heatmap import heatmap
+from headprobe.scores import score_map
 
 
 @pytest.fixture
@@ -245,3 +246,10 @@ def test_draws_into_the_axes_given_and_leaves_no_trace(scores):
 def test_maps_that_cannot_be_drawn(score_map, how, words):
     with pytest.raises(InputError, match=words):
         heatmap(score_map, **how)
+
+
+def test_p_values_without_a_name_are_called_p():
+    scores = score_map([[0.1, 0.9]])
+    for given, words in ((score_map([[0.5, 0.01]]), "p > 0.05"), (score_map([[0.5, 0.01]], name="q"), "q > 0.05")):
+        legend = heatmap(scores, p_values=given).get_legend()
+        assert [text.get_text() for text in legend.get_texts()] == [f"not significant: {words}"]

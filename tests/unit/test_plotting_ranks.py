@@ -130,3 +130,36 @@ def test_names_of_many_rankings_have_room():
 def test_what_cannot_be_drawn(draw, words):
     with pytest.raises(InputError, match=words):
         draw()
+
+
+def test_of_very_many_heads_the_ranks_of_the_chosen_fill_the_plot():
+    rng = np.random.default_rng(0)
+    one = rng.random((40, 30))
+    maps = score_map(np.stack([one, one, one]), prompts=["a", "b", "c"])
+    order = np.argsort(-one.ravel())
+    chosen = [(int(i) // 30, int(i) % 30) for i in order[:6]]
+    low, high = consensus_plot(maps, chosen, k=5).get_ylim()
+    assert 12 <= low <= 15
+    assert high < 1
+    # Named far down, everything above is shown.
+    last = [(int(order[-1]) // 30, int(order[-1]) % 30)]
+    assert consensus_plot(maps, last).get_ylim()[0] >= 1200
+
+
+def test_no_line_to_a_name_crosses_another_name():
+    rng = np.random.default_rng(0)
+    scores = rng.gamma(1, 0.3, (40, 32))
+    scores[rng.integers(40, size=12), rng.integers(32, size=12)] += 2 + rng.random(12)
+    best = [(int(i) // 32, int(i) % 32) for i in np.argsort(-scores.ravel())[:5]]
+    ax = rank_plot(scores, mark=best, annotate_top=8, k=5)
+    ax.figure.canvas.draw()
+    renderer = ax.figure.canvas.get_renderer()
+    frames = {text: text.get_bbox_patch().get_window_extent(renderer) for text in ax.texts}
+    for text, box in frames.items():
+        start = ax.transData.transform(text.xy)
+        end = np.array([(box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2])
+        way = start + np.linspace(0.05, 0.95, 40)[:, None] * (end - start)
+        for other, frame in frames.items():
+            if other is not text:
+                inside = (way > (frame.x0, frame.y0)) & (way < (frame.x1, frame.y1))
+                assert not inside.all(1).any(), (text.get_text(), other.get_text())

@@ -140,3 +140,11 @@ def test_eighty_layers_of_sixty_four_heads(name, tmp_path):
     for labels in (ax.get_xticklabels(), ax.get_yticklabels()):
         boxes = [label.get_window_extent() for label in labels if label.get_text() and label.get_visible()]
         assert not [pair for pair in itertools.combinations(boxes, 2) if pair[0].overlaps(pair[1])]
+
+
+def test_a_figure_of_its_own_grows_with_the_words():
+    from headprobe.plotting.canvas import new_axes
+
+    assert new_axes(4, 3).figure.get_size_inches().tolist() == [4, 3]
+    with matplotlib.rc_context({"font.size": 20}):
+        assert new_axes(4, 3).figure.get_size_inches().tolist() == pytest.approx([8, 6], rel=1e-3)

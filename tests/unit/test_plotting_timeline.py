@@ -192,3 +192,12 @@ def test_draws_into_the_axes_given_and_leaves_no_trace():
 def test_what_cannot_be_drawn(how, words):
     with pytest.raises(InputError, match=words):
         timeline(**{"scores": SCORES, "spans": SPANS, "fps": 10, **how})
+
+
+def test_of_many_segments_the_raw_scores_are_light():
+    def alpha(n):
+        scores = np.random.default_rng(0).random(n)
+        ax = timeline(scores, [(i, i + 1) for i in range(n)], 1.0)
+        return next(patch for patch in ax.patches if patch.get_label() == "segment score").get_alpha()
+
+    assert (alpha(100), alpha(1000)) == (1.0, 0.4)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import pickle
 import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn import config_context
 from sklearn.base import clone
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import FitFailedWarning, NotFittedError
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from headprobe.errors import InputError
+from headprobe.errors import InputError, SelectionError
 from headprobe.metrics.saliency import saliency
 from headprobe.metrics.significance import max_statistic
 from headprobe.probing import HeadProbe, HeadSelector, cross_validate, summarise
@@ -48,6 +50,66 @@ def test_scikit_learn_contract(estimator, check) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         check(estimator)
+
+
+# The same contract with four axes
+
+
+FOUR_AXES = [
+    *(HeadProbe(kind, hidden=4, max_iter=200) for kind in KINDS),
+    HeadSelector(2),
+    HeadSelector(max_fwer=0.1, max_fdr=0.5, n_permutations=39),
+    HeadSelector(2, min_frequency=0.6, n_resamples=10, metric="lda"),
+]
+
+
+def outputs(estimator, z: np.ndarray) -> list[np.ndarray]:
+    names = ("transform", "predict", "decision_function", "predict_proba")
+    return [getattr(estimator, name)(z) for name in names if hasattr(estimator, name)]
+
+
+def assert_same(a: list[np.ndarray], b: list[np.ndarray]) -> None:
+    assert len(a) == len(b) > 0
+    for one, other in zip(a, b, strict=True):
+        if one.dtype.kind == "U":
+            np.testing.assert_array_equal(one, other)
+        else:
+            np.testing.assert_allclose(one, other, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("estimator", FOUR_AXES, ids=repr)
+def test_four_axes_keep_the_contract(estimator) -> None:
+    z, y = heads(18), np.where(Y, "odd", "even")
+    kept_z, parameters = z.copy(), estimator.get_params()
+    fitted = clone(estimator)
+    assert fitted.fit(z, y) is fitted
+    expected = outputs(fitted, z)
+    # Nothing given is changed, fitting again gives the same, and so does a copy that went through a file.
+    np.testing.assert_array_equal(z, kept_z)
+    assert fitted.get_params() == parameters
+    assert_same(outputs(fitted.fit(z, y), z), expected)
+    assert_same(outputs(pickle.loads(pickle.dumps(fitted)), z), expected)
+    # Rows do not depend on each other, nor on their order.
+    rows = np.random.default_rng(0).permutation(48)[:20]
+    assert_same(outputs(fitted, z[rows]), [values[rows] for values in expected])
+    one = [outputs(fitted, z[[row]]) for row in rows[:3]]
+    assert_same([np.concatenate(values) for values in zip(*one, strict=True)], [v[rows[:3]] for v in expected])
+    # Memory layout and type of number.
+    assert_same(outputs(fitted, np.asfortranarray(z)), expected)
+    single = outputs(clone(estimator).fit(z.astype(np.float32), y), z.astype(np.float32))
+    assert [values.shape for values in single] == [values.shape for values in expected]
+    with pytest.raises(ValueError, match="layout"):
+        outputs(fitted, z[:, :, :2])
+
+
+@pytest.mark.parametrize("estimator", FOUR_AXES[-3:], ids=repr)
+def test_scale_shift_and_order_of_heads_select_the_same(estimator) -> None:
+    z = heads(19)
+    selected = clone(estimator).fit(z, Y, groups=VIDEOS).heads_
+    scaled = z * 10.0 ** np.arange(6).reshape(2, 3, 1) + 7
+    assert clone(estimator).fit(scaled, Y, groups=VIDEOS).heads_ == selected
+    turned = clone(estimator).fit(z[:, ::-1, ::-1], Y, groups=VIDEOS).heads_
+    assert turned.labels == tuple(f"L{1 - head.layer}H{2 - head.head}" for head in selected)
 
 
 # Probe
@@ -101,6 +163,23 @@ def test_scale_of_one_head_does_not_change_the_vote() -> None:
     np.testing.assert_allclose(HeadProbe("sav").fit(scaled, Y).decision_function(new_scaled), a)
 
 
+@pytest.mark.parametrize("kind", ["logistic", "ridge", "svm", "mlp"])
+def test_scale_and_shift_of_heads_change_no_standardised_probe(kind: str) -> None:
+    z, new = heads(2), heads(3)
+    scale, shift = 10.0 ** np.arange(-2, 4).reshape(2, 3, 1), np.arange(6).reshape(2, 3, 1)
+    a = HeadProbe(kind, hidden=4).fit(z, Y).decision_function(new)
+    b = HeadProbe(kind, hidden=4).fit(scale * z + shift, Y).decision_function(scale * new + shift)
+    np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["logistic", "ridge", "svm", "sav"])
+def test_the_order_of_heads_does_not_matter(kind: str) -> None:
+    z, new = heads(2), heads(3)
+    a = HeadProbe(kind).fit(z, Y).decision_function(new)
+    b = HeadProbe(kind).fit(z[:, ::-1, ::-1], Y).decision_function(new[:, ::-1, ::-1])
+    np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-3)
+
+
 def test_several_classes() -> None:
     y = np.array(["run", "sit", "walk"] * 16)
     z = (
@@ -130,7 +209,12 @@ def test_the_seed_decides_for_the_mlp() -> None:
             lambda z: HeadProbe().fit(z, Y).predict(z.swapaxes(1, 2)),
             r"fitted to heads of layout \(2, 3, 4\), got \(3, 2",
         ),
-        (lambda z: HeadProbe().fit(z * np.nan, Y), "NaN"),
+        (
+            lambda z: HeadProbe().fit(np.where(np.arange(48 * 24).reshape(z.shape) == 30, np.nan, z), Y),
+            "NaN or infinite values in 1 outputs, the first in head L0H1 of example 1: find out why",
+        ),
+        (lambda z: HeadProbe().fit(z[:, 1] + np.inf, Y), "in 144 outputs, the first in head L0H0 of example 0"),
+        (lambda z: HeadProbe().fit(z[:, 1, 0] * np.nan, Y), "contains NaN"),
     ],
 )
 def test_probe_errors(call, message: str) -> None:
@@ -189,6 +273,30 @@ def test_a_selector_works_in_a_search_over_a_pipeline() -> None:
     assert search.best_score_ > 0.8
 
 
+def test_groups_reach_the_selector_through_a_pipeline_and_a_search() -> None:
+    z, grid = heads(11), {"headselector__k": [1, 6]}
+    folds = StratifiedGroupKFold(4)
+    plain = GridSearchCV(make_pipeline(HeadSelector(1), HeadProbe()), grid, cv=folds, scoring="roc_auc")
+    plain.fit(z, Y, groups=VIDEOS, headselector__groups=VIDEOS)
+    with config_context(enable_metadata_routing=True):
+        pipeline = make_pipeline(HeadSelector(1).set_fit_request(groups=True), HeadProbe())
+        routed = GridSearchCV(pipeline, grid, cv=folds, scoring="roc_auc").fit(z, Y, groups=VIDEOS)
+    expected = HeadSelector(1).fit(z, Y, groups=VIDEOS).scores_
+    assert not np.allclose(expected, HeadSelector(1).fit(z, Y).scores_)
+    for search in (plain, routed):
+        assert search.best_params_ == {"headselector__k": 1}
+        np.testing.assert_array_equal(search.best_estimator_[0].scores_, expected)
+
+
+def test_a_fold_without_a_head_has_no_score() -> None:
+    pipeline = make_pipeline(HeadSelector(max_fwer=0.05, n_permutations=39), HeadProbe())
+    with pytest.warns(FitFailedWarning, match="none of 6 heads meets max_fwer=0.05"):
+        scores = cross_val_score(pipeline, heads(20, 1.0), Y, cv=3)
+    assert np.isnan(scores).any()
+    with pytest.raises(SelectionError, match="none of 6 heads meets"):
+        HeadSelector(max_fwer=0.05, n_permutations=39).fit(heads(21, 0.0), Y)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -200,6 +308,11 @@ def test_a_selector_works_in_a_search_over_a_pipeline() -> None:
         ({"min_frequency": 0.6, "max_fwer": 0.1}, "min_frequency needs k"),
         ({"k": 1, "min_frequency": 0.5}, "min_frequency must be above 0.5 and at most 1, got 0.5"),
         ({"k": 1, "min_frequency": 0.6, "n_resamples": 5}, r"n_resamples must be even \(halves come in pairs\), got 5"),
+        ({"max_fwer": "0.05"}, "max_fwer must be between 0 and 1, such as 0.05, got '0.05'"),
+        (
+            {"max_fdr": 0.1, "n_permutations": 19},
+            r"none of 6 heads meets max_fdr=0.1 \(smallest q 0.15; 19 permutations show a single head no q below 0.3\)",
+        ),
         (
             {"max_fwer": 0.01, "n_permutations": 19},
             r"none of 6 heads meets max_fwer=0.01 \(smallest p 0.05\): nothing is selected",
@@ -295,6 +408,26 @@ def test_controls() -> None:
     np.testing.assert_allclose(summary["mean"], means[summary.index])
 
 
+def test_where_no_head_is_significant_the_class_shares_are_scored() -> None:
+    z = heads(22)
+    selector = HeadSelector(max_fwer=0.05, n_permutations=39)
+    controls = ["shuffled_labels", "random_heads"]
+    table = cross_validate(z, Y, selector=selector, groups=VIDEOS, control=controls, n_splits=3, n_draws=3)
+    by_condition = dict(list(table.groupby("condition")))
+    assert (by_condition["probe"]["n_heads"] == 1).all()
+    assert (by_condition["probe"]["heads"] == "L1H2").all()
+    assert (by_condition["random_heads"]["n_heads"] == 1).all()
+    shuffled = by_condition["shuffled_labels"]
+    empty = shuffled[shuffled["n_heads"] == 0]
+    assert len(empty) > 6
+    assert (empty["heads"] == "").all()
+    assert (empty["score"] == 0.5).all()
+    # Of 48 examples in 3 parts, half of each class: right for half of them.
+    noise = cross_validate(heads(23, 0.0), Y, selector=selector, groups=VIDEOS, n_splits=4, scoring="accuracy")
+    assert (noise.loc[noise["n_heads"] == 0, "score"] == 0.5).all()
+    assert (noise["n_heads"] == 0).any()
+
+
 def test_a_random_model_is_probed_on_its_own_outputs() -> None:
     z = heads(15)
     table = cross_validate(z, Y, None, HeadSelector(1), VIDEOS, "random_model", z)
@@ -306,6 +439,7 @@ def test_without_groups_and_selector_all_heads_are_used() -> None:
     z = heads(16)
     table = cross_validate(z, Y, HeadProbe("ridge"), scoring="accuracy")
     assert table["heads"].unique().tolist() == [""]
+    assert table["n_heads"].unique().tolist() == [6]
     assert table["n_test"].sum() == 48
     again = cross_validate(torch.from_numpy(z), torch.from_numpy(Y), HeadProbe("ridge"), scoring="accuracy")
     pd.testing.assert_frame_equal(table, again)

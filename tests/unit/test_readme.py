@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from typer.testing import CliRunner
+
+from headprobe.cli import app
+from headprobe.video.decode import write_video
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -44,6 +50,26 @@ def test_the_example_runs_as_written(tmp_path: Path) -> None:
     assert re.search(r"L\d+H\d+", done.stdout), done.stdout
     (figure,) = tmp_path.glob("*.png")
     assert figure.stat().st_size > 5_000
+
+
+def test_extraction_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    section = README.split("## Extract many videos\n")[1].split("\n## ")[0]
+    commands, code = (re.findall(rf"```{kind}\n(.*?)```", section, flags=re.DOTALL) for kind in ("sh", "python"))
+    monkeypatch.chdir(tmp_path)
+    Path("videos").mkdir()
+    write_video("videos/a.mp4", np.random.default_rng(0).integers(0, 256, (60, 32, 48, 3), np.uint8), fps=10)
+    Path("prompts.txt").write_text("is there a fight ?\nis there a car on the path ?\n")
+    said = []
+    for line in commands[0].splitlines():
+        result = CliRunner().invoke(app, shlex.split(line, comments=True)[1:])
+        assert result.exit_code == 0, result.output
+        said.append(result.stdout)
+    assert said[0].startswith("2 clips read")
+    assert said[1].startswith("0 clips read")
+    assert "p1: is there a fight ?" in said[2]
+    names: dict[str, object] = {}
+    exec(code[0], names)
+    assert names["acts"].z.shape == (1, 2, 6, 8, 16)  # type: ignore[attr-defined]
 
 
 def test_every_linked_file_exists() -> None:

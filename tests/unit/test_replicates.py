@@ -66,7 +66,9 @@ def test_maps_of_other_shapes_or_models_are_refused():
     with pytest.raises(InputError, match="'b' is not a score map"):
         stack_maps({"a": a, "b": a.values}, "seed")  # type: ignore[dict-item]
     x, y = a.assign_attrs(model="mistral"), a.assign_attrs(model="llama")
-    with pytest.raises(InputError, match=r"different models \(llama, mistral\), so they are no repeats along 'prompt'"):
+    with pytest.raises(
+        InputError, match=r"different models \(model: llama, mistral\): they are no repeats along 'prompt'"
+    ):
         stack_maps({"p": x, "q": y}, "prompt")
     assert stack_maps({"p": x, "q": y}, "model").sizes["model"] == 2
     assert stack_maps({"p": x, "q": x}, "prompt").attrs["model"] == "mistral"

@@ -1,27 +1,31 @@
+"""The scorer: four kinds, calibrated probabilities, imbalance, and files that hold numbers only."""
+
+from __future__ import annotations
+
 import json
 
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.neural_network import MLPClassifier
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
 
 from headprobe.errors import ArtefactError, InputError
-from headprobe.headhunt.scorer import (
-    features,
-    load_scorer,
-    make_scorer,
-    save_scorer,
-    scorer_from_state,
-    scorer_state,
-)
+from headprobe.headhunt.platt import Platt, brier_score, expected_calibration_error
+from headprobe.headhunt.scorer import KINDS, Scorer, features, make_scorer
+from headprobe.headhunt.scorer_file import load_scorer, save_scorer
+from headprobe.probing.probe import HeadProbe
 
 
-def fitted(C=0.5, random_state=3):
-    rng = np.random.default_rng(0)
-    y = np.arange(40) % 2
-    x = rng.normal(size=(40, 6)) * 10 + 5 * y[:, None]
-    x[:, 2] = 1.0
-    return make_scorer(random_state, C).fit(x, y), rng.normal(size=(7, 6)) * 10
+def material(n=60, k=3, d=4, seed=0, share=0.5):
+    rng = np.random.default_rng(seed)
+    y = (np.arange(n) < share * n).astype(int)
+    z = rng.normal(size=(n, k, d)) * 10 + 8 * y[:, None, None]
+    return z, y, rng.normal(size=(7, k, d)) * 10
 
 
 def test_features_keep_the_order_of_heads_then_dimensions():
@@ -40,74 +44,130 @@ def test_features_refuse_other_shapes_and_nan():
         features(z)
 
 
-def test_the_scorer_standardises_so_that_scale_does_not_matter():
-    _, new = fitted()
-    x = np.random.default_rng(1).normal(size=(20, 6))
-    y = np.arange(20) % 2
-    scale = np.array([1, 1e3, 1e-3, 1, 50, 1])
-    a = make_scorer().fit(x, y).predict_proba(new / 10)
-    b = make_scorer().fit(x * scale, y).predict_proba(new / 10 * scale)
-    np.testing.assert_allclose(a, b, rtol=1e-6)
+@pytest.mark.parametrize("kind", ["logistic", "svm", "mlp"])
+@pytest.mark.parametrize("weight", [None, "balanced"])
+def test_decisions_are_those_of_scikit_learn(kind, weight):
+    z, y, new = material(share=0.25)
+    scale = StandardScaler().fit(features(z))
+    x, test = scale.transform(features(z)), scale.transform(features(new))
+    made = Scorer(kind, C=0.5, class_weight=weight, hidden=8).fit(z, y)
+    if kind == "mlp":
+        rows = np.r_[np.arange(60), np.tile(np.flatnonzero(y), 2)] if weight else np.arange(60)
+        layers = MLPClassifier((8,), alpha=1e-2, solver="lbfgs", max_iter=1000, random_state=0)
+        p = layers.fit(x[rows], y[rows]).predict_proba(test)
+        np.testing.assert_allclose(made.probability(new), p[:, 1], atol=1e-12)
+        return
+    machine = (
+        LogisticRegression(C=0.5, class_weight=weight, max_iter=1000)
+        if kind == "logistic"
+        else LinearSVC(C=0.5, class_weight=weight, max_iter=100_000, random_state=0)
+    )
+    machine.fit(x, y)
+    np.testing.assert_allclose(made.decision(new), machine.decision_function(test), atol=1e-9)
+    if kind == "logistic":
+        np.testing.assert_allclose(made.probability(new), machine.predict_proba(test)[:, 1], atol=1e-12)
 
 
-def test_state_brings_back_the_same_predictions():
-    scorer, new = fitted()
-    again = scorer_from_state(scorer_state(scorer), C=0.5, random_state=3)
-    np.testing.assert_array_equal(again.predict_proba(new), scorer.predict_proba(new))
-    np.testing.assert_array_equal(again.decision_function(new), scorer.decision_function(new))
-    np.testing.assert_array_equal(again.predict(new), scorer.predict(new))
-    assert again.get_params()["logistic__C"] == 0.5
+def test_the_vote_is_that_of_the_probe():
+    z, y, new = material()
+    made, probe = Scorer("sav").fit(z, y), HeadProbe("sav").fit(z, y)
+    np.testing.assert_allclose(made.decision(new), probe.decision_function(new), atol=1e-12)
+    assert made.contributions(new).shape == (7, 3)
+    assert set(np.round(made.contributions(new) * 3).ravel().tolist()) <= {-1.0, 0.0, 1.0}
 
 
-def test_a_restored_scorer_keeps_its_own_copy_of_the_numbers():
-    scorer, new = fitted()
-    state = scorer_state(scorer)
-    again = scorer_from_state(state)
-    before = again.predict_proba(new)
-    for array in state.values():
-        array[:] = 1
-    np.testing.assert_array_equal(again.predict_proba(new), before)
+@pytest.mark.parametrize("kind", ["logistic", "svm", "mlp"])
+def test_scale_does_not_matter(kind):
+    z, y, new = material()
+    scale = np.array([1, 1e3, 1e-3, 50])
+    a, b = Scorer(kind).fit(z, y).decision(new), Scorer(kind).fit(z * scale, y).decision(new * scale)
+    # The optimisers stop within their tolerance of one and the same place.
+    np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
 
 
-def test_files_hold_numbers_and_settings_only_and_load_again(tmp_path):
-    scorer, new = fitted()
-    save_scorer(scorer, tmp_path / "new" / "folder")
+@pytest.mark.parametrize("kind", ["logistic", "svm"])
+def test_contributions_of_heads_add_up_to_the_decision(kind):
+    z, y, new = material()
+    made = Scorer(kind).fit(z, y)
+    parts = made.contributions(new)
+    np.testing.assert_allclose(parts.sum(1) + made.arrays_["intercept"][0], made.decision(new), atol=1e-12)
+
+
+def test_a_head_at_its_mean_adds_nothing_to_a_network():
+    z, y, new = material()
+    made = Scorer("mlp").fit(z, y)
+    new[:, 1] = made.arrays_["mean"].reshape(3, 4)[1]
+    np.testing.assert_allclose(made.contributions(new)[:, 1], 0, atol=1e-12)
+    assert (made.contributions(new)[:, 0] != 0).all()
+
+
+@pytest.mark.parametrize("kind", ["logistic", "svm"])
+def test_balanced_classes_find_more_of_the_rare_one(kind):
+    rng = np.random.default_rng(0)
+    y = (np.arange(300) % 15 == 0).astype(int)
+    z = rng.normal(size=(300, 2, 4)) + 0.6 * y[:, None, None]
+    plain, balanced = (Scorer(kind, class_weight=w, C=0.05).fit(z, y).decision(z) > 0 for w in (None, "balanced"))
+    assert balanced[y == 1].mean() > plain[y == 1].mean()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_a_file_brings_back_the_same_scores_bit_for_bit(tmp_path, kind, calibrated):
+    z, y, new = material()
+    made = Scorer(kind, C=0.5, class_weight="balanced", random_state=3).fit(z, y)
+    if calibrated:
+        made.calibrate(np.linspace(-1, 1, 60), np.arange(60) > 20)
+    save_scorer(made, tmp_path / "new" / "folder")
     again = load_scorer(tmp_path / "new" / "folder")
-    np.testing.assert_array_equal(again.predict_proba(new), scorer.predict_proba(new))
-    assert again.get_params()["logistic__random_state"] == 3
-    assert sorted(p.name for p in (tmp_path / "new" / "folder").iterdir()) == [
-        "scorer.json",
-        "scorer.safetensors",
-    ]
+    assert np.array_equal(again.probability(new), made.probability(new))
+    assert np.array_equal(again.decision(new), made.decision(new))
+    assert np.array_equal(again.contributions(new), made.contributions(new))
+    assert again.get_params() == made.get_params()
+    assert again.platt_ == made.platt_
+    names = sorted(path.name for path in (tmp_path / "new" / "folder").iterdir())
+    assert names == ["scorer.json", "scorer.safetensors"]
 
 
-def test_an_unfitted_scorer_and_other_labels_cannot_be_saved():
+def test_what_a_scorer_refuses():
+    z, y, new = material()
     with pytest.raises(InputError, match="not fitted"):
-        scorer_state(make_scorer())
-    with pytest.raises(InputError, match=r"classes must be \[0, 1\], got \[1, 2\]"):
-        scorer_state(make_scorer().fit([[0.0], [1.0]], [1, 2]))
+        Scorer().decision(new)
+    with pytest.raises(InputError, match="unknown kind of scorer 'forest'"):
+        Scorer("forest").fit(z, y)
+    with pytest.raises(InputError, match="class_weight must be 'balanced' or None, got 'even'"):
+        Scorer(class_weight="even").fit(z, y)
+    with pytest.raises(InputError, match="C must be a positive number, got 0"):
+        Scorer(C=0).fit(z, y)
+    with pytest.raises(InputError, match=r"got \[1, 2\]"):
+        Scorer().fit(z, y + 1)
+    with pytest.raises(InputError, match=r"got \[0\]"):
+        Scorer().fit(z, y * 0)
+    with pytest.raises(InputError, match=r"fitted to \[head, d_head\] = \(3, 4\), got \(2, 6\)"):
+        Scorer().fit(z, y).decision(new.reshape(7, 2, 6))
+    with pytest.raises(InputError, match="not fitted"):
+        save_scorer(Scorer(), "nowhere")
 
 
 @pytest.mark.parametrize(
-    ("change", "text"),
+    ("kind", "change", "text"),
     [
-        ({"coef": None}, "expected the arrays"),
-        ({"extra": np.zeros(1)}, "expected the arrays"),
-        ({"coef": np.zeros(5)}, r"'coef' has shape \(5,\), expected \(6,\)"),
-        ({"intercept": np.zeros(2)}, "'intercept' has shape"),
-        ({"mean": np.zeros(6, dtype=np.float32)}, "'mean' has dtype float32, expected float64"),
-        ({"mean": np.full(6, np.nan)}, "'mean' holds NaN"),
-        ({"scale": np.zeros(6)}, "'scale' must be positive"),
-        ({"classes": np.array([1, 0])}, r"classes must be \[0, 1\]"),
+        ("logistic", {"coef": None}, "expected the arrays"),
+        ("logistic", {"extra": np.zeros(1)}, "expected the arrays"),
+        ("logistic", {"coef": np.zeros(5)}, r"'coef' has shape \(5,\), expected \(12,\)"),
+        ("svm", {"intercept": np.zeros(2)}, "'intercept' has shape"),
+        ("svm", {"mean": np.zeros(12, dtype=np.float32)}, "'mean' has dtype float32, expected float64"),
+        ("logistic", {"mean": np.full(12, np.nan)}, "'mean' holds NaN"),
+        ("logistic", {"scale": np.zeros(12)}, "'scale' must be positive"),
+        ("mlp", {"b0": np.zeros(3)}, r"'b0' has shape \(3,\), expected \(64,\)"),
+        ("mlp", {"w1": np.zeros(0)}, "'w0' has shape"),
+        ("sav", {"class_means": np.zeros((2, 3, 5))}, r"'class_means' has shape \(2, 3, 5\), expected \(2, 3, 4\)"),
     ],
 )
-def test_damaged_states_are_refused_before_use(tmp_path, change, text):
-    scorer, _ = fitted()
-    state = {k: v for k, v in {**scorer_state(scorer), **change}.items() if v is not None}
-    with pytest.raises(ArtefactError, match=text):
-        scorer_from_state(state)
-    save_scorer(scorer, tmp_path)
-    save_file(state, tmp_path / "scorer.safetensors")
+def test_damaged_numbers_are_refused_before_use(tmp_path, kind, change, text):
+    z, y, _ = material()
+    save_scorer(Scorer(kind).fit(z, y), tmp_path)
+    arrays = load_file(tmp_path / "scorer.safetensors") | change
+    save_file({k: v for k, v in arrays.items() if v is not None}, tmp_path / "scorer.safetensors")
     with pytest.raises(ArtefactError, match=text):
         load_scorer(tmp_path)
 
@@ -115,15 +175,21 @@ def test_damaged_states_are_refused_before_use(tmp_path, change, text):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"format": "headprobe.scorer/99"}, "format is 'headprobe.scorer/99', expected 'headprobe.scorer/1'"),
+        ({"format": "headprobe.scorer/99"}, "format is 'headprobe.scorer/99', expected 'headprobe.scorer/2'"),
+        ({"kind": "forest"}, "kind must be one of"),
+        ({"class_weight": "even"}, "class_weight must be 'balanced' or null"),
         ({"C": -1}, "C must be a positive number, got -1"),
         ({"C": True}, "C must be a positive number, got True"),
         ({"random_state": "0"}, "random_state must be a whole number, got '0'"),
-        ({"n_features": 7}, "6 features, but scorer.json says 7"),
+        ({"n_heads": 2}, r"'mean' has shape \(12,\), expected \(8,\)"),
+        ({"head_dim": 0}, "head_dim must be a whole number, got 0"),
+        ({"calibration": {"slope": -1, "intercept": 0}}, "positive slope"),
+        ({"calibration": [1, 2]}, "calibration must be null or hold the numbers slope and intercept"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(tmp_path, change, text):
-    save_scorer(fitted()[0], tmp_path)
+    z, y, _ = material()
+    save_scorer(Scorer().fit(z, y), tmp_path)
     settings = json.loads((tmp_path / "scorer.json").read_text(encoding="utf-8"))
     (tmp_path / "scorer.json").write_text(json.dumps(settings | change), encoding="utf-8")
     with pytest.raises(ArtefactError, match=text):
@@ -133,10 +199,72 @@ def test_settings_that_do_not_fit_are_refused(tmp_path, change, text):
 @pytest.mark.parametrize("name", ["scorer.json", "scorer.safetensors"])
 @pytest.mark.parametrize("content", [None, b"", b"\x80\x04garbage"])
 def test_missing_and_damaged_files_are_named(tmp_path, name, content):
-    save_scorer(fitted()[0], tmp_path)
+    z, y, _ = material()
+    save_scorer(Scorer().fit(z, y), tmp_path)
     if content is None:
         (tmp_path / name).unlink()
     else:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ArtefactError, match=name.replace(".", r"\.")):
         load_scorer(tmp_path)
+
+
+# Calibration
+
+
+def test_platt_is_the_maximum_of_its_likelihood():
+    from scipy.optimize import minimize
+
+    rng = np.random.default_rng(1)
+    y = rng.integers(0, 2, 200)
+    d = rng.normal(size=200) + y
+    n1, n0 = y.sum(), (1 - y).sum()
+    target = np.where(y == 1, (n1 + 1) / (n1 + 2), 1 / (n0 + 2))
+
+    def loss(w):
+        margin = w[0] * d + w[1]
+        return (np.logaddexp(0, margin) - target * margin).sum()
+
+    best = minimize(loss, [1.0, 0.0], tol=1e-12)
+    found = Platt.fit(d, y)
+    np.testing.assert_allclose([found.slope, found.intercept], best.x, atol=1e-5)
+    # The mean of the probabilities is that of the targets, whatever the decisions were.
+    assert found(d).mean() == pytest.approx(target.mean(), abs=1e-9)
+
+
+def test_classes_that_are_told_apart_give_no_certainty():
+    p = Platt.fit([-5.0] * 4 + [5.0] * 4, [0] * 4 + [1] * 4)([-5.0, 5.0])
+    np.testing.assert_allclose(p, [1 / 6, 5 / 6], atol=1e-6)
+
+
+def test_calibration_keeps_the_order_and_makes_overconfident_scores_honest():
+    rng = np.random.default_rng(0)
+    y = (rng.random(2000) < 0.2).astype(int)
+    d = 8 * (rng.normal(size=2000) + y)  # far too sure
+    fit, test = slice(0, 1000), slice(1000, 2000)
+    p = Platt.fit(d[fit], y[fit])(d[test])
+    raw = 1 / (1 + np.exp(-d[test]))
+    assert roc_auc_score(y[test], p) == pytest.approx(roc_auc_score(y[test], d[test]))
+    assert expected_calibration_error(p, y[test]) < 0.07 < 0.2 < expected_calibration_error(raw, y[test])
+    assert brier_score(p, y[test]) < 0.16 < brier_score(raw, y[test])
+
+
+def test_platt_refuses_what_cannot_be_calibrated():
+    with pytest.raises(InputError, match="do not rise with the label"):
+        Platt.fit([1.0, 1.0, 0.0, 0.0], [0, 0, 1, 1])
+    with pytest.raises(InputError, match="do not rise with the label"):
+        Platt.fit([1.0] * 4, [0, 0, 1, 1])
+    with pytest.raises(InputError, match="labels must be 0 and 1, and both occur"):
+        Platt.fit([1.0, 2.0], [1, 1])
+    with pytest.raises(InputError, match="one finite number per label"):
+        Platt.fit([1.0, np.nan], [0, 1])
+    with pytest.raises(InputError, match="positive slope"):
+        Platt(-1.0, 0.0)
+
+
+def test_the_logistic_pipeline_is_plain_scikit_learn():
+    z, y, new = material()
+    pipeline = make_scorer(3, 0.5).fit(features(z), y)
+    np.testing.assert_allclose(
+        pipeline.predict_proba(features(new))[:, 1], Scorer(C=0.5).fit(z, y).probability(new), atol=1e-12
+    )

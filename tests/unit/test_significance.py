@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -9,14 +11,14 @@ import xarray as xr
 from scipy.stats import binom
 
 from headprobe.activations import HeadActivations, example_table
-from headprobe.errors import InputError
+from headprobe.errors import HeadprobeWarning, InputError
 from headprobe.examples import Example
 from headprobe.heads import HeadSet
 from headprobe.metrics.batch import Batch
 from headprobe.metrics.labellings import score_labellings
 from headprobe.metrics.metric import METRICS
 from headprobe.metrics.saliency import saliency
-from headprobe.metrics.significance import compare_with_null, max_statistic, relabellings
+from headprobe.metrics.significance import compare_with_null, max_statistic, null_scale, relabellings
 from headprobe.provenance import Provenance
 from headprobe.scores import score_map
 
@@ -31,9 +33,9 @@ def noise(seed: int, n: int = 20, heads: tuple[int, int] = (3, 4), d: int = 4) -
 def videos(seed: int, constant: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Noise whose examples of one video resemble each other; labels per video, or within videos."""
     rng = np.random.default_rng([6, seed])
-    video = np.repeat(np.arange(10), 2)
-    z = rng.normal(size=(20, 2, 3, 3)) + 2 * rng.normal(size=(10, 2, 3, 3))[video]
-    return z, video % 2 if constant else rng.permuted(np.tile([0, 1], (10, 1)), axis=1).ravel(), video
+    video = np.repeat(np.arange(12), 4)
+    z = rng.normal(size=(48, 2, 3, 3)) + 2 * rng.normal(size=(12, 2, 3, 3))[video]
+    return z, video % 2 if constant else rng.permuted(np.tile([0, 1], (12, 2)), axis=1).ravel(), video
 
 
 def share_of_runs_with_a_finding(run, runs: int = RUNS) -> float:
@@ -42,8 +44,8 @@ def share_of_runs_with_a_finding(run, runs: int = RUNS) -> float:
 
 
 def expected_range(runs: int = RUNS) -> tuple[float, float]:
-    """Where the share lies in 99.8 of 100 cases if the family-wise error is alpha."""
-    low, high = binom.interval(0.998, runs, ALPHA)
+    """Where the share lies in 99 of 100 cases if the family-wise error is alpha: of 200 runs, 3 to 19."""
+    low, high = binom.interval(0.99, runs, ALPHA)
     return low / runs, high / runs
 
 
@@ -75,8 +77,8 @@ def test_permuting_examples_of_grouped_data_is_fooled() -> None:
         z, y, _ = videos(seed)
         return max_statistic(z, y, n_permutations=39, random_state=seed)
 
-    # Not a matter of chance: most runs of pure noise have a "significant" head.
-    assert share_of_runs_with_a_finding(run, 40) > 0.5
+    # The same noise as above, without saying which examples belong together: nearly every run has a "significant" head.
+    assert share_of_runs_with_a_finding(run, 40) > 0.8
 
 
 def test_frames_fool_permutation_within_videos_and_not_shifts() -> None:
@@ -102,25 +104,28 @@ def test_frames_fool_permutation_within_videos_and_not_shifts() -> None:
 
 
 def test_power() -> None:
-    # A shift of 2 standard deviations in 1 of 12 heads, 20 + 20 examples: found in 97 of 100 runs (measured over 100),
-    # and another head with it in about alpha of them.
+    """The power that docs/concepts/is_it_luck.md states: 0.975, measured over 1000 other runs."""
     found = alone = 0
-    for seed in range(40):
+    for seed in range(100):
         z, y = noise(seed, n=40), np.arange(40) % 2
         z[:, 1, 2, 0] += 2 * y
         heads = max_statistic(z, y, n_permutations=99, random_state=seed).significant(ALPHA)
         found += "L1H2" in heads.labels
         alone += heads.labels == ("L1H2",)
-    assert found >= 36
-    assert alone >= 32
+    low, high = binom.interval(0.99, 100, 0.975)
+    assert low <= found <= high
+    assert alone >= 0.9 * found
 
 
 def test_uncorrected_p_values_find_heads_in_noise() -> None:
     z = noise(0, n=40, heads=(10, 20))
     result = max_statistic(z, np.arange(40) % 2, n_permutations=99)
     assert 3 <= len(result.significant(ALPHA, "uncorrected")) <= 20
-    for method in ("step_down", "single_step", "holm", "bh", "by"):
+    for method in ("step_down", "single_step"):
         assert len(result.significant(ALPHA, method)) == 0
+    for method in ("holm", "bh", "by"):
+        with pytest.warns(HeadprobeWarning, match="99 permutations of 200 tests"):
+            assert len(result.significant(ALPHA, method)) == 0
 
 
 # What a result holds
@@ -153,6 +158,39 @@ def test_thresholds_say_the_same_as_p_values(studentise: bool, alpha: float) -> 
     assert (len(np.unique(thresholds.familywise.round(9))) == 1) is not studentise
 
 
+def test_the_units_of_the_maximum() -> None:
+    z = noise(2)
+    z[:, 0, 1, 0] += 2.5 * Y
+    for studentise in (False, True):
+        result = max_statistic(z, Y, n_permutations=39, studentise=studentise)
+        scores, null = result.compared()
+        np.testing.assert_array_equal(null.max(("layer", "head")), result.null_maxima)
+        # Of 39 maxima and the observed one, 2 of 40 may reach the level.
+        assert result.limit(0.05) == np.sort(result.null_maxima)[-2]
+        np.testing.assert_array_equal(scores > result.limit(0.05), result.p_familywise <= 0.05)
+        assert (scores is result.scores) is not studentise
+
+
+def test_the_scale_of_a_null_by_hand() -> None:
+    null = xr.concat([score_map([[1.0, 5.0, np.nan]]), score_map([[3.0, 5.0, np.nan]])], "permutation")
+    mean, spread = null_scale(score_map([[5.0, 5.0, np.nan]]), null)
+    np.testing.assert_allclose(mean.values, [[3.0, 5.0, np.nan]])
+    np.testing.assert_allclose(spread.values, [[np.sqrt(8 / 3), 1.0, np.nan]])
+
+
+def test_too_few_permutations_for_a_single_head_are_said() -> None:
+    z = noise(2)
+    z[:, 0, 1, 0] += 4 * Y
+    result = max_statistic(z, Y, n_permutations=99)
+    assert result.significant().labels == ("L0H1",)
+    # 12 heads, p at least 0.01: q and Holm's p at least 0.12, with the sum of 1 / i as a factor 0.372.
+    for method, floor, needed in (("bh", "0.12", 240), ("holm", "0.12", 240), ("by", "0.372", 745)):
+        words = f"99 permutations of 12 tests show a single head no '{method}' value below {floor}: .*={needed} or more"
+        with pytest.warns(HeadprobeWarning, match=words):
+            assert len(result.significant(method=method)) == 0
+    assert max_statistic(z, Y, n_permutations=240).significant(method="bh").labels == ("L0H1",)
+
+
 def test_studentising_takes_heads_of_a_wide_null_off_the_others() -> None:
     rng = np.random.default_rng(0)
     null = np.stack([rng.normal(size=(99)), 100 * rng.normal(size=99)], 1)[:, None]
@@ -177,6 +215,19 @@ def test_the_seed_decides_and_the_type_of_z_does_not() -> None:
     xr.testing.assert_identical(a.null, b.null)
     assert not a.null.equals(c.null)
     assert a.scores.equals(c.scores)
+
+
+def test_the_number_of_threads_changes_nothing() -> None:
+    threads = torch.get_num_threads()
+    found = []
+    for number in (1, 3):
+        torch.set_num_threads(number)
+        try:
+            found.append(max_statistic(noise(4, heads=(4, 9)), Y, n_permutations=19).null.values)
+            assert torch.get_num_threads() == number
+        finally:
+            torch.set_num_threads(threads)
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-12)
 
 
 def test_permuting_heads_permutes_everything() -> None:
@@ -272,6 +323,23 @@ def test_every_metric_has_a_null(metric: str) -> None:
     expected = saliency(z, drawn[2], [metric], group, target=None if y.dtype.kind == "i" else "continuous")
     np.testing.assert_allclose(result.null.values[2], expected.values[0], rtol=1e-7)
     np.testing.assert_allclose(result.scores.values, saliency(z, y, [metric], group).values[0], rtol=1e-7)
+
+
+@pytest.mark.parametrize("metric", sorted(METRICS))
+def test_every_metric_has_a_null_of_activations_under_several_prompts(metric: str) -> None:
+    acts = ragged([f"v{i // 2}" for i in range(20)])
+    y = None if "binary" in METRICS[metric].targets else np.random.default_rng(0).normal(size=20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = max_statistic(acts, y, metric, n_permutations=3)
+    assert result.scheme == "within"
+    assert result.null.sizes == {"permutation": 3, "prompt": 2, "layer": 2, "head": 2}
+    assert result.scores.coords["prompt"].values.tolist() == ["a", "b"]
+    np.testing.assert_allclose(result.scores.values, saliency(acts, y, [metric]).values[0], rtol=1e-7)
+    labels = relabellings(acts.labels if y is None else y, acts.groups, n_permutations=3).labels[1]
+    expected = saliency(acts, labels, [metric], target=None if y is None else "continuous")
+    np.testing.assert_allclose(result.null.values[1], expected.values[0], rtol=1e-7)
+    assert np.isnan(result.p_step_down.sel(layer=3, head=1)).all()
 
 
 @pytest.mark.parametrize(("n", "d"), [(12, 3), (20, 40), (30, 8), (16, 16)])

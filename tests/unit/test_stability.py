@@ -72,8 +72,18 @@ def test_heads_permute_scores_shift_and_scale(seed, penalty):
     np.testing.assert_allclose(rss(2 * m + 3, penalty).values, 2 * rss(m, penalty).values + 3, rtol=1e-12)
     np.testing.assert_allclose(coefficient_of_variation(7 * m).values, coefficient_of_variation(m).values, rtol=1e-12)
     assert (coefficient_of_variation(m) <= np.sqrt(3) + 1e-12).all()
-    assert (rss(m, penalty) >= -penalty / 2 - 1e-12).all()
+    assert (rss(m, penalty) >= (1 - np.sqrt(1 + penalty**2)) / 2 - 1e-12).all()
     np.testing.assert_allclose(rss(m.isel(prompt=[2, 0, 3, 1]), penalty).values, rss(m, penalty).values, atol=1e-14)
+
+
+def test_the_lowest_robust_score_of_scores_from_0_to_1():
+    # One prompt of five with 1: mean 0.2, spread 0.4, the share at which lambda = 3/4 costs most.
+    m = score_map(np.eye(5)[:, None, :1], prompts=list("abcde"))
+    assert rss(m, 0.75).item() == pytest.approx(0.2 - 0.75 * 0.4)
+    assert rss(m, 0.75).item() >= (1 - np.sqrt(1 + 0.75**2)) / 2
+    m = score_map(np.repeat([1.0, 0.0], [1, 9])[:, None, None], prompts=list("abcdefghij"))
+    # The bound is met where the share is (1 - 1 / sqrt(1 + lambda^2)) / 2: 0.1 for lambda = 3/4.
+    assert rss(m, 0.75).item() == pytest.approx((1 - np.sqrt(1 + 0.75**2)) / 2)
 
 
 def test_a_variation_without_a_positive_mean_names_the_head():

@@ -330,6 +330,22 @@ def test_the_order_of_prompts_belongs_to_the_fingerprint(store, folder):
         Store.open(folder, turned)
 
 
+def test_clips_of_several_lengths(tmp_path):
+    def clip(name, frames):
+        made = dataclasses.replace(MADE, frames=frames)
+        return dataclasses.replace(make([name]), provenance=made)
+
+    several = Store.create(tmp_path / "several", dataclasses.replace(MADE, frames=None), HEADS)
+    for name, frames in (("a", 4), ("b", 16), ("c", None)):
+        several.append(clip(name, frames))
+    assert len(Store.resume(tmp_path / "several", dataclasses.replace(MADE, frames=8), HEADS)) == 3
+    one = Store.create(tmp_path / "one", dataclasses.replace(MADE, frames=4), HEADS)
+    one.append(clip("a", 4))
+    for frames in (8, None):
+        with pytest.raises(FingerprintError, match=f"frames: 4, now {frames}"):
+            one.append(clip("b", frames))
+
+
 def test_resume_makes_and_continues(folder):
     first = Store.resume(folder, MADE, HEADS)
     first.append(make(["a"]))

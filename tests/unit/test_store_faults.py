@@ -177,7 +177,7 @@ def test_a_folder_that_cannot_be_synced_is_told(store, monkeypatch):
 
 def test_a_store_that_cannot_be_made(tmp_path):
     (tmp_path / "taken").write_text("a file")
-    with pytest.raises(StoreError, match="taken could not be made"):
+    with pytest.raises(StoreError, match="taken: there is a file of this name; a store is a folder"):
         Store.create(tmp_path / "taken", MADE, HEADS)
 
 

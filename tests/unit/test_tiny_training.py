@@ -20,7 +20,7 @@ import torch  # noqa: E402
 import train  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
-from headprobe.headhunt.pipeline import DEFAULT_PROMPTS  # noqa: E402
+from headprobe.headhunt.prompts import EMBEDDED_PROMPTS  # noqa: E402
 from headprobe.video import scenes  # noqa: E402
 from headprobe.video.scene_render import Scene  # noqa: E402
 
@@ -118,7 +118,7 @@ def test_direction_is_that_of_the_pixels() -> None:
 
 def test_the_probing_prompts_are_not_trained_on_but_can_be_read() -> None:
     trained = {text for group in questions.TEMPLATES.values() for text in group}
-    assert tuple(DEFAULT_PROMPTS.values()) == questions.PROBING_PROMPTS
+    assert tuple(EMBEDDED_PROMPTS.values()) == questions.PROBING_PROMPTS
     assert not trained & set(questions.PROBING_PROMPTS)
     words = network.tokenizer()
     for text in (*trained, *questions.PROBING_PROMPTS):

@@ -1,0 +1,35 @@
+"""Runs the cells of a notebook, as text, in one namespace: what a kernel does, without starting one."""
+
+from __future__ import annotations
+
+import ast
+import io
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jupytext
+from matplotlib.figure import Figure
+
+
+def code_cells(path: Path) -> list[str]:
+    """The code of each cell, without lines that are for IPython alone."""
+    notebook = jupytext.read(path)
+    sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    return ["\n".join(line for line in source.splitlines() if not line.startswith("%")) for source in sources]
+
+
+def run_cells(path: Path) -> tuple[dict[str, Any], list[Any]]:
+    """Run all cells; returns the names at the end, and what the cells show. Figures are drawn."""
+    module = ModuleType("notebook")
+    shown = []
+    for number, source in enumerate(code_cells(path), start=1):
+        tree = ast.parse(source, filename=f"{path.name}, cell {number}")
+        last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+        exec(compile(tree, f"{path.name}, cell {number}", "exec"), module.__dict__)
+        if last is not None:
+            value = eval(compile(ast.Expression(last.value), f"{path.name}, cell {number}", "eval"), module.__dict__)
+            if isinstance(value, Figure):
+                value.savefig(io.BytesIO(), format="png")
+            shown.append(value)
+    return module.__dict__, shown

@@ -1,0 +1,161 @@
+"""The notebooks run, agree with their text, carry no outputs, and say at the end what was seen."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+from cells import code_cells, run_cells
+from matplotlib.figure import Figure
+
+from headprobe.models import adapter
+
+FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
+TEXTS = sorted(FOLDER.glob("*.py"))
+NUMBERS = range(1, 9)
+
+
+def test_there_is_one_notebook_for_each_number():
+    assert [int(path.name[:2]) for path in TEXTS] == list(NUMBERS)
+    assert sorted(path.stem for path in FOLDER.glob("*.ipynb")) == [path.stem for path in TEXTS]
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda path: path.stem)
+def test_the_pair_agrees_and_outputs_are_stripped(text):
+    notebook = nbformat.read(text.with_suffix(".ipynb"), as_version=4)
+    nbformat.validate(notebook)
+    # `make notebooks` writes the notebooks anew.
+    written = [(cell.cell_type, cell.source) for cell in notebook.cells]
+    assert written == [(cell.cell_type, cell.source) for cell in jupytext.read(text).cells]
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell for cell in code if cell.outputs or cell.execution_count is not None] == []
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda path: path.stem)
+def test_it_opens_with_the_question_and_closes_with_what_was_shown(text):
+    cells = jupytext.read(text).cells
+    assert cells[0].cell_type == cells[-1].cell_type == "markdown"
+    assert re.match(rf"# {int(text.name[:2])}\. .+\n\n\*\*The question:\*\* ", cells[0].source)
+    close = cells[-1].source.partition("## What was shown, and what was not\n")[2]
+    assert "\n- " in close
+    assert "- Not shown: " in close
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda path: path.stem)
+def test_links_lead_somewhere(text):
+    docs = FOLDER.parent / "docs"
+    said = "\n".join(cell.source for cell in jupytext.read(text).cells if cell.cell_type == "markdown")
+    links = [link for link in re.findall(r"\]\(([^)#]+)", said) if "://" not in link]
+    # Notebooks are read in docs/notebooks, beside each other.
+    missing = [
+        link for link in links if not ((FOLDER / link).exists() or (docs / "notebooks" / link).resolve().exists())
+    ]
+    assert missing == []
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Run a notebook without the data folder, and forget the families that it registers and the files it writes."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.delenv("HEADPROBE_DATA", raising=False)
+    adapter.families()
+    monkeypatch.setattr(adapter, "_registry", dict(adapter._registry))
+
+    def run_one(number):
+        names, shown = run_cells(TEXTS[number - 1])
+        return names, shown, [value for value in shown if isinstance(value, Figure)]
+
+    return run_one
+
+
+def test_01_trace_heads(run):
+    names, _, figures = run(1)
+    assert names["equal"]
+    # A piece of the projection's output is mostly not the head's own.
+    assert names["left_over"] > 0.5
+    assert len(figures) == 2
+
+
+def test_02_find_heads(run):
+    names, _, figures = run(2)
+    results = names["results"]
+    assert results["five hunted heads"] > 0.85
+    # What the last cell says: random heads are a strong baseline, all heads together are at least as good.
+    assert results["five random heads, mean of ten draws"] > 0.85
+    assert results["all 48 heads"] > results["five hunted heads"] - 0.01
+    assert names["kl"].max() > 100 * names["kl"].quantile(0.9)
+    assert len(figures) == 6
+
+
+def test_03_is_it_luck(run):
+    names, _, figures = run(3)
+    found = (names["counts"] > 0).mean()
+    assert found["uncorrected"] > 0.3
+    assert found["step_down"] <= 0.12
+    assert 5 <= len(names["found"]) < 48
+    assert names["curse"].gap.mean > 0
+    same_layers = names["summary"].loc["same_layer_heads"]
+    assert same_layers["difference_low"] < 0 < same_layers["difference_high"]
+    assert names["summary"].loc["random_model", "mean"] < 0.8
+    assert len(figures) == 2
+
+
+def test_04_causal(run):
+    names, _, figures = run(4)
+    assert (names["right"] > 0).float().mean() > 0.9
+    rows = names["rows"]
+    assert len(names["best"] & names["needed"]) == 2
+    assert {head.layer for head in names["best"] & names["needed"]} == {3}
+    lost = {name: row["lost preference"] for name, row in rows.items()}
+    assert lost["five random, mean of ten draws"] < lost["five best scores"] < lost["five of the largest single loss"]
+    assert abs(names["correlation"].statistic) < 0.5
+    assert len(figures) == 3
+
+
+def test_05_headhunt_vad(run):
+    names, _, figures = run(5)
+    assert len(names["hunter"].heads_) == 5
+    assert names["same"]
+    table = names["table"].astype(float)
+    blind = table.drop("HeadHunt-VAD")
+    assert (table.loc["HeadHunt-VAD", ["auc", "within_auc"]] > blind[["auc", "within_auc"]].max()).all()
+    assert len(figures) == 2
+
+
+def test_06_new_probing_task(run):
+    names, _, figures = run(6)
+    scores, of_other = names["scores"], names["of_other"]
+    assert scores.sel(layer=1).min() > 0.95
+    assert of_other.sel(layer=1).max() < 0.6
+    assert of_other.sel(layer=0).max() > 0.9
+    assert names["rows"]["one head, the worst choice"] > 0.95
+    assert names["rows"]["all heads of layer 0"] < 0.7
+    assert names["rows"]["all heads of layer 1"] > 0.95
+    assert len(figures) == 2
+
+
+def test_06_takes_forty_lines_from_the_idea_to_the_heatmap():
+    cells = code_cells(TEXTS[5])
+    upto = next(i for i, source in enumerate(cells) if "headprobe.heatmap(" in source)
+    lines = [line for line in "\n".join(cells[: upto + 1]).splitlines() if line.strip()]
+    assert len(lines) <= 40
+
+
+def test_07_new_model(run):
+    names, _, _ = run(7)
+    assert names["changed"][1] > 1e-4
+    assert names["difference"] < 1e-5
+
+
+def test_08_real_video(run, capsys):
+    names, shown, figures = run(8)
+    assert not names["real"]
+    assert "STAND-IN" in capsys.readouterr().out
+    assert set(names["calibration"]).isdisjoint(names["held_out"])
+    table = shown[-1]
+    assert table.loc["five hunted heads", "within_auc"] > table.loc["the five heads, never trained", "within_auc"]
+    assert len(figures) == 2

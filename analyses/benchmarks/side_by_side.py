@@ -39,5 +39,5 @@ def interleaved(ways: Mapping[str, Callable[[], object]], rounds: int, device: s
 def ratio(seconds: Mapping[str, list[float]], way: str, against: str) -> dict[str, float]:
     """Median over rounds of a way's time over another's in the same round, with the quartiles."""
     ratios = sorted(a / b for a, b in zip(seconds[way], seconds[against], strict=True))
-    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    low, middle, high = statistics.quantiles(ratios * 2 if len(ratios) == 1 else ratios, n=4, method="inclusive")
     return {"median": middle, "lower_quartile": low, "upper_quartile": high, "rounds": len(ratios)}

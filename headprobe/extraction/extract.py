@@ -42,7 +42,7 @@ class Extraction:
     folders
         Position name to the folder of its store; a single entry unless several positions were read.
     n_new
-        Clips that were read and stored.
+        Clips that were read and stored, by this run or meanwhile by another that fills the same store.
     n_there
         Clips of these videos that were stored before.
     skipped

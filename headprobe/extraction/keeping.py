@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from headprobe.activations import HeadActivations, concatenate
-from headprobe.errors import InputError
+from headprobe.errors import InputError, StoreError
 from headprobe.extraction.cutting import video_and_span
 from headprobe.extraction.reading import clips_of
 from headprobe.extraction.source import Video
@@ -174,10 +174,7 @@ class Keeper:
         self._flushed = time.monotonic()
         for name, store in self.stores.items() if waiting else ():
             whole = concatenate([acts[name] for acts in waiting])
-            store.refresh()  # another process may be filling the same store, or have been killed between two of them
-            missing = set(store.missing(dict.fromkeys(clips_of(whole))))
-            if missing:
-                store.append(_subset(whole, missing), 2 * self.shard_examples * _rows_per_clip(whole))
+            _append_missing(store, whole, 2 * self.shard_examples * _rows_per_clip(whole))
 
     def close(self) -> None:
         """Write what was taken, and bring the manifests up to date."""
@@ -210,6 +207,22 @@ class Keeper:
         video, span = video_and_span(name)
         if span is not None:
             self._spans.setdefault(video, set()).add(span)
+
+
+def _append_missing(store: Store, whole: HeadActivations, shard_examples: int) -> None:
+    """Append what the store lacks, though another process may be filling it, or have been killed between two stores."""
+    store.refresh()
+    missing = set(store.missing(dict.fromkeys(clips_of(whole))))
+    while missing:
+        try:
+            store.append(_subset(whole, missing), shard_examples)
+            return
+        except StoreError:
+            store.refresh()
+            left = set(store.missing(missing))
+            if left == missing:  # nobody was faster: something else is wrong
+                raise
+            missing = left
 
 
 def _subset(acts: HeadActivations, names: set[str]) -> HeadActivations:

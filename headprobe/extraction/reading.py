@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import metadata
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
+from headprobe._notice import notice
 from headprobe.activations import HeadActivations
-from headprobe.errors import HeadprobeError, HeadprobeWarning, InputError, UnsupportedModelError
+from headprobe.errors import HeadprobeError, InputError, UnsupportedModelError
 from headprobe.extraction.batching import BatchSize
 from headprobe.extraction.cutting import video_and_span
 from headprobe.extraction.events import Batch, Clip, Skipped
@@ -127,7 +128,7 @@ class ClipReader:
         """
         wanted = self.wanted
         return {
-            name: replace(self.tracer.provenance(wanted.prompts, position, wanted.frames), sampling=wanted.sampling)
+            name: _made(self.tracer.provenance(wanted.prompts, position, wanted.frames), wanted.sampling)
             for name, position in wanted.positions.items()
         }
 
@@ -233,11 +234,9 @@ def _warn_of_unknown_words(model: Model, name: str, prompt: str) -> None:
     words = prompt.split()
     strange = [word for word in words if unknown in model.tokenizer(word, add_special_tokens=False)["input_ids"]]
     if unknown is not None and strange:
-        warnings.warn(
+        notice(
             f"{model.name} does not know {len(strange)} of the {len(words)} words of prompt {name!r} "
-            f"({', '.join(strange[:5])}) and reads each of them as {model.tokenizer.unk_token}.",
-            HeadprobeWarning,
-            stacklevel=2,
+            f"({', '.join(strange[:5])}) and reads each of them as {model.tokenizer.unk_token}."
         )
 
 
@@ -260,4 +259,9 @@ def _described(acts: HeadActivations, clips: Sequence[Clip], sampling: str) -> H
     times = [" ".join(repr(round(second, 6)) for second in clip.times) for clip in rows]
     table["frame_indices"] = pd.array(indices, dtype="string")
     table["frame_seconds"] = pd.array(times, dtype="string")
-    return replace(acts, examples=table, provenance=replace(acts.provenance, sampling=sampling))
+    return replace(acts, examples=table, provenance=_made(acts.provenance, sampling))
+
+
+def _made(provenance: Provenance, sampling: str) -> Provenance:
+    """The provenance with what extraction adds: how clips are sampled, and the library that decodes them."""
+    return replace(provenance, sampling=sampling, versions={**provenance.versions, "av": metadata.version("av")})

@@ -114,6 +114,8 @@ def find_sources(sources: Any) -> list[Video]:
     """
     if isinstance(sources, str | os.PathLike) or is_table(sources):
         sources = [sources]
+    if not isinstance(sources, Iterable):
+        raise InputError(f"The sources are {sources!r}; give files, folders, globs, list files or tables.")
     rows = [row for source in sources for row in _rows(source)]
     if not rows:
         raise InputError("No videos were given; name files, folders, globs, list files or tables.")
@@ -158,6 +160,8 @@ def _rows(source: Any) -> Iterable[Row]:
     if not isinstance(source, str | os.PathLike):
         raise InputError(f"A source is a path, a glob or a table; got {type(source).__name__}.")
     text, path = os.fspath(source), Path(source)
+    if not text.strip():  # Path("") would be the working directory
+        raise InputError(f"A source is {text!r}; give a path ('.' is the working directory), a glob or a table.")
     if text.startswith(HUB) and not path.exists():
         return [_named(row, row.path) for row in rows_of_hub(text.removeprefix(HUB))]
     suffix = path.suffix.lower()

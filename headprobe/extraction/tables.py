@@ -48,7 +48,19 @@ class Row:
     in_seconds: bool = False
 
     def at(self, path: str, name: str) -> Row:
-        """The row with this path and name."""
+        """The row with this path and name.
+
+        Parameters
+        ----------
+        path
+            The file.
+        name
+            The name of the example.
+
+        Returns
+        -------
+        Row
+        """
         return replace(self, path=path, name=name)
 
 

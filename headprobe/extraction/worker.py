@@ -68,11 +68,17 @@ class _Speaker:
 
 
 class _Reader(VideoReader):
-    """A reader that tells of every frame it decodes, because a long file may need many for one clip."""
+    """A reader that tells of every frame it decodes, because a long file may need many for one clip.
+
+    A picture that goes by the name of a video, of which FFmpeg makes a video of one frame, is refused.
+    """
 
     def __init__(self, path: str, alive: Callable[[], None]) -> None:
         self._alive = alive
         super().__init__(path)
+        if self._container.format.name == "image2" or self._container.format.name.endswith("_pipe"):
+            self.close()
+            raise VideoError(self.path, "this is a picture, not a video")
 
     def _next(self) -> Any:
         frame = super()._next()

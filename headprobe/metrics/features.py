@@ -42,7 +42,20 @@ class Block(NamedTuple):
     heads: list[Head]
 
     def take(self, prompt: int, part: slice) -> Any:
-        """Some heads under one prompt, [example, entry, d]."""
+        """Some heads under one prompt, [example, entry, d].
+
+        Parameters
+        ----------
+        prompt
+            Number of the prompt.
+        part
+            Which heads of the block.
+
+        Returns
+        -------
+        Tensor
+            `[example, entry, d]`.
+        """
         z = self.z[prompt]
         if z.ndim == 3:
             return z[:, part]
@@ -358,6 +371,16 @@ def checked_features(features: Features, block: Block, prompt: int, part: slice)
 
 def resolution(z: Any) -> float:
     """Relative spacing of the numbers of an array or a tensor; 0 for whole numbers.
+
+    Parameters
+    ----------
+    z
+        An array or a tensor.
+
+    Returns
+    -------
+    float
+        The machine epsilon of its type.
 
     Examples
     --------

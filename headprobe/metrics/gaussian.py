@@ -86,6 +86,15 @@ def lda_plain(
     (arXiv 2512.17601, section 3, S_LDA). Parameters, range, direction and several classes as in `lda`; free of any
     invertible linear map of the features, and twice the examples give half the score.
 
+    Parameters
+    ----------
+    x
+        Outputs of the heads, `[head, example, d]`, or a prepared batch of them.
+    y
+        Classes `[example]`: booleans or whole numbers, two or more different ones.
+    names
+        Names of the heads for errors; their numbers if not given.
+
     Returns
     -------
     Tensor
@@ -126,6 +135,15 @@ def kl(
     `1/2 [KL(N_a || N_n) + KL(N_n || N_a)]` (arXiv 2512.17601, section 3, S_KL) with a Ledoit-Wolf covariance
     per class; the log-determinants cancel in the sum. With several classes, the mean over the pairs of classes.
     Parameters as in `lda`.
+
+    Parameters
+    ----------
+    x
+        Outputs of the heads, `[head, example, d]`, or a prepared batch of them.
+    y
+        Classes `[example]`: booleans or whole numbers, two or more different ones.
+    names
+        Names of the heads for errors; their numbers if not given.
 
     Returns
     -------

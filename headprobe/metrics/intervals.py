@@ -86,7 +86,8 @@ def bootstrap_intervals(
     -----
     A resample repeats examples. Metrics without a held-out part (`lda`, `kl`, `mmd`, `nmi`) come out higher on repeated
     examples than on as many different ones, so their percentile interval lies too high and may not even hold the
-    observed score; their ranks suffer less. Prefer `auroc` for intervals of a score.
+    observed score; their ranks suffer less. `selectivity`, which leaves out one copy of an example and fits to the
+    others, is drawn towards 0. Prefer `auroc` for intervals of a score.
 
     References
     ----------

@@ -34,13 +34,15 @@ class _Probe(NamedTuple):
     """What turns labels into held-out scores, less the mean label of the examples fitted on.
 
     Either one matrix [head, example, example] with zeros within folds, or, with many more examples than dimensions,
-    its factors: `left @ right.T` everywhere, plus `own` within each fold, less the means.
+    its factors: `left @ right.T` everywhere, plus `own` within each fold, less the means. Where every example is a
+    fold, `single` [head, example] holds what is `own` to each.
     """
 
     matrix: Tensor | None
     left: Tensor | None = None
     right: Tensor | None = None
     own: tuple[Tensor, ...] = ()
+    single: Tensor | None = None
 
     def heads(self, size: int) -> Iterator[_Probe]:
         """The probes of some heads at a time."""
@@ -48,8 +50,10 @@ class _Probe(NamedTuple):
         assert some is not None
         for start in range(0, len(some), size):
             part = slice(start, start + size)
-            matrix, left, right = (None if x is None else x[part] for x in (self.matrix, self.left, self.right))
-            yield _Probe(matrix, left, right, tuple(own[part] for own in self.own))
+            matrix, left, right, single = (
+                None if x is None else x[part] for x in (self.matrix, self.left, self.right, self.single)
+            )
+            yield _Probe(matrix, left, right, tuple(own[part] for own in self.own), single)
 
 
 def fold_index(groups: ArrayLike | None, n: int) -> Int[np.ndarray, " example"]:
@@ -79,6 +83,8 @@ def fold_index(groups: ArrayLike | None, n: int) -> Int[np.ndarray, " example"]:
     """
     if groups is None:
         return np.arange(n)
+    if not hasattr(groups, "__len__"):
+        raise InputError(f"groups must be a sequence of one group per example, got {groups!r}")
     given: list[Any] = groups.tolist() if isinstance(groups, np.ndarray | Tensor) else list(groups)  # type: ignore[arg-type]
     if len(given) != n:
         raise InputError(f"groups has {len(given)} entries for {n} examples: give one per example")
@@ -359,6 +365,9 @@ def _fit(x: Tensor, folds: list[Tensor], penalty: float, weights: Tensor) -> _Pr
     half = torch.cat([half, intercept[:, None].expand(len(half), -1, -1)], 2)
     if n <= FACTORED * half.shape[2]:
         return _dense(half @ half.mT, folds, weights)
+    if len(folds) == n:
+        inverse = 1 / (1 - half.square().sum(2))
+        return _Probe(None, inverse[:, :, None] * half / root[:, None], half * root[:, None], single=1 - inverse)
     left = torch.empty_like(half)
     own = []
     for fold in folds:
@@ -397,6 +406,9 @@ def _apply(probe: _Probe, y: Tensor, folds: list[Tensor], weights: Tensor) -> Te
     scores = (y @ probe.right) @ probe.left.mT
     weighted = y * weights
     total = weighted.sum(1, keepdim=True)
+    if probe.single is not None:
+        others = (total - weighted) / (weights.sum() - weights)
+        return scores.addcmul_(y, probe.single[:, None]).sub_(others)
     for fold, own in zip(folds, probe.own, strict=True):
         others = (total - weighted[:, fold].sum(1, keepdim=True)) / (weights.sum() - weights[fold].sum())
         scores[:, :, fold] += y[:, fold] @ own.mT - others

@@ -172,7 +172,7 @@ def find_metrics(metrics: Sequence[str | Metric | Callable[..., Any]], kind: str
     """
     if isinstance(metrics, str):
         raise InputError(f"metrics must be a sequence of names, got the text {metrics!r}: write ({metrics!r},)")
-    unknown = [m for m in metrics if m not in METRICS and not callable(m)]
+    unknown = [m for m in metrics if not (callable(m) or (isinstance(m, str) and m in METRICS))]
     found = [] if unknown else [_metric(m) for m in metrics]
     if unknown or not found or len({m.name for m in found}) != len(found):
         given = [m if isinstance(m, str) else getattr(m, "name", getattr(m, "__name__", repr(m))) for m in metrics]

@@ -60,6 +60,13 @@ def mmd_unbiased(
     classes have the same distribution and the kernel is fixed; here the median of the distances sets the kernel, as
     in `mmd`. Parameters as there.
 
+    Parameters
+    ----------
+    x
+        Outputs of the heads, `[head, example, d]`, or a prepared batch of them.
+    y
+        Classes `[example]`: two different ones.
+
     Returns
     -------
     Tensor
@@ -78,6 +85,16 @@ def mmd_unbiased(
 def squared_distances(x: Float[Tensor, "head example d"] | Batch) -> Float[Tensor, "head pair"]:
     """Squared distances of all pairs i < j, row by row of the upper triangle; equal examples give exactly 0.
 
+    Parameters
+    ----------
+    x
+        Outputs of the heads, `[head, example, d]`, or a prepared batch of them.
+
+    Returns
+    -------
+    Tensor
+        `[head, pair]`, 0 or more.
+
     Examples
     --------
     >>> squared_distances(torch.tensor([[[0.0], [3.0], [3.0]]], dtype=torch.float64)).tolist()
@@ -88,6 +105,16 @@ def squared_distances(x: Float[Tensor, "head example d"] | Batch) -> Float[Tenso
 
 def rbf_kernel(x: Float[Tensor, "head example d"] | Batch) -> Float[Tensor, "head example example"]:
     """The kernel of `mmd`: `exp(-gamma |x_i - x_j|^2)`, `gamma = 1 / (2 median)` of the non-zero squared distances.
+
+    Parameters
+    ----------
+    x
+        Outputs of the heads, `[head, example, d]`, or a prepared batch of them.
+
+    Returns
+    -------
+    Tensor
+        `[head, example, example]`, between 0 and 1, with 1 on the diagonal.
 
     Examples
     --------

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from headprobe.errors import HeadprobeWarning, InputError
+from headprobe._notice import notice
+from headprobe.errors import InputError
 from headprobe.metrics.origin import keep_origin
 from headprobe.metrics.ranks import ranks
 from headprobe.scores import check_map
@@ -62,7 +62,11 @@ def min_max(score_map: xr.DataArray) -> xr.DataArray:
     >>> min_max(score_map([[1.0, 3.0, 2.0]])).values.tolist()
     [[0.0, 1.0, 0.5]]
     """
-    return _min_max(score_map, stacklevel=4)
+    _check_scores(score_map)
+    low, high = score_map.min(("layer", "head")), score_map.max(("layer", "head"))
+    _refuse_flat(score_map, low, high, "min-max has no scale")
+    _warn_of_outliers(score_map)
+    return keep_origin((score_map - low) / (high - low), score_map)
 
 
 def rank_scale(score_map: xr.DataArray) -> xr.DataArray:
@@ -136,16 +140,8 @@ def combine(score_map: xr.DataArray, normalise: Literal["min_max", "rank"] = "mi
         raise InputError(f"unknown normalisation {normalise!r}: known are {list(NORMALISATIONS)}")
     if "metric" not in score_map.dims:
         raise InputError(f"combine averages over the dim 'metric', but the map has the dims {tuple(score_map.dims)}")
-    scaled = _min_max(score_map, stacklevel=4) if normalise == "min_max" else rank_scale(score_map)
+    scaled = min_max(score_map) if normalise == "min_max" else rank_scale(score_map)
     return keep_origin(scaled.mean("metric", skipna=False).rename("combined saliency"), score_map)
-
-
-def _min_max(score_map: xr.DataArray, stacklevel: int) -> xr.DataArray:
-    _check_scores(score_map)
-    low, high = score_map.min(("layer", "head")), score_map.max(("layer", "head"))
-    _refuse_flat(score_map, low, high, "min-max has no scale")
-    _warn_of_outliers(score_map, stacklevel)
-    return keep_origin((score_map - low) / (high - low), score_map)
 
 
 def _check_scores(score_map: xr.DataArray) -> None:
@@ -171,7 +167,7 @@ def _refuse_flat(score_map: xr.DataArray, low: xr.DataArray, high: xr.DataArray,
         )
 
 
-def _warn_of_outliers(score_map: xr.DataArray, stacklevel: int) -> None:
+def _warn_of_outliers(score_map: xr.DataArray) -> None:
     """Say where one head alone holds more than `OUTLIER_SHARE` of the range of a map."""
     leading = [d for d in score_map.dims if d not in ("layer", "head")]
     maps = score_map.transpose(*leading, "layer", "head")
@@ -194,12 +190,10 @@ def _warn_of_outliers(score_map: xr.DataArray, stacklevel: int) -> None:
     shape = tuple(maps.sizes[d] for d in leading)
     where = _place(maps.isel(layer=0, head=0, drop=True), np.array(np.unravel_index(worst, shape)))
     others = f" (and so in {len(hit) - 1} more of {len(values)} maps)" if len(hit) > 1 else ""
-    warnings.warn(
+    notice(
         f"{where}: head {label}, the {'highest' if top else 'lowest'} of {int(present.sum())}, alone holds "
         f"{share[worst]:.0%} of the range{others}: min-max leaves the other heads {1 - share[worst]:.0%} of the "
-        "scale. Compare with normalise='rank' (headprobe.metrics.normalisation.rank_scale).",
-        HeadprobeWarning,
-        stacklevel=stacklevel,
+        "scale. Compare with normalise='rank' (headprobe.metrics.normalisation.rank_scale)."
     )
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from headprobe.errors import HeadprobeWarning, InputError
+from headprobe._notice import notice
+from headprobe.errors import InputError
 from headprobe.heads import Head, HeadSet
 from headprobe.metrics.multiple_testing import holm, max_statistic_p, permutation_p, q_values, step_down_p
 from headprobe.scores import check_aligned, check_map
@@ -244,12 +244,10 @@ class MaxStatistic:
         factor = {"holm": n_tests, "bh": n_tests, "by": n_tests * (1 / np.arange(1, n_tests + 1)).sum()}.get(method, 1)
         floor = factor / (1 + self.n_permutations)
         if floor > alpha:
-            warnings.warn(
+            notice(
                 f"no head is found, and {self.n_permutations} permutations of {n_tests} tests show a single head no "
                 f"{method!r} value below {floor:.3g}: use n_permutations={int(np.ceil(factor / alpha))} or more, or "
-                "method='step_down'",
-                HeadprobeWarning,
-                stacklevel=3,
+                "method='step_down'"
             )
 
     def _adjusted(self, method: str) -> xr.DataArray:

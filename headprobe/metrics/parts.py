@@ -14,7 +14,7 @@ from headprobe.metrics.batch import Batch
 from headprobe.metrics.features import Chunk, head_map
 from headprobe.metrics.labellings import Data, bytes_per_head, score_labellings
 from headprobe.metrics.metric import Metric
-from headprobe.metrics.resampling import check_count, group_subsets
+from headprobe.metrics.resampling import check_count, check_seed, group_subsets
 from headprobe.metrics.threads import over_heads
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def group_halves(
     [([0, 3, 4, 7], [1, 2, 5, 6])]
     """
     check_count(n_splits, "n_splits")
+    check_seed(random_state)
     classes, codes = np.unique(y if stratify else np.zeros(len(y), dtype=int), return_inverse=True)
     if stratify and len(classes) < 2:
         raise InputError(f"all labels are {classes[0]!r}: at least 2 classes are needed")
@@ -117,7 +118,7 @@ def score_parts(
     Raises
     ------
     InputError
-        As in `headprobe.metrics.features.chunks` and `score_labellings`.
+        As in `headprobe.metrics.features.chunks` and `score_labellings`; the part is named.
 
     Examples
     --------
@@ -131,12 +132,22 @@ def score_parts(
 
     def score(chunk: Chunk) -> np.ndarray:
         columns = []
-        for rows in parts:
+        for number, rows in enumerate(parts):
             index = torch.from_numpy(rows)
             x = chunk.x[:, index]
             mean = x.mean(1)
             batch = Batch(x - mean[:, None], chunk.names, centre=chunk.centre + mean)
-            columns.append(score_labellings(metric, batch, labels[index][None], fold[rows], random_state)[:, 0])
+            try:
+                scores = score_labellings(metric, batch, labels[index][None], fold[rows], random_state)
+            except InputError as error:
+                different = len(np.unique(rows))
+                if different == data.n:
+                    raise
+                repeats = f" ({len(rows)} with repeats)" * (len(rows) > different)
+                raise InputError(
+                    f"part {number} of {len(parts)}, {different} of the {data.n} examples{repeats}: {error}"
+                ) from error
+            columns.append(scores[:, 0])
         return np.stack(columns)
 
     memory = bytes_per_head(metric, data.n, data.d, 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -12,9 +11,11 @@ import numpy as np
 from jaxtyping import Shaped
 from torch import Tensor
 
-from headprobe.errors import HeadprobeWarning, InputError
+from headprobe._notice import notice
+from headprobe.errors import InputError
 from headprobe.metrics.features import label_array
 from headprobe.metrics.linear_probe import fold_index
+from headprobe.metrics.resampling import check_seed
 
 __all__ = ["MIN_DISTINCT", "SCHEMES", "Relabellings", "relabellings"]
 
@@ -49,7 +50,7 @@ class Relabellings(NamedTuple):
 
 def relabellings(
     y: Sequence[Any] | np.ndarray | Tensor,
-    groups: Sequence[Any] | np.ndarray | None = None,
+    groups: Sequence[Any] | np.ndarray | Tensor | None = None,
     n_permutations: int = 1000,
     random_state: int = 0,
     scheme: str = "auto",
@@ -68,7 +69,8 @@ def relabellings(
       in most runs.
     - `shift`: the labels of a group, in the order given, move round in a circle, each group by its own distance. For
       series such as the frames of a video: slow changes stay slow. Valid up to the seam where the end meets the
-      beginning, if the series is stationary.
+      beginning, if the series is stationary. On signals that drift it is not: there Harris (2020) saw up to every
+      test find something where nothing was.
 
     Parameters
     ----------
@@ -120,6 +122,7 @@ def relabellings(
     labels = label_array(y, n)
     if not isinstance(n_permutations, int | np.integer) or isinstance(n_permutations, bool) or n_permutations < 1:
         raise InputError(f"n_permutations must be a whole number of 1 or more, got {n_permutations!r}")
+    check_seed(random_state)
     if scheme not in ("auto", *SCHEMES):
         raise InputError(f"unknown scheme {scheme!r}: known are {['auto', *SCHEMES]}")
     if scheme in ("groups", "within", "shift") and groups is None:
@@ -200,12 +203,10 @@ def _warn_of_runs(blocks: list[np.ndarray]) -> None:
         expected += mean
         variance += max(mean * (mean - 1), 0.0) / (n - 1)
     if expected - changes > RUNS_WARNED * np.sqrt(max(variance, 1.0)):
-        warnings.warn(
+        notice(
             f"the labels of a group stand in runs ({changes:.0f} changes, {expected:.0f} expected in random order): if "
             "they are a series, such as frames of a video, permuting within groups finds heads in noise; use "
-            "scheme='shift' for a series in order, or scheme='within' if the order means nothing",
-            HeadprobeWarning,
-            stacklevel=3,
+            "scheme='shift' for a series in order, or scheme='within' if the order means nothing"
         )
 
 

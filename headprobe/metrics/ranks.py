@@ -281,6 +281,10 @@ def check_k(k: int, n_heads: int, *, below: bool = False) -> None:
     ------
     InputError
         If it is not.
+
+    Examples
+    --------
+    >>> check_k(5, n_heads=48)
     """
     last = n_heads - below
     if not isinstance(k, int | np.integer) or isinstance(k, bool) or not 1 <= k <= last:

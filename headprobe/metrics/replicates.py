@@ -12,8 +12,9 @@ from torch import Tensor
 
 from headprobe.activations import HeadActivations
 from headprobe.errors import InputError
+from headprobe.metrics.features import example_groups
 from headprobe.metrics.origin import check_same_model
-from headprobe.metrics.resampling import check_count, group_resamples, group_subsets
+from headprobe.metrics.resampling import check_count, check_seed, group_resamples, group_subsets
 from headprobe.scores import DIMS, check_aligned
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def bootstrap_maps(
     function: Callable[[Any, Any], xr.DataArray],
     acts_or_z: Any,
     y: ArrayLike | Tensor | None = None,
-    groups: Sequence[Any] | None = None,
+    groups: Sequence[Any] | np.ndarray | Tensor | bool | None = None,
     n_resamples: int = 100,
     random_state: int = 0,
     stratify: bool = True,
@@ -93,7 +94,8 @@ def bootstrap_maps(
     y
         `[example]`; default: the labels of the activations.
     groups
-        Group of each example; default: those of the activations. Without any, every example is a group.
+        Group of each example; default: those of the activations (`headprobe.metrics.features.example_groups`). Without
+        any, and with False, every example is a group.
     n_resamples, random_state, stratify
         As in `group_resamples`.
 
@@ -116,8 +118,8 @@ def bootstrap_maps(
     >>> maps.dims, maps.sizes["resample"]
     (('resample', 'layer', 'head'), 3)
     """
-    take, labels, groups = _data(acts_or_z, y, groups)
-    drawn = group_resamples(labels, groups, n_resamples, random_state, stratify)
+    take, labels, found = _data(acts_or_z, y, groups)
+    drawn = group_resamples(labels, found, n_resamples, random_state, stratify)
     return stack_maps({i: _apply(function, take, rows, f"resample {i}") for i, rows in enumerate(drawn)}, "resample")
 
 
@@ -125,7 +127,7 @@ def size_maps(
     function: Callable[[Any, Any], xr.DataArray],
     acts_or_z: Any,
     y: ArrayLike | Tensor | None = None,
-    groups: Sequence[Any] | None = None,
+    groups: Sequence[Any] | np.ndarray | Tensor | bool | None = None,
     sizes: Sequence[int] = (),
     n_repeats: int = 10,
     random_state: int = 0,
@@ -166,11 +168,12 @@ def size_maps(
     {'size': 2, 'repeat': 3, 'layer': 2, 'head': 3}
     """
     check_count(n_repeats, "n_repeats")
-    take, labels, groups = _data(acts_or_z, y, groups)
+    check_seed(random_state)
+    take, labels, found = _data(acts_or_z, y, groups)
     seeds = np.random.SeedSequence(random_state).generate_state(n_repeats, np.uint64)
     by_repeat = {}
     for repeat, seed in enumerate(seeds):
-        subsets = group_subsets(labels, groups, sizes, int(seed), stratify)
+        subsets = group_subsets(labels, found, sizes, int(seed), stratify)
         maps = {
             int(size): _apply(function, take, rows, f"repeat {repeat} of {size} groups")
             for size, rows in zip(sizes, subsets, strict=True)
@@ -222,9 +225,8 @@ def _apply(
 
 def _data(acts_or_z: Any, y: Any, groups: Any) -> tuple[Callable[[np.ndarray], tuple[Any, Any]], Any, Any]:
     """A function from rows to (data, labels) of these rows; the labels; the groups."""
+    groups = None if groups is False else example_groups(acts_or_z, groups)
     if isinstance(acts_or_z, HeadActivations):
-        if groups is None and not np.all(acts_or_z.examples["group"].isna()):
-            groups = acts_or_z.groups
         n = len(acts_or_z.examples)
         labels = acts_or_z.labels if y is None else y
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from headprobe.errors import InputError
 
-__all__ = ["check_count", "group_resamples", "group_subsets"]
+__all__ = ["check_count", "check_seed", "group_resamples", "group_subsets"]
 
 MIN_GROUPS = 2
 """Different groups that each class has in every resample and subset: copies of one group have no spread."""
@@ -23,7 +23,7 @@ RESAMPLED_GROUPS = 3
 
 def group_resamples(
     y: ArrayLike | Tensor,
-    groups: Sequence[Any] | None = None,
+    groups: Sequence[Any] | np.ndarray | Tensor | None = None,
     n_resamples: int = 100,
     random_state: int = 0,
     stratify: bool = True,
@@ -68,6 +68,7 @@ def group_resamples(
     [[3, 3, 0, 1, 4, 6, 6], [2, 3, 2, 4, 4, 5]]
     """
     check_count(n_resamples, "n_resamples")
+    check_seed(random_state)
     members, strata = _strata(y, groups, stratify, RESAMPLED_GROUPS)
     classes = _classes(y) if stratify else None
     drawn = []
@@ -83,7 +84,7 @@ def group_resamples(
 
 def group_subsets(
     y: ArrayLike | Tensor,
-    groups: Sequence[Any] | None = None,
+    groups: Sequence[Any] | np.ndarray | Tensor | None = None,
     sizes: Sequence[int] = (),
     random_state: int = 0,
     stratify: bool = True,
@@ -118,6 +119,7 @@ def group_subsets(
     >>> [rows.tolist() for rows in group_subsets([0, 0, 0, 1, 1, 1], sizes=[4, 6])]
     [[0, 2, 4, 5], [0, 1, 2, 3, 4, 5]]
     """
+    check_seed(random_state)
     members, strata = _strata(y, groups, stratify, MIN_GROUPS)
     classes = _classes(y) if stratify else None
     sizes = list(sizes)
@@ -160,6 +162,30 @@ def check_count(number: int, name: str) -> None:
     """
     if not isinstance(number, int | np.integer) or isinstance(number, bool) or number < 1:
         raise InputError(f"{name} must be a whole number of 1 or more, got {number!r}")
+
+
+def check_seed(random_state: int) -> None:
+    """Raise unless a seed is one that gives the same numbers again.
+
+    Parameters
+    ----------
+    random_state
+        The seed.
+
+    Raises
+    ------
+    InputError
+        If it is no whole number of 0 or more. None, which elsewhere stands for other numbers every time, is refused.
+
+    Examples
+    --------
+    >>> check_seed(0)
+    """
+    if not isinstance(random_state, int | np.integer) or isinstance(random_state, bool) or random_state < 0:
+        raise InputError(
+            f"random_state must be a whole number of 0 or more, so that the result can be had again, got "
+            f"{random_state!r}"
+        )
 
 
 def _classes(y: Any) -> np.ndarray:

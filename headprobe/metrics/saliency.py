@@ -16,6 +16,7 @@ from headprobe.metrics.features import example_groups, read_features
 from headprobe.metrics.linear_probe import fold_index
 from headprobe.metrics.metric import METRICS, Metric, find_metrics
 from headprobe.metrics.normalisation import combine, min_max
+from headprobe.metrics.resampling import check_seed
 from headprobe.metrics.targets import read_target
 from headprobe.scores import score_map
 
@@ -97,6 +98,7 @@ def saliency(
     (('metric', 'layer', 'head'), 1)
     """
     find_metrics(metrics)
+    check_seed(random_state)
     features, y = read_features(acts_or_z, y)
     n = len(features.ids)
     wanted = read_target(y, n, target)
@@ -132,8 +134,10 @@ def saliency(
 
 def _groups(acts_or_z: Any, groups: Any, n: int, used: bool) -> Tensor | None:
     """Group numbers, if any metric uses them; otherwise only their number is checked."""
-    if groups is True:
-        raise InputError("groups must be one per example, None for those of the activations, or False for none")
+    if groups is True or (groups is not None and groups is not False and not hasattr(groups, "__len__")):
+        raise InputError(
+            f"groups must be one per example, None for those of the activations, or False for none, got {groups!r}"
+        )
     if groups is False or (groups is None and not used):
         return None
     if not used:

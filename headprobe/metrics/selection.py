@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 
-from headprobe.errors import HeadprobeWarning, InputError
+from headprobe._notice import notice
+from headprobe.errors import InputError
 from headprobe.heads import HeadSet
 from headprobe.metrics.origin import keep_origin
 from headprobe.metrics.ranks import Repeats, check_k, repeats
@@ -129,10 +129,16 @@ def chosen(score_map: xr.DataArray, k: int | None, dim: str) -> tuple[Float[np.n
     ------
     InputError
         If there are fewer than two maps, or with k=None other values than 1 and 0.
+
+    Examples
+    --------
+    >>> from headprobe.scores import score_map
+    >>> chosen(score_map([[[0.1, 0.9]], [[0.2, 0.8]]], prompts=["a", "b"]), 1, "prompt")[0].tolist()
+    [[0.0, 1.0], [0.0, 1.0]]
     """
     table = repeats(score_map, dim, at_least=2)
     if k is not None:
-        return _top(table, k, dim, stacklevel=4), table
+        return _top(table, k, dim), table
     if not np.isin(table.values, (0.0, 1.0)).all():
         raise InputError("the map holds scores, not a selection of 1 and 0: say how many heads to take (k=...)")
     return table.values, table
@@ -152,6 +158,11 @@ def refuse_empty(sets: Float[np.ndarray, "map head"], table: Repeats, dim: str) 
     ------
     InputError
         Naming the first map whose set is empty.
+
+    Examples
+    --------
+    >>> from headprobe.scores import score_map
+    >>> refuse_empty(*chosen(score_map([[[0.1, 0.9]], [[0.2, 0.8]]], prompts=["a", "b"]), 1, "prompt"), "prompt")
     """
     empty = np.flatnonzero(sets.sum(1) == 0)
     if len(empty):
@@ -196,7 +207,7 @@ def selection_frequency(score_map: xr.DataArray, k: int | None = None, dim: str 
     return table.to_map(sets.mean(0), "selection frequency")
 
 
-def _top(table: Repeats, k: int, dim: str, stacklevel: int = 3) -> Float[np.ndarray, "map head"]:
+def _top(table: Repeats, k: int, dim: str) -> Float[np.ndarray, "map head"]:
     n = len(table.heads)
     check_k(k, n)
     marked = np.zeros(table.values.shape)
@@ -209,11 +220,9 @@ def _top(table: Repeats, k: int, dim: str, stacklevel: int = 3) -> Float[np.ndar
     if tied:
         value = table.values[tied[0], table.best_first(table.values[tied[0]])[k]]
         equal = int((table.values[tied[0]] == value).sum())
-        warnings.warn(
+        notice(
             f"in {len(tied)} of {len(table.values)} maps the head of rank {k} is tied with the next, first in "
             f"{dim}={table.names[tied[0]]} ({equal} heads score {value:.6g}): ties go to the lower (layer, head) in "
-            "every map, which makes the maps seem to agree; choose another k",
-            HeadprobeWarning,
-            stacklevel=stacklevel,
+            "every map, which makes the maps seem to agree; choose another k"
         )
     return marked

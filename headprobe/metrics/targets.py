@@ -81,9 +81,15 @@ def _binary(values: list[Any]) -> Target:
     n = len(values)
     wrong = [v for v in values if v not in (0, 1)]
     if wrong:
+        two = len(set(values)) == 2 and not any(v is None or v != v for v in values)
+        last = max(set(values), key=str)
         raise InputError(
-            f"labels must be 0 (normal) or 1 (abnormal), got {wrong[0]!r} in {len(wrong)} of {n} examples; three and "
-            "more classes, or numbers on a scale, are targets of another kind"
+            f"labels must be 0 (normal) or 1 (abnormal), got {wrong[0]!r} in {len(wrong)} of {n} examples; "
+            + (
+                f"say which of the two classes is 1, such as y = [label == {last!r} for label in y]"
+                if two
+                else "three and more classes, or numbers on a scale, are targets of another kind"
+            )
         )
     positive = sum(map(bool, values))
     if min(positive, n - positive) < 2:

@@ -7,10 +7,14 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from headprobe.activations import HeadActivations
 from headprobe.errors import InputError
 from headprobe.heads import Head
 
-__all__ = ["as_array", "flatten"]
+__all__ = ["NUMBER", "as_array", "flatten"]
+
+NUMBER = int | float | np.integer | np.floating
+"""What a parameter that is a number may be."""
 
 
 def as_array(X: Any) -> Any:
@@ -55,8 +59,8 @@ def flatten(X: Any) -> tuple[Any, tuple[int, ...] | None]:
     Raises
     ------
     InputError
-        If an array has another number of axes, or one of three or four holds NaN or infinite values: the first
-        example and its head are named.
+        If this is activations, an array has another number of axes, or one of three or four holds NaN or infinite
+        values: the first example and its head are named.
 
     Examples
     --------
@@ -64,6 +68,11 @@ def flatten(X: Any) -> tuple[Any, tuple[int, ...] | None]:
     >>> X.shape, layout
     ((5, 24), (2, 3, 4))
     """
+    if isinstance(X, HeadActivations):
+        raise InputError(
+            f"expected an array, got activations of {len(X.heads)} heads under {len(X.prompts)} prompts: take "
+            "acts.z[prompt], or acts.by_size() where heads differ in size"
+        )
     X = as_array(X)
     if not isinstance(X, np.ndarray) or X.ndim <= 2:
         return X, None

@@ -17,7 +17,8 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from headprobe.errors import InputError
-from headprobe.probing.inputs import flatten
+from headprobe.metrics.resampling import check_count
+from headprobe.probing.inputs import NUMBER, flatten
 
 __all__ = ["KINDS", "HeadProbe"]
 
@@ -121,10 +122,16 @@ class HeadProbe(ClassifierMixin, BaseEstimator):
         Raises
         ------
         InputError
-            If the kind is unknown or there is one class only.
+            If the kind is unknown, a number is out of range, or there is one class only.
         """
         if self.kind not in KINDS:
             raise InputError(f"unknown kind of probe {self.kind!r}: known are {list(KINDS)}")
+        if not (isinstance(self.C, NUMBER) and np.isfinite(self.C) and self.C > 0):
+            raise InputError(f"C must be a finite number above 0, got {self.C!r}")
+        if not (isinstance(self.alpha, NUMBER) and np.isfinite(self.alpha) and self.alpha >= 0):
+            raise InputError(f"alpha must be a finite number of 0 or more, got {self.alpha!r}")
+        check_count(self.hidden, "hidden")
+        check_count(self.max_iter, "max_iter")
         X, self.layout_ = flatten(X)
         X, y = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(y)

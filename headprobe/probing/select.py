@@ -9,24 +9,23 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
 
 from headprobe.errors import InputError, SelectionError
 from headprobe.heads import Head, HeadSet
 from headprobe.metrics.labellings import Data, read_data
 from headprobe.metrics.metric import Metric, find_metrics
 from headprobe.metrics.parts import group_halves, score_parts
-from headprobe.metrics.resampling import check_count
+from headprobe.metrics.resampling import check_count, check_seed
 from headprobe.metrics.selection import selection_frequency
 from headprobe.metrics.significance import max_statistic
-from headprobe.probing.inputs import flatten
+from headprobe.probing.inputs import NUMBER, flatten
 
 if TYPE_CHECKING:
     import xarray as xr
     from sklearn.utils import Tags
 
 __all__ = ["HeadSelector"]
-
-NUMBER = int | float | np.integer | np.floating
 
 
 class HeadSelector(TransformerMixin, BaseEstimator):
@@ -120,7 +119,7 @@ class HeadSelector(TransformerMixin, BaseEstimator):
         self.scheme = scheme
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any, groups: Sequence[Any] | np.ndarray | None = None) -> HeadSelector:
+    def fit(self, X: Any, y: Any, groups: Sequence[Any] | np.ndarray | Tensor | None = None) -> HeadSelector:
         """Choose the heads.
 
         Parameters
@@ -180,6 +179,11 @@ class HeadSelector(TransformerMixin, BaseEstimator):
         -------
         ndarray [example, k, d_head] or, for two axes, [example, k]
             Best head first.
+
+        Raises
+        ------
+        InputError
+            The outputs have another layout than those fitted to.
         """
         check_is_fitted(self)
         X, layout = flatten(X)
@@ -196,20 +200,27 @@ class HeadSelector(TransformerMixin, BaseEstimator):
         return tags
 
     def _check_conditions(self) -> None:
-        if self.k is None and self.max_fwer is None and self.max_fdr is None:
+        if all(value is None for value in (self.k, self.max_fwer, self.max_fdr, self.min_frequency)):
             raise InputError("the selector has no condition: give k, max_fwer, max_fdr, or min_frequency with k")
-        if self.k is not None:
-            check_count(self.k, "k")
+        for name in ("k", "n_permutations", "n_resamples"):
+            if getattr(self, name) is not None:
+                check_count(getattr(self, name), name)
+        check_seed(self.random_state)
         for name in ("max_fwer", "max_fdr"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, NUMBER) and 0 < value < 1):
                 raise InputError(f"{name} must be between 0 and 1, such as 0.05, got {value!r}")
+            if value is not None and value * (1 + self.n_permutations) * (1 + 1e-12) < 1:
+                raise InputError(
+                    f"{name} is {value}, but {self.n_permutations} permutations show no p-value below "
+                    f"{1 / (1 + self.n_permutations):.3g}: use n_permutations={int(np.ceil(1 / value)) - 1} or more"
+                )
         if self.min_frequency is not None:
             if self.k is None:
                 raise InputError("min_frequency needs k: it is the share of half-samples with a head among the best k")
             if not (isinstance(self.min_frequency, NUMBER) and 0.5 < self.min_frequency <= 1):
                 raise InputError(f"min_frequency must be above 0.5 and at most 1, got {self.min_frequency!r}")
-            if self.n_resamples < 2 or self.n_resamples % 2:
+            if self.n_resamples % 2:
                 raise InputError(f"n_resamples must be even (halves come in pairs), got {self.n_resamples!r}")
 
     def _conditions(self, data: Data) -> xr.DataArray:

@@ -11,6 +11,7 @@ from sklearn.base import clone
 from sklearn.dummy import DummyClassifier
 from sklearn.metrics import get_scorer
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from headprobe.errors import InputError, SelectionError
@@ -18,7 +19,7 @@ from headprobe.heads import Head, HeadSet
 from headprobe.metrics.features import label_array
 from headprobe.metrics.linear_probe import fold_index
 from headprobe.metrics.permutation import relabellings
-from headprobe.metrics.resampling import check_count
+from headprobe.metrics.resampling import check_count, check_seed
 from headprobe.metrics.threads import BAR_DELAY
 from headprobe.metrics.winners_curse import corrected_interval
 from headprobe.probing.inputs import as_array
@@ -46,7 +47,7 @@ def cross_validate(
     y: Any,
     probe: Any = None,
     selector: HeadSelector | None = None,
-    groups: Sequence[Any] | np.ndarray | None = None,
+    groups: Sequence[Any] | np.ndarray | Tensor | None = None,
     control: str | Sequence[str] = (),
     untrained: Any = None,
     n_splits: int = 5,
@@ -110,7 +111,7 @@ def cross_validate(
     ------
     InputError
         If shapes do not fit, a class has fewer groups than there are splits, a test part has one class only, a control
-        is unknown or lacks what it needs; or as in `HeadSelector.fit`.
+        is unknown or lacks what it needs, the scoring is not for this number of classes; or as in `HeadSelector.fit`.
 
     References
     ----------
@@ -134,6 +135,12 @@ def cross_validate(
     for name, count in (("n_splits", n_splits), ("n_repeats", n_repeats), ("n_draws", n_draws)):
         check_count(count, name)
     grouped = None if groups is None else fold
+    check_seed(random_state)
+    if scoring == "roc_auc" and len(np.unique(y)) > 2:
+        raise InputError(
+            f"scoring 'roc_auc' is for two classes, got {len(np.unique(y))}: use 'roc_auc_ovr' (each against the rest) "
+            "or 'balanced_accuracy'"
+        )
     fit = _Fit(clone(probe if probe is not None else HeadProbe()), selector, grouped, get_scorer(scoring))
     seeds = [int(seed) for seed in np.random.SeedSequence(random_state).generate_state(n_repeats)]
     splits = list(_splits(y, fold, n_splits, seeds))
@@ -191,7 +198,7 @@ def summarise(table: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
     Raises
     ------
     InputError
-        If columns or the condition "probe" are missing.
+        If columns or the condition "probe" are missing, or the level is out of range.
 
     Examples
     --------
@@ -203,6 +210,8 @@ def summarise(table: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
     """
     import pandas as pd
 
+    if not 0 < level < 1:
+        raise InputError(f"level must be between 0 and 1, such as 0.95, got {level!r}")
     needed = ["condition", "repeat", "fold", "draw", "score", "n_train", "n_test"]
     missing = [name for name in needed if name not in table.columns]
     if missing or "probe" not in set(table["condition"]):

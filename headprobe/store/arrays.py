@@ -15,7 +15,8 @@ from headprobe.values import dense
 
 if TYPE_CHECKING:
     from headprobe.activations import HeadActivations
-    from headprobe.store.store import Heads, Store
+    from headprobe.store.outputs import Heads
+    from headprobe.store.store import Store
 
 __all__ = ["export"]
 
@@ -54,6 +55,22 @@ def export(
         Something asked for is not in the store, or a file to be written exists.
     StoreError
         The store is damaged, or the disk is full.
+
+    Examples
+    --------
+    >>> import tempfile, torch
+    >>> from headprobe.activations import HeadActivations, example_table
+    >>> from headprobe.examples import Example
+    >>> from headprobe.heads import HeadSet
+    >>> from headprobe.provenance import Provenance
+    >>> from headprobe.store import Store
+    >>> heads, prompts = HeadSet(["L0H0"]), {"p1": "?"}
+    >>> made, table = Provenance("m", prompts=prompts), example_table([Example("x", id="a")])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     store = Store.create(folder + "/z", made, heads, prompts)
+    ...     _ = store.append(HeadActivations(torch.ones(1, 1, 1, 4), heads, prompts, table, made))
+    ...     sorted(path.name for path in export(store, folder + "/out"))
+    ['about.json', 'examples.csv', 'z.npy']
     """
     folder = Path(out)
     index = store._files.index()

@@ -135,6 +135,16 @@ def repair(folder: str | os.PathLike[str], digests: bool = True) -> Report:
     ------
     StoreError
         There is nothing to rebuild from, the shards are of different stores, or the folder cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from headprobe.provenance import Provenance
+    >>> from headprobe.store import Store
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = Store.create(folder, Provenance("m"), ["L0H0"], {"p1": "?"})
+    ...     repair(folder).ok
+    True
     """
     path = _existing(folder)
     report = Report(path)

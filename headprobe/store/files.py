@@ -295,7 +295,8 @@ def writing(folder: Path, needed: int, afterwards: str) -> Iterator[None]:
     except OSError as error:
         reason = _FULL.get(error.errno or 0)
         if reason is None:
-            text = f"{needed} bytes could not be written: {error.strerror or error}. {afterwards}"
+            what = f"{needed} bytes could not be written" if needed else "the system refused"
+            text = f"{what}: {error.strerror or error}. {afterwards}"
         else:
             text = (
                 f"{reason}: {needed} bytes are needed, {_free(folder)} are free. {afterwards} "

@@ -6,14 +6,14 @@ import os
 import secrets
 import stat
 import threading
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
 
-from headprobe.errors import HeadprobeWarning, InputError, StoreError
+from headprobe._notice import notice
+from headprobe.errors import InputError, StoreError
 from headprobe.store.catalog import Catalog, Entry
 from headprobe.store.contents import Contents
 from headprobe.store.files import MANIFEST, listing, sync_folder, writing
@@ -277,11 +277,9 @@ class Holdings:
             try:
                 self.write_index()
             except StoreError as error:
-                warnings.warn(
+                notice(
                     f"{name} is stored, but the index of the store could not be brought up to date; it will be later. "
-                    f"{error}",
-                    HeadprobeWarning,
-                    stacklevel=4,
+                    f"{error}"
                 )
         return entry
 

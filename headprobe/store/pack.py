@@ -48,6 +48,22 @@ def pack(store: Store, examples_per_file: int, remove_shards: bool) -> tuple[str
         A number of examples below 1.
     StoreError
         A shard is damaged, the disk is full, or another process packs the same shards.
+
+    Examples
+    --------
+    >>> import tempfile, torch
+    >>> from headprobe.activations import HeadActivations, example_table
+    >>> from headprobe.examples import Example
+    >>> from headprobe.heads import HeadSet
+    >>> from headprobe.provenance import Provenance
+    >>> from headprobe.store import Store
+    >>> heads, prompts = HeadSet(["L0H0"]), {"p1": "?"}
+    >>> made, table = Provenance("m", prompts=prompts), example_table([Example("x", id="a")])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     store = Store.create(folder + "/z", made, heads, prompts)
+    ...     _ = store.append(HeadActivations(torch.ones(1, 1, 1, 4), heads, prompts, table, made))
+    ...     pack(store, examples_per_file=100, remove_shards=True)  # a single shard is as it should be
+    ()
     """
     if isinstance(examples_per_file, bool) or not isinstance(examples_per_file, int) or examples_per_file < 1:
         raise InputError(f"examples_per_file is {examples_per_file!r}; it must be an integer of at least 1.")

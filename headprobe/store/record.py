@@ -157,7 +157,8 @@ class Record:
         named = [f"{text} {', '.join(some[:5])}" for text, some in (("without", absent), ("with also", more)) if some]
         raise InputError(
             f"{what}: the store holds {len(self.heads)} heads; these are {len(heads)}, "
-            f"{' and '.join(named) or 'in another order'}. Capture with heads=store.headset."
+            f"{' and '.join(named) or 'in another order'}. Give those of the store (heads=store.headset; on the "
+            "command line the --heads it was made with), or start a new store in another folder."
         )
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from headprobe import __version__, cli_data, cli_extract, cli_headhunt, cli_store
+from headprobe.errors import HeadprobeWarning
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,6 +30,24 @@ app.command()(cli_headhunt.fit)
 app.command()(cli_headhunt.score)
 app.command()(cli_headhunt.watch)
 app.command()(cli_headhunt.report)
+
+_format_warning = warnings.formatwarning
+
+
+def _one_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Our warnings without the line of code: here it is one of typer's, which tells nobody anything."""
+    if issubclass(category, HeadprobeWarning):
+        return f"Warning: {message}\n"
+    return _format_warning(message, category, filename, lineno, line)
+
+
+def main() -> None:
+    """Run the command line."""
+    warnings.formatwarning = _one_line
+    app(prog_name="headprobe")
+
 
 DETECTOR_HELP = "Folder of a fitted detector, as written by `headprobe fit`, `headprobe demo` or save_pretrained."
 

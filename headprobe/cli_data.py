@@ -152,12 +152,17 @@ def evaluate(
     ] = None,
 ) -> None:
     """Evaluate the scores of any method, beside controls that look at no frame."""
+    from headprobe.errors import InputError
     from headprobe.headhunt.datasets import read_truth
     from headprobe.headhunt.evaluate import full_evaluation, read_scores
     from headprobe.headhunt.events_file import write_json
     from headprobe.provenance import versions
 
     def work() -> dict[str, Any]:
+        if tau is not None and fps is None:
+            raise InputError("events are counted in seconds: --tau needs --fps, the frame rate of the videos")
+        if json_out is not None and not json_out.parent.is_dir():
+            raise InputError(f"there is no folder {json_out.parent} to write {json_out.name} into")
         data = read_truth(dataset, ground_truth, frame_counts)
         truth = data.truth()
         given = read_scores(scores, {v: len(t) for v, t in truth.items()}, frames_per_score or None)

@@ -63,6 +63,10 @@ def fit(
     min_seconds: Annotated[float, typer.Option(help="Shortest event, in seconds.")] = 0.0,
     resamples: Annotated[int, typer.Option(min=0, help="Bootstrap resamples for the stability of the heads.")] = 20,
     permutations: Annotated[int, typer.Option(min=0, help="Permutations for the significance of the heads.")] = 199,
+    store: Annotated[
+        Path | None,
+        typer.Option(help="Folder to keep what is read of the clips: the same command goes on where it was stopped."),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Clips per forward pass.")] = 16,
     dtype: Annotated[str, typer.Option(help="Number type the model runs in; the checkpoint's by default.")] = "",
     device: Annotated[str, typer.Option(help="Where the model goes, such as cuda.")] = "",
@@ -101,6 +105,7 @@ def fit(
             table=table,
             normal=normal,
             locator=_locator(sigma, tau, release, min_seconds),
+            store=store,
             batch_size=batch_size,
             dtype=dtype or None,
             device=device or None,
@@ -245,6 +250,15 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="The HTML file; report.html beside events.json by default.", show_default=False)
     ] = None,
+    dataset: Annotated[
+        str,
+        typer.Option(
+            help="With --ground-truth: ucf-crime, xd-violence, ped2, shanghaitech or table; evaluates the run."
+        ),
+    ] = "",
+    ground_truth: Annotated[
+        Path | None, typer.Option(help="The data set's temporal annotation, or a table.", show_default=False)
+    ] = None,
     explain: Annotated[
         bool, typer.Option("--explain/--no-explain", help="Whether the model describes the events.")
     ] = True,
@@ -254,21 +268,33 @@ def report(
     device: Annotated[str, typer.Option(help="Where the model goes, such as cuda.")] = "",
 ) -> None:
     """Write a page about a detection run: timelines, and for each event a description by the model, what the heads say
-    and where they look.
+    and where they look. With the ground truth also numbers, beside controls.
     """
+    from headprobe.errors import InputError
     from headprobe.headhunt.detector_file import load_detector
-    from headprobe.headhunt.events_report import report_events
+    from headprobe.headhunt.events_report import read_events, report_events
+    from headprobe.headhunt.judgement import truth_of
     from headprobe.models.loading import load
 
     def work() -> tuple[Path, Mapping[str, Any]]:
+        if bool(dataset) != (ground_truth is not None):
+            raise InputError("an evaluation needs both --dataset and --ground-truth")
         hunter = load_detector(detector)
+        truth = None if ground_truth is None else truth_of(dataset, ground_truth, read_events(events)[0])
         fitted = hunter.provenance_
         name = model or fitted.model
         loaded = (
             load(name, dtype=fitted.dtype or None, revision=fitted.revision, device=device or None) if explain else None
         )
         return report_events(
-            hunter, loaded, events, out, prompt=prompt or None, max_new_tokens=max_tokens, max_events=max_events
+            hunter,
+            loaded,
+            events,
+            out,
+            truth=truth,
+            prompt=prompt or None,
+            max_new_tokens=max_tokens,
+            max_events=max_events,
         )
 
     page, told = _run(work)

@@ -99,13 +99,26 @@ def _facts(store: Store) -> dict[str, Any]:
         rows, groups = len(table), len(set(table["group"].dropna()))
         labels = dict(Counter(table["label"].astype("string").fillna("none")))
     sizes = sorted(set(store.head_sizes.values()))
+    made = store.provenance
+    known = {
+        "revision": made.revision,
+        "weights": made.weights_hash,
+        "dtype": made.dtype,
+        "attention": made.attention,
+        "adapter": made.adapter,
+        "processor": made.processor,
+        "sampling": made.sampling,
+        "edits": ", ".join(map(str, made.edits)),
+        "versions": dict(made.versions),
+    }
     return {
-        "model": store.provenance.model,
-        "fingerprint": store.provenance.fingerprint,
+        "model": made.model,
+        "fingerprint": made.fingerprint,
+        **{name: value for name, value in known.items() if value},
         "heads": f"{len(store.headset)}, {store.headset[0]} to {store.headset[-1]}",
         "head size": "/".join(map(str, sizes)) or "unknown while the store is empty",
         "prompts": dict(store.prompts),
-        "positions": store.provenance.positions,
+        "positions": made.positions,
         "examples": len(store),
         "rows": rows,
         "labels": labels,

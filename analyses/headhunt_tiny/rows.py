@@ -15,14 +15,16 @@ from sklearn.model_selection import StratifiedKFold
 
 from headprobe import HeadSet, saliency, top_heads
 from headprobe.errors import HeadprobeWarning
-from headprobe.headhunt.evaluate import to_frames
+from headprobe.headhunt.evaluate import evaluate_events, position_prior, to_frames
 from headprobe.headhunt.evaluate.resampled import pair_wins
+from headprobe.headhunt.layers import choose_layer
 from headprobe.headhunt.locate import Locator, calibrate_locator, smooth
 from headprobe.headhunt.ranking import count_videos, merge, precision_recall
 from headprobe.metrics.normalisation import combine
 from headprobe.metrics.stability import rss
 from headprobe.probing.probe import HeadProbe
-from headprobe.video.scenes import SEGMENT_FRAMES
+from headprobe.video.scenes import FPS, SEGMENT_FRAMES
+from headprobe.video.stretches import stretches
 
 FIVE = ("describe", "actions", "deviate", "dangerous", "wrong")
 FULL = "full"
@@ -33,7 +35,7 @@ class Row:
     """One way to score segments. `source`: which model, labels and clips it is calibrated on."""
 
     source: str = "video labels"
-    heads: str = "rss"  # or lda, worst, random, same layers, last layer, all, last hidden, motion
+    heads: str = "rss"  # or lda, worst, random, same layers, last layer, all, last hidden, layer, motion
     prompts: tuple[str, ...] = FIVE
     scored: str = "describe"
     probe: str = "logistic"
@@ -73,6 +75,20 @@ TABLE: dict[str, Row] = (
     }
 )
 RANDOM = ("random", "same layers")
+LAYER = "LayerHunt (HiProbe-VAD)"
+CONSTANT, PRIOR = "constant per video (knows the truth)", "position prior"
+LATER: dict[str, Row] = {
+    name + ending: replace(row, source=row.source.replace("video labels", "") + ending if ending else row.source)
+    for ending in ("", SEGMENT)
+    for name, row in {
+        LAYER: Row(heads="layer"),
+        "never trained, LayerHunt": Row(source="never trained", heads="layer"),
+        "shuffled labels": Row(source="shuffled labels"),
+    }.items()
+}
+"""Rows that were added when the table was there; `shuffled labels` with labels of videos is in both, the same."""
+EVENTS = (FULL, "random heads", LAYER, "frame differences", "never trained", "shuffled labels")
+"""Rows whose events are counted, with both kinds of labels."""
 
 
 def curves(config: dict) -> dict[str, Row]:
@@ -140,6 +156,7 @@ class Fit:
         self.names = list(config["prompts"]) if all_prompts else list(FIVE)
         self.left_out: list[str] = []
         self._maps: xr.DataArray | None = None
+        self._layer: int | None = None
         self._probes: dict[tuple, HeadProbe] = {}
 
     @property
@@ -176,7 +193,7 @@ class Fit:
         n_layers, n_heads = self.train.z.shape[2:4]
         everything = [(layer, head) for layer in range(n_layers) for head in range(n_heads)]
         rng = np.random.default_rng([self.seed, row.draw, RANDOM.index(row.heads) if row.heads in RANDOM else 9])
-        if row.heads in ("all", "last hidden", "motion"):
+        if row.heads in ("all", "last hidden", "layer", "motion"):
             return HeadSet(everything)
         if row.heads == "last layer":
             return HeadSet([place for place in everything if place[0] == n_layers - 1])
@@ -191,10 +208,20 @@ class Fit:
             return HeadSet(drawn)
         return top_heads(-self.robust(row) if row.heads == "worst" else self.robust(row), row.k)
 
+    @property
+    def layer(self) -> int:
+        """The layer that LayerHunt chooses, by the hidden states under the first prompt."""
+        if self._layer is None:
+            hidden, y = self.train.hidden[self.hunt_on].double().numpy(), self.y[self.hunt_on]
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", HeadprobeWarning)
+                self._layer = choose_layer(hidden[None], y, random_state=self.config["seed"]).layer
+        return self._layer
+
     def scores(self, row: Row, rows: Part) -> np.ndarray:
         """Scores from 0 to 1 of segments; the margin of the support vector machine goes through a logistic curve."""
         chosen = self.heads(row)
-        key = (row.heads in ("last hidden", "motion") and row.heads, chosen.labels, row.scored, row.probe)
+        key = (row.heads in ("last hidden", "layer", "motion") and row.heads, chosen.labels, row.scored, row.probe)
         if key not in self._probes:
             probe = HeadProbe(row.probe, random_state=self.config["seed"])
             self._probes[key] = probe.fit(self._features(row, chosen, self.train), self.y)
@@ -207,6 +234,8 @@ class Fit:
             return rows.motion
         if row.heads == "last hidden":
             return rows.hidden[:, -1].double().numpy()
+        if row.heads == "layer":
+            return rows.hidden[:, self.layer].double().numpy()
         z = rows.z[self.names.index(row.scored)]
         return z[:, [h.layer for h in chosen], [h.head for h in chosen]].double().numpy()
 
@@ -239,7 +268,7 @@ class Bench:
 
     def fit(self, source: str, videos: np.ndarray, seed: int, all_prompts: bool = True) -> Fit:
         """Fit on some calibration videos; labels are those of the videos but with segment labels."""
-        all_prompts = all_prompts and _model(source) == "trained" and source != "shuffled labels"
+        all_prompts = all_prompts and _model(source) == "trained" and not source.startswith("shuffled labels")
         footage = self.calibration[_model(source)]
         labels = (footage.events[videos] != NORMAL).astype(int)
         rng = np.random.default_rng([seed, 77])
@@ -250,6 +279,7 @@ class Bench:
         y = labels.repeat(self.n_segments)
         if source.endswith(SEGMENT):
             y = (footage.segment_truth[videos] >= 0.5).astype(int).ravel()
+            y = rng.permutation(y) if source.startswith("shuffled labels") else y
         most = max(self.config["method"]["identify_segments"], len(videos))
         hunt_on = even(len(videos), self.n_segments, most, rng)
         return Fit(part(footage, videos), y, hunt_on, self.config, seed, all_prompts)
@@ -299,6 +329,63 @@ class Bench:
                 if row.source == source:
                     out[name] = _mean([self.measure(fit.scores(row, test).reshape(-1, self.n_segments))])
         return out
+
+    def later(self, number: int, videos: np.ndarray, say: Callable[[str], None]) -> dict[str, dict]:
+        """The rows of LATER, with and without smoothing, and the events of those of EVENTS and of two controls."""
+        seed = self.config["seed"] + number
+        counted = {name + ending: (TABLE | LATER)[name + ending] for ending in ("", SEGMENT) for name in EVENTS}
+        listed = LATER | counted
+        out: dict[str, dict] = {}
+        for source in dict.fromkeys(row.source for row in listed.values()):
+            say(f"draw {number}, added rows: {source}")
+            rows = {name: row for name, row in listed.items() if row.source == source}
+            held_out, fit = self._held_out(source, rows, videos, seed), self.fit(source, videos, seed)
+            test = part(self.test[_model(source)], slice(None))
+            for name, row in rows.items():
+                found = []
+                for one in self._sets(row):
+                    raw = fit.scores(one, test).reshape(-1, self.n_segments)
+                    found.append((raw, self._locator(held_out[one], videos)))
+                smoothed = [np.stack([smooth(video, locator.sigma) for video in raw]) for raw, locator in found]
+                out[name] = _mean([self.measure(one) for one in smoothed])
+                out[name]["layer"] = fit.layer if row.heads == "layer" else None
+                if name in LATER:
+                    out[f"{name}, unsmoothed"] = _mean([self.measure(raw) for raw, _ in found])
+                if name in counted:
+                    out[name]["events"] = [self.events(raw, locator) for raw, locator in found]
+        prior = [position_prior(len(truth)) for truth in self.truth.values()]
+        raw = np.stack([np.add.reduceat(one, [a for a, _ in self.spans]) / SEGMENT_FRAMES for one in prior])
+        locator = self._locator({v: raw[0] for v in videos.tolist()}, videos)
+        out[PRIOR] = _mean([self.measure(raw)]) | {"events": [self.events(raw, locator)]}
+        return out
+
+    def events(self, raw: np.ndarray, locator: Locator) -> dict:
+        """Event-level numbers on normal videos and seen events of what a locator finds."""
+        names = list(self.truth)
+        found = {
+            names[i]: [(e.start_seconds, e.end_seconds) for e in locator.events(raw[i], self.spans, FPS)]
+            for i in self.seen
+        }
+        return self._count(found)
+
+    def whole_video_events(self) -> dict:
+        """The same where each abnormal video is one event, all of it: this knows which videos, and no time."""
+        names = list(self.truth)
+        lengths = {names[i]: len(self.truth[names[i]]) / FPS for i in self.seen}
+        return self._count({name: [(0.0, end)] if self.truth[name].any() else [] for name, end in lengths.items()})
+
+    def _count(self, found: Mapping[str, list[tuple[float, float]]]) -> dict:
+        true = {name: [(a / FPS, b / FPS) for a, b in stretches(self.truth[name])] for name in found}
+        numbers = evaluate_events(found, true, {name: len(self.truth[name]) / FPS for name in found})
+        return {
+            "f1": [row["f1"] for row in numbers["by_iou"]],
+            "precision": [row["precision"] for row in numbers["by_iou"]],
+            "recall": [row["recall"] for row in numbers["by_iou"]],
+            "mean_f1": numbers["mean_f1"],
+            "detected": numbers["n_detected"] / numbers["n_true"],
+            "delay": numbers["delay_mean"],
+            "false_alarms_per_hour": numbers["false_alarms_per_hour"],
+        }
 
     def sized(self, number: int, videos: np.ndarray, names: Sequence[str] = SIZED) -> dict[str, dict]:
         """Some rows, unsmoothed: those of the curve over calibration size if not others."""

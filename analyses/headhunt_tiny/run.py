@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import charts
 import footage
 import rows
+import said
 import verdicts
 from readme_block import replace_block
 
@@ -66,14 +67,16 @@ SHOWN = (
     "never trained, all heads",
     "its own mean per video",
 )
+ADDED = (rows.LAYER, "never trained, LayerHunt", "shuffled labels")
+TEXT = (said.EXPECTED, said.GRADED, *(said.GREEDY + name for name in ("detailed prompt", said.DIRECT)))
 ONCE = (
     "whole-video clips",
-    "shuffled labels",
     "text P(yes), coarse prompt",
     "text P(yes), detailed prompt",
     "text P(yes), direct questions",
-    "constant per video (knows the truth)",
-    "position prior",
+    *TEXT,
+    rows.CONSTANT,
+    rows.PRIOR,
     "constant times position prior",
 )
 
@@ -115,7 +118,7 @@ def blind(bench: rows.Bench) -> dict[str, dict]:
     for name, values in scores.items():
         wins, ap = bench.measure(values)
         out[name] = {"wins": wins, "ap": ap}
-    names = ("constant per video (knows the truth)", "position prior", "constant times position prior")
+    names = (rows.CONSTANT, rows.PRIOR, "constant times position prior")
     for name, frames in zip(names, blind_scores(bench.truth).values(), strict=True):
         wins, ap = bench.measure_frames(frames)
         out[name] = {"wins": wins, "ap": ap}
@@ -141,7 +144,66 @@ def stability(sets: list[list[str]], shape: tuple[int, int]) -> dict:
     return {"nogueira": nogueira(marked, dim="resample").value, "draws_with_head": often}
 
 
-def summarise(bench: rows.Bench, main: list[dict], sized: dict[int, list[dict]], others: dict, config: dict) -> dict:
+def add(results: dict, bench: rows.Bench, table: verdicts.Table, later: list[dict], answers: said.Said) -> None:
+    """What was added when the table was there: it comes last, so that no earlier number changes."""
+    kept = {name: [d[name] for d in later] for name in later[0] if name.split(", unsmoothed")[0] in rows.LATER}
+    table.rows = {**table.rows, **stack([{name: one[i] for name, one in kept.items()} for i in range(len(later))])}
+    read = {name: values for name, values in answers.scores.items() if not np.isnan(values).any()}
+    for name, values in read.items():
+        wins, ap = bench.measure(values)
+        table.rows[name] = verdicts.Ranked(wins[None], np.array([ap]))
+    names = [name + ending for name in ADDED for ending in ("", rows.SEGMENT)]
+    results["rows"] |= {name: table.row(name) for name in (*names, *read)}
+    shuffled = [one for one in verdicts.own_claims() if one.second == "shuffled labels"]
+    labels = (("video labels", ""), ("segment labels", rows.SEGMENT))
+    for where, ending in labels:
+        listed = results["controls"][where]
+        if ending:  # with labels of segments these were compared with shuffled labels of videos
+            own = verdicts.decide(table, shuffled, ending)[0]
+            listed[:] = [own if one["claim"] == own["claim"] else one for one in listed]
+        listed += verdicts.decide(table, verdicts.added_claims(), ending)
+    results["text"] = {
+        "questions": results["config"]["text"],
+        "digits_that_the_model_knows": answers.digits_known,
+        "unread_segments": {name: int(np.isnan(values).sum()) for name, values in answers.scores.items()},
+        "segments": int(next(iter(answers.scores.values())).size),
+        "most_frequent_answers": {
+            question: dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:3])
+            for question, counts in answers.answers.items()
+        },
+    }
+    layers = {name: [d[name]["layer"] for d in later] for name in rows.LATER if later[0][name]["layer"] is not None}
+    results["layers"] = {
+        name: {str(layer): chosen.count(layer) for layer in sorted(set(chosen))} for name, chosen in layers.items()
+    }
+    counted = {name: [d[name]["events"] for d in later] for name in later[0] if "events" in later[0][name]}
+    counted[rows.CONSTANT] = [[bench.whole_video_events()]]
+    results["events"] = {name: events_of(drawn, table) for name, drawn in counted.items()}
+
+
+def events_of(drawn: list[list[dict]], table: verdicts.Table) -> dict:
+    """Event-level numbers over draws; those of several random sets are averaged within a draw."""
+    out: dict = {}
+    for key in ("mean_f1", "detected", "delay", "false_alarms_per_hour"):
+        values = [[one[key] for one in sets if one[key] is not None] for sets in drawn]
+        there = np.array([np.mean(one) for one in values if one])
+        out[key] = table.spread(there) | ({"draws": len(there)} if len(there) < len(drawn) else {})
+    for key in ("f1", "precision", "recall"):
+        # A share with nothing below the line is 0 here: nothing was found, so nothing was found rightly.
+        each = np.array([np.mean([[x or 0.0 for x in one[key]] for one in sets], axis=0) for sets in drawn])
+        out[key] = each.mean(0).tolist()
+    return out
+
+
+def summarise(
+    bench: rows.Bench,
+    main: list[dict],
+    sized: dict[int, list[dict]],
+    later: list[dict],
+    others: dict,
+    answers: said.Said,
+    config: dict,
+) -> dict:
     """results.json."""
     test = bench.test["trained"]
     ranked = stack(main) | stack([blind(bench)])
@@ -179,8 +241,9 @@ def summarise(bench: rows.Bench, main: list[dict], sized: dict[int, list[dict]],
     shape = tuple(test.z.shape[3:5])
     full = [d["full"] for d in main]
     calibration = bench.calibration["trained"]
-    return {
-        "rows": {name: table.row(name) for name in (*SHOWN, *(n + rows.SEGMENT for n in SHOWN), *ONCE)},
+    alone = [name for name in ONCE if name not in TEXT]
+    results = {
+        "rows": {name: table.row(name) for name in (*SHOWN, *(n + rows.SEGMENT for n in SHOWN), *alone)},
         "without_smoothing": {name: table.row(f"{name}, unsmoothed")["auc"] for name in rows.TABLE},
         "differences_from_full": {
             f"full{end}": {n + end: table.difference("full" + end, n + end) for n in SHOWN if n != "full"}
@@ -241,6 +304,8 @@ def summarise(bench: rows.Bench, main: list[dict], sized: dict[int, list[dict]],
         },
         "config": config,
     }
+    add(results, bench, table, later, answers)
+    return results
 
 
 def as_sized(found: dict[str, dict]) -> dict[str, dict]:
@@ -291,12 +356,18 @@ def readme_block(results: dict) -> str:
         "| row | labels of videos | within videos | labels of segments | within videos |",
         "|---|---|---|---|---|",
     ]
-    for name in SHOWN:
+    for name in (*SHOWN, *ADDED):
         both = (table[name], table[name + rows.SEGMENT])
         cells = [f"{cell(one['auc'])} | {one['within_auc']['mean']:.3f}" for one in both]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += [f"| {name} | {cell(table[name]['auc'])} | {table[name]['within_auc']['mean']:.3f} | | |" for name in ONCE]
+    text = results["text"]
+    lines += [f"| {name} | unread | | | |" for name, n in text["unread_segments"].items() if n]
     lines += [
+        "",
+        *text_lines(text),
+        "",
+        *event_lines(results["events"]),
         "",
         "Differences of the AUC with an interval over draws and test videos; *unsmoothed* where that says otherwise.",
         "",
@@ -347,6 +418,45 @@ def readme_block(results: dict) -> str:
     return "\n".join(lines)
 
 
+def text_lines(text: dict) -> list[str]:
+    """What the further text read-outs are, and what could not be read."""
+    asked, n = text["questions"], text["segments"]
+    lines = [
+        f'- Expected rating: P(zero) to P(four) as the answer to "{asked["rating"]}"; the model knows '
+        f"{text['digits_that_the_model_knows']} of the ten digits, so that it is asked to rate in number words.",
+        f"- Graded ask: P(yes) to {len(asked['levels'])} questions of rising severity, made non-increasing; from "
+        f'"{asked["levels"]["0.2"]}" to "{asked["levels"]["1.0"]}"',
+    ]
+    for name, unread in text["unread_segments"].items():
+        if unread:
+            answers = text["most_frequent_answers"][next(iter(text["most_frequent_answers"]))]
+            lines.append(
+                f"- The {name.removeprefix('text, ')} says neither yes nor no nor a rating in {unread} of {n} "
+                f'segments, and has no score there; most often it is "{next(iter(answers))}". A default in its '
+                "place would be a number that nobody measured."
+            )
+    return lines
+
+
+def event_lines(events: dict) -> list[str]:
+    """Events found at the calibrated smoothing and threshold, in Markdown."""
+    lines = [
+        "Events, of normal videos and seen kinds, at the smoothing and threshold that each draw calibrates: F1 at "
+        "temporal IoU 0.3, 0.5, 0.7 and its mean over 0.1 to 0.9 [the middle 95 % of the draws]; share of the events "
+        "that are touched at all, mean delay of those, false alarms.",
+        "",
+        "| row | F1 at 0.3 | at 0.5 | at 0.7 | mean F1 | touched | delay, s | false alarms per hour |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, one in events.items():
+        f1 = " | ".join(f"{one['f1'][i]:.2f}" for i in (2, 4, 6))
+        lines.append(
+            f"| {name} | {f1} | {cell(one['mean_f1'])} | {one['detected']['mean']:.2f} | {one['delay']['mean']:.1f} | "
+            f"{one['false_alarms_per_hour']['mean']:.0f} |"
+        )
+    return lines
+
+
 AGREEMENT = {"labels of videos": "table", "labels of segments": "table, segment labels"}
 
 
@@ -370,7 +480,8 @@ def main() -> None:
 
     pairs = {name: read(name) for name in ("trained", "untrained")}
     bench = rows.Bench(config, *({name: pair[i] for name, pair in pairs.items()} for i in (0, 1)))
-    settings = json.dumps([config, sorted(map(str, rows.TABLE.values()))], sort_keys=True)
+    drawn_from = {key: value for key, value in config.items() if key != "text"}  # no answer in words enters a draw
+    settings = json.dumps([drawn_from, sorted(map(str, rows.TABLE.values()))], sort_keys=True)
     kept = arguments.runs / footage.key(config) / f"draws-{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
     kept.mkdir(parents=True, exist_ok=True)
 
@@ -397,6 +508,12 @@ def main() -> None:
             continue
         for i, videos in enumerate(draw_list(config, n)):
             sized[n].append(resumed(f"size{n:03d}_{i:02d}", lambda i=i, v=videos: bench.sized(i, v)))
+    added = hashlib.sha256(json.dumps([str(rows.LATER), rows.EVENTS]).encode()).hexdigest()[:8]
+    later = [
+        resumed(f"later-{added}_{i:02d}", lambda i=i, v=videos: bench.later(i, v, say))
+        for i, videos in enumerate(draw_list(config, own["videos"]))
+    ]
+    answers = said.read_said(config, arguments.runs, footage.open_named("trained", config, arguments.models), say)
     others = {}
     for name in footage.other_trainings(config, arguments.models):
         calibration, test = read(name)
@@ -417,9 +534,9 @@ def main() -> None:
             }
             for end in ("", rows.SEGMENT)
         }
-    results = rounded(summarise(bench, main_draws, sized, others, config))
+    results = rounded(summarise(bench, main_draws, sized, later, others, answers, config))
     (arguments.out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    charts.draw_rows(results, SHOWN, ONCE, rows.SEGMENT, arguments.out / "table.png")
+    charts.draw_rows(results, (*SHOWN, *ADDED), ONCE, rows.SEGMENT, arguments.out / "table.png")
     charts.draw_curves(results, arguments.out / "curves.png")
     if arguments.out == HERE:
         replace_block("results", readme_block(results), HERE / "README.md")

@@ -179,6 +179,21 @@ def own_claims() -> list[Claim]:
     ]
 
 
+def added_claims() -> list[Claim]:
+    """What was asked when the table was there."""
+    return [
+        Claim("beat LayerHunt, the hidden state of one chosen layer", "full", "LayerHunt (HiProbe-VAD)"),
+        Claim("beat the expected rating in number words", "full", "text, expected rating in number words"),
+        Claim("beat the graded ask", "full", "text, graded ask with isotonic regression"),
+        Claim("beat the greedy answer to the detailed prompt", "full", "text, greedy answer, detailed prompt"),
+        Claim(
+            "beat the greedy answers to direct questions on the trained events",
+            "full",
+            "text, greedy answer, direct questions",
+        ),
+    ]
+
+
 def verdict(kind: str, low: float, high: float, margin: float) -> str:
     """What an interval of the difference says."""
     if kind == "above":

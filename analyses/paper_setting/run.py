@@ -26,7 +26,7 @@ from headprobe.errors import InputError
 from headprobe.extraction.extract import extract
 from headprobe.headhunt.calibration import CalibrationSample, sample_videos
 from headprobe.headhunt.datasets import Dataset, list_folder, load_dataset, match_videos, name_of, xd_violence_classes
-from headprobe.headhunt.evaluate import full_evaluation, to_frames
+from headprobe.headhunt.evaluate import evaluate, full_evaluation, to_frames
 from headprobe.headhunt.held_out import by_video
 from headprobe.headhunt.identify import identify
 from headprobe.headhunt.locate import smooth
@@ -82,7 +82,7 @@ def estimate(name: str, test: Dataset | None, config: dict, tflops: float, all_h
     n_prompts = len(config["prompts"])
     work = n_calibration * (vision + video + n_prompts * prompt) + n_test * (vision + video + prompt)
     numbers = own["head_dim"] * 2  # bytes of a head in float16
-    kept = own["heads"] if all_heads else config["k"]
+    kept = own["heads"] if all_heads else config["k"] * (2 + config["random_sets"])  # at most: sets may overlap
     return {
         "calibration_videos": n_videos,
         "calibration_segments": n_calibration,
@@ -134,6 +134,33 @@ def fit_length(scores: np.ndarray, n_frames: int, most: int, video: str) -> np.n
     return scores[:n_frames] if over >= 0 else np.concatenate([scores, np.repeat(scores[-1], -over)])
 
 
+def dealt(y: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
+    """The labels of the videos dealt out anew: all clips of a video have one, and as many videos are abnormal."""
+    given = dict(zip(groups.tolist(), y.tolist(), strict=True))
+    order = np.random.default_rng([seed, 7]).permutation(list(given.values())).tolist()
+    new = dict(zip(given, order, strict=True))
+    return np.array([new[video] for video in groups.tolist()])
+
+
+def controls(
+    acts: HeadActivations, y: np.ndarray, config: dict
+) -> tuple[dict[str, list[tuple[HeadSet, HeadProbe]]], dict[str, str]]:
+    """What the hunt is held against: random heads and shuffled labels, with scorers; and what was not possible."""
+
+    def fitted(heads: HeadSet, labels: np.ndarray) -> tuple[HeadSet, HeadProbe]:
+        return heads, HeadProbe().fit(acts.select(heads)[0].numpy(), labels)
+
+    picked = [HeadSet.random(acts.heads, config["k"], random_state=i) for i in range(config["random_sets"])]
+    out = {"random heads": [fitted(heads, y) for heads in picked]}
+    shuffled = dealt(y, acts.groups, config["seed"])
+    settings = {"k": config["k"], "instability_penalty": config["lambda"], "random_state": config["seed"]}
+    try:
+        out["shuffled labels"] = [fitted(identify(acts, shuffled, **settings).heads, shuffled)]
+    except InputError as error:  # clips that do for the true classes may not do for others; the run does not end by it
+        return out, {"shuffled labels": str(error)}
+    return out, {}
+
+
 def run(
     name: str, root: Path, annotations: Path, out: Path, model: Model, config: dict, *, all_heads: bool, whole: bool
 ) -> dict[str, Any]:
@@ -151,11 +178,14 @@ def run(
     y = np.array([sample.labels[video] for video in acts.groups.tolist()])
     found = identify(acts, y, k=config["k"], instability_penalty=config["lambda"], random_state=config["seed"])
     probe = HeadProbe().fit(acts.select(found.heads)[0].numpy(), y)
+    rivals, not_possible = controls(acts, y, config)
 
     first = dict([next(iter(config["prompts"].items()))])
-    # The experts differ with the calibration, and so does the folder of what only they gave.
+    # The experts differ with the calibration, and so does the folder of what only they and the controls' heads gave.
+    theirs = [head for each in rivals.values() for chosen, _ in each for head in chosen]
+    wanted = HeadSet(dict.fromkeys([*found.heads, *theirs]))
     tested = out / ("test_all_heads" if all_heads else "test_" + "_".join(found.heads.labels))
-    heads = None if all_heads else found.heads
+    heads = None if all_heads else wanted
     seen = read(list(truth), paths, model, first, tested, config, heads, config["segment_frames"])
     scores, spans = by_video(probe.predict_proba(seen.select(found.heads)[0].numpy())[:, 1], seen)
     frames: dict[str, dict[str, np.ndarray]] = {"smoothed": {}, "unsmoothed": {}}
@@ -167,6 +197,16 @@ def run(
         for kind, values in (("smoothed", smooth(scores[video], config["sigma"])), ("unsmoothed", scores[video])):
             whole_video = to_frames(values, spans[video], n)
             frames[kind][video] = fit_length(whole_video, len(labels), config["overrun"], video)
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for control, each in rivals.items():
+        for own, scorer in each:
+            values, _ = by_video(scorer.predict_proba(seen.select(own)[0].numpy())[:, 1], seen)
+            whole_videos = {
+                video: to_frames(smooth(values[video], config["sigma"]), spans[video], spans[video][-1][1])
+                for video in truth
+            }
+            fitting = {v: fit_length(x, len(truth[v]), config["overrun"], v) for v, x in whole_videos.items()}
+            rows.setdefault(control, []).append({"heads": list(own.labels)} | evaluate(fitting, truth))
     cut = {video: (values >= config["tau"]).astype(float) for video, values in frames["smoothed"].items()}
     classes = test.classes()
     results: dict[str, Any] = {
@@ -177,6 +217,8 @@ def run(
         "calibration": {"clips": len(y), "whole_videos": whole, "sample": sample.to_dict()},
         "smoothed": full_evaluation(frames["smoothed"], truth, classes=classes, n_resamples=config["resamples"]),
         "unsmoothed": full_evaluation(frames["unsmoothed"], truth, classes=classes),
+        "controls_of_the_hunt": rows,
+        "controls_not_possible": not_possible,
         "cut_at_tau": full_evaluation(cut, truth),
         "videos_of_other_length": refitted,
         "config": config,
@@ -215,6 +257,8 @@ def main() -> None:
             print(f"{name:22s} {value:12.2f}" if isinstance(value, float) else f"{name:22s} {value:12d}")
         return
     out = arguments.out or Path("runs") / "paper_setting" / arguments.dataset
+    test, _, paths = located(arguments.dataset, arguments.videos, annotations)
+    need(test.truth(), paths, "test videos")  # before the weights are loaded
     model = load(arguments.model, device=arguments.device, dtype=config["dtype"])
     results = run(
         arguments.dataset, arguments.videos, annotations, out, model, config,
@@ -222,6 +266,10 @@ def main() -> None:
     )  # fmt: skip
     shown = {
         kind: {key: results[kind][key] for key in ("auc", "ap", "within_auc")} for kind in ("smoothed", "unsmoothed")
+    }
+    shown |= {
+        name: [{key: one[key] for key in ("auc", "ap", "within_auc")} for one in each]
+        for name, each in results["controls_of_the_hunt"].items()
     }
     print(json.dumps({"heads": results["heads"]} | shown, indent=1))
 

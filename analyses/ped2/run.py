@@ -46,7 +46,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 TINY = HERE.parent / "headhunt_tiny"
 
-METHODS = ("hunted heads", "random heads", "all heads", "never trained, hunted heads")
+SHUFFLED = "shuffled labels, hunted heads"
+METHODS = ("hunted heads", "random heads", "all heads", "never trained, hunted heads", SHUFFLED)
 VIEWS = {"whole frames": "whole", "4 x 4 tiles": "tiles"}
 WHERE = {"synthetic": "calibrated on synthetic scenes", "half": "calibrated on half of the Ped2 test videos"}
 MOTION = "logistic regression on frame differences"
@@ -219,6 +220,7 @@ def from_synthetic(
             model = "untrained" if method.startswith("never") else "trained"
             scene = scenes[model]
             y = (scene.segment_truth[videos] >= 0.5).astype(int)
+            y = shuffled(y, config, draw) if method == SHUFFLED else y
             z = scene.z[:n_prompts, videos]
             # Heads are hunted on two segments of each video: metrics that compare all pairs are slow on 1500.
             rng = np.random.default_rng([config["seed"], draw])
@@ -236,6 +238,11 @@ def from_synthetic(
         probe = HeadProbe().fit(scene.motion[videos].reshape(len(y), -1), y)
         out.setdefault((MOTION, "whole frames"), []).append(probe.predict_proba(bench.motion)[:, 1])
     return out
+
+
+def shuffled(y: np.ndarray, config: dict, number: int) -> np.ndarray:
+    """The same labels in a random order: what is hunted and fitted on them knows nothing."""
+    return np.random.default_rng([config["seed"], number, 7]).permutation(y.ravel()).reshape(y.shape)
 
 
 def _two_of_each(y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -260,9 +267,10 @@ def from_half(
             z = getattr(bench, attribute)["untrained" if method.startswith("never") else "trained"]
             # No label says which tile is abnormal, so that tiles are averaged.
             z = z.mean(2) if attribute == "tiles" else z
-            for chosen in head_sets(method, z[:5, rows], y, config, seed):
+            told = shuffled(y, config, seed) if method == SHUFFLED else y
+            for chosen in head_sets(method, z[:5, rows], told, config, seed):
                 x = columns(chosen, z)
-                scores = HeadProbe().fit(x[rows], y).predict_proba(x[held])[:, 1]
+                scores = HeadProbe().fit(x[rows], told).predict_proba(x[held])[:, 1]
                 out.setdefault((method, view), []).append((scores, np.flatnonzero(held)))
     probe = HeadProbe().fit(bench.motion[rows], y)
     out[MOTION, "whole frames"] = [(probe.predict_proba(bench.motion[held])[:, 1], np.flatnonzero(held))]
@@ -334,6 +342,7 @@ RIVALS = {
     "never trained": "the never-trained model",
     "random heads": "random heads",
     "all heads": "all heads",
+    "shuffled labels": "heads hunted on shuffled labels",
     "position prior": "the position prior",
     "frame differences": "frame differences",
 }

@@ -76,17 +76,43 @@ class CalibrationSample:
         return {video: int(self.classes[video] != self.normal) for video in self.videos}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Plain values, for JSON.
+
+        Returns
+        -------
+        dict
+            What `load` needs, as JSON values.
+        """
         return {"format": _FORMAT} | asdict(self) | {"videos": list(self.videos), "classes": dict(self.classes)}
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the sample as JSON; a killed run leaves the old file or the complete new one."""
+        """Write the sample as JSON; a killed run leaves the old file or the complete new one.
+
+        Parameters
+        ----------
+        path
+            File to write; it is replaced.
+
+        Returns
+        -------
+        Path
+            The file.
+        """
         write_json(Path(path), self.to_dict())
         return Path(path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> CalibrationSample:
         """Read a sample that `save` has written.
+
+        Parameters
+        ----------
+        path
+            File that `save` has written.
+
+        Returns
+        -------
+        CalibrationSample
 
         Raises
         ------
@@ -125,6 +151,11 @@ class CalibrationSample:
     def check_pool(self, pool: Mapping[str, str]) -> None:
         """Raise unless the sample was drawn from this pool.
 
+        Parameters
+        ----------
+        pool
+            Name of every video of the training set to its class.
+
         Raises
         ------
         InputError
@@ -146,6 +177,11 @@ def sample_size(n_pool: int, fraction: float) -> int:
         Videos in the pool.
     fraction
         Above 0, at most 1.
+
+    Returns
+    -------
+    int
+        Number of videos.
 
     Raises
     ------
@@ -290,6 +326,19 @@ def calibration_examples(
         If a video has no file or an annotation of another length, or a setting is out of range.
     VideoError
         If a file cannot be read; none is left out.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from headprobe.video.encode import write_video
+    >>> sample = sample_videos({"n1": "Normal", "n2": "Normal", "f1": "fall", "f2": "fall"}, n_videos=4)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     paths = {name: f"{folder}/{name}.mp4" for name in sample.videos}
+    ...     for path in paths.values():
+    ...         _ = write_video(path, np.zeros((8, 16, 16, 3), np.uint8), fps=4)
+    ...     clips = calibration_examples(sample, paths, segment_frames=4, sample_frames=2)
+    >>> sorted((clip.group, clip.span, clip.label) for clip in clips)[:3]
+    [('f1', (0, 4), 1), ('f1', (4, 8), 1), ('f2', (0, 4), 1)]
     """
     if how not in ("segments", "whole_video"):
         raise InputError(f"how must be 'segments' or 'whole_video', got {how!r}")
@@ -345,5 +394,22 @@ def _digest(pool: Mapping[str, str]) -> str:
 
 
 def class_counts(sample: CalibrationSample) -> dict[str, int]:
-    """Videos of each class in a sample."""
+    """Videos of each class in a sample.
+
+    Parameters
+    ----------
+    sample
+        The sample.
+
+    Returns
+    -------
+    dict
+        Class to its number of videos.
+
+    Examples
+    --------
+    >>> pool = {f"n{i}": "Normal" for i in range(6)} | {f"f{i}": "fall" for i in range(6)}
+    >>> class_counts(sample_videos(pool, n_videos=4)) == {"Normal": 2, "fall": 2}
+    True
+    """
     return dict(sorted(Counter(sample.classes.values()).items()))

@@ -26,6 +26,7 @@ __all__ = [
     "NEVER_TRAINED",
     "RANDOM",
     "SAME_LAYERS",
+    "SHUFFLED",
     "Material",
     "compare",
     "draws",
@@ -40,6 +41,7 @@ NEVER_TRAINED = "never-trained model, hunted heads"
 N_RANDOM = 5  # random head sets averaged per draw
 RANDOM = f"random heads (mean of {N_RANDOM} sets)"
 SAME_LAYERS = f"random heads of the same layers (mean of {N_RANDOM} sets)"
+SHUFFLED = f"shuffled labels, hunted heads (mean of {N_RANDOM} shuffles)"
 _KEYS = ("auc", "ap", "within_auc")
 
 Features = Float[np.ndarray, "segment feature"]
@@ -73,6 +75,21 @@ def frame_differences(frames: np.ndarray) -> Float[np.ndarray, " feature"]:
 
     >>> frame_differences(np.zeros((4, 16, 16, 3), np.uint8)).tolist()
     [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+
+    Parameters
+    ----------
+    frames
+        A clip, uint8 `[frame, height, width, 3]`, two frames or more of at least 8 x 8 pixels.
+
+    Returns
+    -------
+    numpy.ndarray
+        Float `[8]`.
+
+    Raises
+    ------
+    InputError
+        The clip is too short or too small.
     """
     if len(frames) < 2 or min(frames.shape[1:3]) < 8:
         raise InputError(f"frame differences need two frames of at least 8 x 8 pixels, got shape {frames.shape}")
@@ -164,6 +181,16 @@ def compare(
     progress
         Whether to show a progress bar.
 
+    Returns
+    -------
+    tuple
+        Rows as `summary` makes them; name of a row to its numbers in every draw; labels of the hunted heads, by draw.
+
+    Raises
+    ------
+    InputError
+        `n_draws` is below 2.
+
     Notes
     -----
 
@@ -209,8 +236,8 @@ def _methods(
     prompt = 0
     all_heads = m.calibration.heads
 
-    def probe(train: Features, test: Features) -> np.ndarray:
-        return make_scorer(seed).fit(train, y).predict_proba(test)[:, 1]
+    def probe(train: Features, test: Features, labels: np.ndarray = y) -> np.ndarray:
+        return make_scorer(seed).fit(train, labels).predict_proba(test)[:, 1]
 
     def heads_probe(heads: HeadSet, a: HeadActivations, b: HeadActivations) -> np.ndarray:
         return probe(features(a.select(heads)[prompt]), features(b.select(heads)[prompt]))
@@ -218,11 +245,18 @@ def _methods(
     def on(heads: HeadSet) -> np.ndarray:
         return heads_probe(heads, part, m.test)
 
+    def hunted_with(labels: np.ndarray) -> np.ndarray:
+        heads = identify(part, labels, k=k, random_state=seed).heads
+        return probe(features(part.select(heads)[prompt]), features(m.test.select(heads)[prompt]), labels)
+
     ranked = found.rss.stack(entry=("layer", "head")).sortby(found.rss.stack(entry=("layer", "head")))
     worst = HeadSet([(int(layer), int(head)) for layer, head in ranked.indexes["entry"][:k]])
     rng = np.random.default_rng(seed)
     anywhere = [HeadSet.random(all_heads, k, random_state=int(rng.integers(2**31))) for _ in range(N_RANDOM)]
     same_layers = [_same_layers(found.heads, all_heads, rng) for _ in range(N_RANDOM)]
+
+    shuffler = np.random.default_rng([seed, 1])
+    shuffled = [shuffler.permutation(y) for _ in range(N_RANDOM)]
 
     assert part.resid_post is not None
     assert m.test.resid_post is not None
@@ -249,6 +283,7 @@ def _methods(
         "last hidden state": [probe(resid[:, -1], resid_test[:, -1])],
         "best hidden state (layer chosen on calibration)": [probe(resid[:, best], resid_test[:, best])],
         NEVER_TRAINED: [heads_probe(untrained_heads, untrained, m.untrained_test)],
+        SHUFFLED: [hunted_with(labels) for labels in shuffled],
         "frame differences": [probe(m.motion_calibration[rows], m.motion_test)],
     }, list(found.heads.labels)
 
@@ -270,7 +305,20 @@ def _auc(y: np.ndarray, scores: np.ndarray) -> float:
 
 
 def evaluate_segments(m: Material, scores: Float[np.ndarray, " segment"]) -> dict[str, float]:
-    """Frame measures of segment scores on the test videos, for every subset of ``m``."""
+    """Frame measures of segment scores on the test videos, for every subset of ``m``.
+
+    Parameters
+    ----------
+    m
+        The material, with its test videos and subsets.
+    scores
+        Scores of the test segments, `[segment]`; higher is more abnormal.
+
+    Returns
+    -------
+    dict
+        Name of each measure, with that of its subset, to its value.
+    """
     values, spans = by_video(scores, m.test)
     frames = {video: to_frames(values[video], spans[video], len(m.frame_truth[video])) for video in values}
     return _evaluate_frames(m, frames)
@@ -312,6 +360,18 @@ def summary(name: str, results: Sequence[Mapping[str, float]]) -> dict[str, Any]
 
     >>> summary("a", [{"auc": 0.5}, {"auc": 0.75}])["auc"]
     0.625
+
+    Parameters
+    ----------
+    name
+        Name of the row.
+    results
+        Measures of each draw.
+
+    Returns
+    -------
+    dict
+        The name, every measure with its `_sd`, and the number of draws.
     """
     row: dict[str, Any] = {"name": name}
     for key in results[0]:

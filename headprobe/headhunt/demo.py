@@ -138,7 +138,7 @@ def run_demo(out: str | os.PathLike[str], *, seed: int = 0, size: Size | None = 
 
     calibration, test = _render(folder / "videos", seed, size, progress)
     segments = {
-        part: [e for v in videos for e in label_segments(v, SEGMENT_FRAMES, CLIP_FRAMES)]
+        part: _decoded([e for v in videos for e in label_segments(v, SEGMENT_FRAMES, CLIP_FRAMES)], progress)
         for part, videos in (("calibration", calibration), ("test", test))
     }
     model, control = load("tiny"), load("tiny-untrained", seed=seed)
@@ -243,13 +243,19 @@ def _render(folder: Path, seed: int, size: Size, progress: bool) -> tuple[list[L
     )  # type: ignore[return-value]
 
 
+def _decoded(examples: Sequence[Example], progress: bool) -> list[Example]:
+    """The clips in memory (about 0.3 MB each): both models, the frame differences and the questions look at them."""
+    clips = tqdm(examples, desc="decode", unit="segment", disable=not progress)
+    return [Example(read_content(e), id=e.id, label=e.label, group=e.group, span=e.span) for e in clips]
+
+
 def _capture(model: Model, examples: Sequence[Example], progress: bool, **more: Any) -> HeadActivations:
     return HeadTracer(model).capture(examples, prompts=EMBEDDED_PROMPTS, batch_size=32, progress=progress, **more)
 
 
 def _motion(examples: Sequence[Example], progress: bool) -> np.ndarray:
     clips = tqdm(examples, desc="frame differences", unit="segment", disable=not progress)
-    return np.stack([frame_differences(np.asarray(read_content(example))) for example in clips])
+    return np.stack([frame_differences(np.asarray(example.content)) for example in clips])
 
 
 def _text(model: Model, acts: HeadActivations, examples: Sequence[Example], progress: bool) -> dict[str, np.ndarray]:

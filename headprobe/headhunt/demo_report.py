@@ -23,7 +23,21 @@ DPI = 110
 
 
 def heatmap_figure(rss: DataArray, heads: Sequence[str], p_values: DataArray | None = None) -> Any:
-    """The layer-by-head heatmap of RSS with the expert heads marked, and hatched what chance reaches."""
+    """The layer-by-head heatmap of RSS with the expert heads marked, and hatched what chance reaches.
+
+    Parameters
+    ----------
+    rss
+        RSS of all heads, dims (layer, head).
+    heads
+        Labels of the expert heads.
+    p_values
+        Family-wise p of all heads; those above 0.05 are hatched.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
     from matplotlib.figure import Figure as Canvas
 
     from headprobe.plotting.heatmap import heatmap
@@ -41,7 +55,17 @@ def heatmap_figure(rss: DataArray, heads: Sequence[str], p_values: DataArray | N
 
 
 def comparison_figure(rows: Sequence[Mapping[str, Any]]) -> Any:
-    """Frame AUC of every row, on seen and on held-out events."""
+    """Frame AUC of every row, on seen and on held-out events.
+
+    Parameters
+    ----------
+    rows
+        Rows of the comparison.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
     from matplotlib.figure import Figure as Canvas
 
     from headprobe.plotting.curves import comparison
@@ -53,7 +77,18 @@ def comparison_figure(rows: Sequence[Mapping[str, Any]]) -> Any:
 
 
 def write_figures(demo: Demo) -> dict[str, Path]:
-    """Write heatmap, comparison and timelines as PNG files; returns their paths by name."""
+    """Write heatmap, comparison and timelines as PNG files; returns their paths by name.
+
+    Parameters
+    ----------
+    demo
+        What the demo has measured.
+
+    Returns
+    -------
+    dict
+        Name to file.
+    """
     found = demo.hunter.identification_
     assert found is not None
     truth = {v.name: v for v in demo.test_videos}
@@ -74,7 +109,20 @@ def write_figures(demo: Demo) -> dict[str, Path]:
 
 
 def write_demo_report(demo: Demo, figures: Mapping[str, Path]) -> Path:
-    """Write ``report.html``."""
+    """Write ``report.html``.
+
+    Parameters
+    ----------
+    demo
+        What the demo has measured.
+    figures
+        Name of each figure to its file, as `write_figures` gives them.
+
+    Returns
+    -------
+    Path
+        The report.
+    """
     r = demo.results
     hunted = next(row for row in r["rows"] if row["name"] == HUNTED)
     size = r["provenance"]["size"]

@@ -19,7 +19,7 @@ from headprobe.video.clips import clip_examples, find_videos
 from headprobe.video.decode import VideoInfo, shared_reader
 
 if TYPE_CHECKING:
-    from headprobe.headhunt.hunt import Hunt
+    from headprobe.headhunt.detector import Detector
     from headprobe.models.model import Model
 
 __all__ = ["Detection", "detect_video", "detect_videos", "frame_edges", "shown_name"]
@@ -59,7 +59,12 @@ class Detection:
     segment_frames: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values: fps, n_frames, segments and events in frames and seconds."""
+        """Plain JSON values: fps, n_frames, segments and events in frames and seconds.
+
+        Returns
+        -------
+        dict
+        """
         return {
             "fps": self.info.fps,
             "constant_rate": self.info.constant_rate,
@@ -85,11 +90,21 @@ def shown_name(path: str | os.PathLike[str]) -> str:
 
     >>> shown_name("a/walk.mp4")
     'a/walk.mp4'
+
+    Parameters
+    ----------
+    path
+        A path.
+
+    Returns
+    -------
+    str
+        Text that is valid UTF-8.
     """
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def detect_video(hunter: Hunt, model: Model, path: str | os.PathLike[str], batch_size: int = 16) -> Detection:
+def detect_video(hunter: Detector, model: Model, path: str | os.PathLike[str], batch_size: int = 16) -> Detection:
     """Score every segment of one video with what the detector reads only, and locate the events.
 
     Parameters
@@ -102,6 +117,10 @@ def detect_video(hunter: Hunt, model: Model, path: str | os.PathLike[str], batch
         A video file.
     batch_size
         Segments per forward pass.
+
+    Returns
+    -------
+    Detection
 
     Raises
     ------
@@ -144,6 +163,11 @@ def frame_edges(path: str | os.PathLike[str]) -> Float[np.ndarray, " edge"]:
     ----------
     path
         A video file. Where its frame rate varies, the file's timestamps are taken.
+
+    Returns
+    -------
+    numpy.ndarray
+        Seconds, `[frame + 1]`, rising.
     """
     reader = shared_reader(path)
     info = reader.info
@@ -151,7 +175,7 @@ def frame_edges(path: str | os.PathLike[str]) -> Float[np.ndarray, " edge"]:
 
 
 def detect_videos(
-    hunter: Hunt,
+    hunter: Detector,
     model: Model,
     sources: Iterable[str | os.PathLike[str]],
     *,
@@ -161,6 +185,24 @@ def detect_videos(
     """Detect in all files of ``sources`` (files or folders), one after another.
 
     A file that cannot be decoded gives its error in the place of a detection; an interrupted caller keeps what it got.
+
+    Parameters
+    ----------
+    hunter
+        The fitted detector.
+    model
+        The model that it was fitted on.
+    sources
+        Files, and folders whose video files are taken.
+    batch_size
+        Segments per pass of the model.
+    progress
+        Whether to show a progress bar.
+
+    Returns
+    -------
+    iterator of Detection or VideoError
+        In the order of the files; an error stands for a file that cannot be read.
 
     Raises
     ------

@@ -16,7 +16,7 @@ from headprobe.heads import HeadSet
 from headprobe.provenance import Provenance
 
 if TYPE_CHECKING:
-    from headprobe.headhunt.hunt import Hunt
+    from headprobe.headhunt.detector import Detector
 
 __all__ = ["DETECTOR_FILE", "MAPS_FILE", "load_detector", "save_detector"]
 
@@ -46,7 +46,7 @@ _SETTINGS = (
 )
 
 
-def save_detector(hunter: Hunt, folder: str | os.PathLike[str]) -> Path:
+def save_detector(hunter: Detector, folder: str | os.PathLike[str]) -> Path:
     """Write a fitted detector.
 
     Parameters

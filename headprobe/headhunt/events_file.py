@@ -1,29 +1,40 @@
-"""Detections on disk: ``events.json``, complete after every video, and one timeline picture per video."""
+"""Detections on disk and back: ``events.json``, complete after every video, and one timeline picture per video."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from headprobe.errors import InputError, VideoError
-from headprobe.headhunt.detect import Detection, shown_name
-from headprobe.provenance import versions
+from headprobe.errors import ArtefactError, InputError, VideoError
+from headprobe.headhunt.detect import Detection, frame_edges, shown_name
+from headprobe.headhunt.locate import Event
+from headprobe.provenance import Provenance, versions
+from headprobe.video.decode import shared_reader
 
 if TYPE_CHECKING:
-    from headprobe.headhunt.hunt import Hunt
+    from headprobe.headhunt.detector import Detector
 
-__all__ = ["EventsFile", "timeline_figure", "write_json"]
+__all__ = ["EventsFile", "read_events", "read_failures", "timeline_figure", "write_json"]
 
 _LONGEST_TITLE = 90
 _LONGEST_STEM = 120  # with the ending well below the 255 bytes that file systems allow
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write JSON so that the file is the old one or the complete new one, never a part; NaN is refused."""
+    """Write JSON so that the file is the old one or the complete new one, never a part; NaN is refused.
+
+    Parameters
+    ----------
+    path
+        The file; it is replaced.
+    data
+        JSON values.
+    """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         part.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
@@ -50,7 +61,7 @@ class EventsFile:
         The folder is a file or cannot be written to.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], hunter: Hunt, thumbnails: int = 6) -> None:
+    def __init__(self, folder: str | os.PathLike[str], hunter: Detector, thumbnails: int = 6) -> None:
         self.folder = Path(folder)
         self.hunter = hunter
         self.thumbnails = thumbnails
@@ -71,7 +82,13 @@ class EventsFile:
         return self.folder / "events.json"
 
     def add(self, result: Detection | VideoError) -> None:
-        """Take one result, and write it down before anything else can go wrong."""
+        """Take one result, and write it down before anything else can go wrong.
+
+        Parameters
+        ----------
+        result
+            What was found in a video, or why it could not be read.
+        """
         if isinstance(result, VideoError):
             self.failed.append(result)
             self.write()
@@ -128,6 +145,89 @@ class EventsFile:
         return name
 
 
+def _record(path: str | os.PathLike[str]) -> Path:
+    return Path(path) / "events.json" if Path(path).is_dir() else Path(path)
+
+
+def read_events(path: str | os.PathLike[str]) -> tuple[list[Detection], dict[str, str]]:
+    """Detections from an ``events.json``, for the videos that are where they were.
+
+    Parameters
+    ----------
+    path
+        The file, or the folder that holds it.
+
+    Returns
+    -------
+    detections : list of Detection
+        In the order of the file.
+    missing : dict
+        Video to why it cannot be used: gone, or not the one that was scored.
+
+    Raises
+    ------
+    ArtefactError
+        The file is missing or no record of a run.
+    """
+    file = _record(path)
+    try:
+        data: Any = json.loads(file.read_text(encoding="utf-8"))
+        provenance = Provenance.from_dict(data["run"]) if data["videos"] else Provenance("")
+        records = dict(data["videos"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtefactError(
+            f"{file}: no record of a detection run ({type(error).__name__}: {error}); name what `headprobe detect` "
+            "wrote"
+        ) from error
+    found: list[Detection] = []
+    missing: dict[str, str] = {}
+    for name, record in records.items():
+        try:
+            found.append(_detection(Path(name), record, provenance))
+        except VideoError as error:
+            missing[name] = error.reason
+        except (KeyError, TypeError) as error:
+            raise ArtefactError(f"{file}: {name}: {type(error).__name__}: {error}") from error
+    return found, missing
+
+
+def _detection(path: Path, record: Mapping[str, Any], provenance: Provenance) -> Detection:
+    info = shared_reader(path).info
+    if info.n_frames != record["n_frames"]:
+        raise VideoError(path, f"it has {info.n_frames} frames now and had {record['n_frames']} when it was scored")
+    segments: Sequence[Mapping[str, Any]] = record["segments"]
+    return Detection(
+        path,
+        info,
+        frame_edges(path),
+        tuple((int(s["start_frame"]), int(s["end_frame"])) for s in segments),
+        np.array([float(s["score"]) for s in segments]),
+        np.array([float(s["smoothed"]) for s in segments]),
+        tuple(Event(**event) for event in record["events"]),
+        provenance,
+        int(record["segment_frames"]),
+    )
+
+
+def read_failures(path: str | os.PathLike[str]) -> tuple[dict[str, str], bool]:
+    """What a run could not process, from its ``events.json``.
+
+    Parameters
+    ----------
+    path
+        As for `read_events`.
+
+    Returns
+    -------
+    failed : dict
+        Video to the reason.
+    interrupted : bool
+        Whether the run was stopped, so that videos after these were not processed.
+    """
+    data: Any = json.loads(_record(path).read_text(encoding="utf-8"))
+    return dict(data.get("failed", {})), bool(data.get("interrupted", False))
+
+
 def _what_is_read(hunter: Any) -> dict[str, Any]:
     if hunter.kind == "heads":
         return {"kind": "heads", "heads": list(hunter.heads_.labels)}
@@ -136,7 +236,7 @@ def _what_is_read(hunter: Any) -> dict[str, Any]:
 
 def timeline_figure(
     detection: Detection,
-    hunter: Hunt,
+    hunter: Detector,
     *,
     truth: np.ndarray | None = None,
     thumbnails: int = 6,
@@ -154,6 +254,10 @@ def timeline_figure(
         Pictures beneath; 0 for none.
     title
         The file's name if not given.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
     """
     from matplotlib.figure import Figure
 

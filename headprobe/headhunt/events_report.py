@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from tqdm.auto import tqdm
 
-from headprobe.errors import ArtefactError, VideoError
-from headprobe.headhunt.detect import Detection, frame_edges, shown_name
-from headprobe.headhunt.events_file import timeline_figure, write_json
+from headprobe.headhunt.detect import Detection, shown_name
+from headprobe.headhunt.detector_report import describe_detector, detector_facts, read_by
+from headprobe.headhunt.events_file import read_events, read_failures, timeline_figure, write_json
 from headprobe.headhunt.explain import Explanation, attention_figure, contributions_figure, explain_events
-from headprobe.headhunt.locate import Event
-from headprobe.provenance import Provenance
-from headprobe.report import Bullets, Facts, Figure, Section, Table, write_report
-from headprobe.video.decode import shared_reader
+from headprobe.headhunt.judgement import SELF, Judgement, judge, label_of
+from headprobe.report import Figure, Report, Table
 
 if TYPE_CHECKING:
-    from headprobe.headhunt.hunt import Hunt
+    from headprobe.headhunt.detector import Detector
     from headprobe.models.model import Model
 
-__all__ = ["detector_sections", "read_events", "report_events"]
+__all__ = ["read_events", "report_events"]
 
 LIMITS = (
     "A score says that a segment looks like the abnormal segments of the calibration, not that something bad happens.",
@@ -33,74 +31,17 @@ LIMITS = (
     "Attention shows where a head takes its input from, not why; an attention weight is no cause.",
     "Stability and significance were measured on the calibration videos that the heads were chosen on.",
 )
-
-
-def read_events(path: str | os.PathLike[str]) -> tuple[list[Detection], dict[str, str]]:
-    """Detections from an ``events.json``, for the videos that are where they were.
-
-    Parameters
-    ----------
-    path
-        The file, or the folder that holds it.
-
-    Returns
-    -------
-    detections : list of Detection
-        In the order of the file.
-    missing : dict
-        Video to why it cannot be used: gone, or not the one that was scored.
-
-    Raises
-    ------
-    ArtefactError
-        The file is missing or no record of a run.
-    """
-    file = Path(path) / "events.json" if Path(path).is_dir() else Path(path)
-    try:
-        data: Any = json.loads(file.read_text(encoding="utf-8"))
-        provenance = Provenance.from_dict(data["run"]) if data["videos"] else Provenance("")
-        records = dict(data["videos"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtefactError(
-            f"{file}: no record of a detection run ({type(error).__name__}: {error}); name what `headprobe detect` "
-            "wrote"
-        ) from error
-    found: list[Detection] = []
-    missing: dict[str, str] = {}
-    for name, record in records.items():
-        try:
-            found.append(_detection(Path(name), record, provenance))
-        except VideoError as error:
-            missing[name] = error.reason
-        except (KeyError, TypeError) as error:
-            raise ArtefactError(f"{file}: {name}: {type(error).__name__}: {error}") from error
-    return found, missing
-
-
-def _detection(path: Path, record: Mapping[str, Any], provenance: Provenance) -> Detection:
-    info = shared_reader(path).info
-    if info.n_frames != record["n_frames"]:
-        raise VideoError(path, f"it has {info.n_frames} frames now and had {record['n_frames']} when it was scored")
-    segments: Sequence[Mapping[str, Any]] = record["segments"]
-    return Detection(
-        path,
-        info,
-        frame_edges(path),
-        tuple((int(s["start_frame"]), int(s["end_frame"])) for s in segments),
-        np.array([float(s["score"]) for s in segments]),
-        np.array([float(s["smoothed"]) for s in segments]),
-        tuple(Event(**event) for event in record["events"]),
-        provenance,
-        int(record["segment_frames"]),
-    )
+SHOWN_FRAMES = 4  # of the peak segment, in the strip beside the words
+SHOWN_IOUS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 def report_events(
-    hunter: Hunt,
+    hunter: Detector,
     model: Model | None,
     events: str | os.PathLike[str],
     out: str | os.PathLike[str] | None = None,
     *,
+    truth: Mapping[str, ArrayLike] | None = None,
     prompt: str | None = None,
     max_new_tokens: int = 64,
     max_events: int | None = 3,
@@ -119,6 +60,9 @@ def report_events(
     out
         The HTML file; ``report.html`` beside ``events.json`` by default. What the model wrote is also put into
         ``explanations.json`` beside it.
+    truth
+        Ground truth: path, file name or name of a video to ``[frame]`` 0 / 1. With it the page has a table of controls
+        and the timelines show what is true; see `headprobe.headhunt.judgement.truth_of` for annotation files.
     prompt, max_new_tokens
         As in `headprobe.headhunt.explain.explain`.
     max_events
@@ -132,13 +76,38 @@ def report_events(
         The report.
     explanations : dict
         Video to the explanations of its events.
+
+    Raises
+    ------
+    ArtefactError
+        There is no record of a run.
+    FingerprintError
+        The model is not the one the detector was fitted on.
+    InputError
+        A video has another number of frames than its ground truth.
     """
     source = Path(events)
     page = (source if source.is_dir() else source.parent) / "report.html" if out is None else Path(out)
     page.parent.mkdir(parents=True, exist_ok=True)
     detections, missing = read_events(events)
+    failed, interrupted = read_failures(events)
+    judged = None if truth is None else judge(detections, truth, hunter.calibration_groups_)
     explained: dict[str, list[Explanation]] = {}
-    sections = detector_sections(hunter)
+    report = Report("Events in video", _summary(hunter, detections, judged))
+    report.question(
+        "Where in these videos is something abnormal, by a detector that reads a frozen model's insides, and what does "
+        "the model say about it?",
+        _videos(detections, judged),
+        detector_facts(hunter),
+    )
+    report.found(*_found(detections, judged))
+    describe_detector(report, hunter)
+    if detections:
+        report.provenance(
+            {"Fingerprint of this run": detections[0].provenance.fingerprint},
+            **{"Versions in this run": detections[0].provenance.versions},
+        )
+    _controls(report, judged)
     for detection in tqdm(detections, desc="report", unit="video", disable=not progress):
         name = shown_name(detection.path)
         told: list[Explanation] = []
@@ -147,18 +116,19 @@ def report_events(
                 hunter, model, detection, prompt=prompt, max_new_tokens=max_new_tokens, max_events=max_events
             )
         explained[name] = told
-        sections.append(_video_section(detection, hunter, model, told))
-    if missing:
-        lines = [f"{name}: {reason}" for name, reason in missing.items()]
-        sections.append(Section("Videos that could not be read again", [Bullets(lines)]))
-    sections += [Section("Limits", [Bullets(LIMITS)]), Section("Provenance", [_provenance(hunter, detections)])]
-    n_events = sum(len(d.events) for d in detections)
-    write_report(
-        page,
-        "Events in video",
-        sections,
-        summary=f"{n_events} events in {len(detections)} videos, found by {_short(hunter)}.",
-    )
+        own = None if truth is None else label_of(detection, truth)
+        _timeline(report, detection, hunter, own)
+        for one in told:
+            _explanation(report, detection, one, model)
+    if model is None:
+        report.add("explanations", "The model was not asked in this run.")
+    elif not any(explained.values()):
+        report.add("explanations", "There is no event to explain.")
+    if interrupted:
+        failed |= {"the run itself": "it was interrupted; videos after these were not processed"}
+    report.failed(failed | {name: f"cannot be read again: {reason}" for name, reason in missing.items()})
+    report.limits(LIMITS)
+    report.write(page)
     write_json(
         page.with_name("explanations.json"),
         {name: [one.to_dict() for one in told] for name, told in explained.items()},
@@ -166,159 +136,163 @@ def report_events(
     return page, explained
 
 
-def _short(hunter: Any) -> str:
-    where = f"the heads {', '.join(hunter.heads_.labels)}" if hunter.kind == "heads" else f"layer {hunter.layer_}"
-    return f"{where} of {hunter.provenance_.model}"
+def _summary(hunter: Detector, detections: Sequence[Detection], judged: Judgement | None) -> str:
+    n_events = sum(len(d.events) for d in detections)
+    text = f"{n_events} events in {len(detections)} videos, found by {read_by(hunter)}."
+    if judged is not None and judged.rows:
+        own = judged.rows[0]
+        text += f" Frame AUC {own['auc']:.3f} on {len(judged.videos)} videos with ground truth."
+    return text
 
 
-def detector_sections(hunter: Any) -> list[Section]:
-    """What a detector is, and how far what it reads can be relied on.
+def _videos(detections: Sequence[Detection], judged: Judgement | None) -> Table:
+    rows = []
+    for detection in detections:
+        name = shown_name(detection.path)
+        row = [name, detection.info.n_frames, float(detection.edges[-1]), len(detection.spans), len(detection.events)]
+        if judged is not None:
+            used = "calibration video, not judged" if name in judged.seen else "none"
+            row.append("judged" if name in judged.videos else used)
+        rows.append(row)
+    columns = ["video", "frames", "seconds", "segments", "events"]
+    return Table(columns if judged is None else [*columns, "ground truth"], rows, "The videos of this run.", digits=1)
 
-    Parameters
-    ----------
-    hunter
-        Fitted `HeadHunt` or `LayerHunt`.
-    """
-    return [Section("Detector", [_facts(hunter)]), Section("What it reads", _reads(hunter))]
 
-
-def _facts(hunter: Any) -> Facts:
-    balance, held_out, locator = hunter.balance_, hunter.held_out_, hunter.locator_
-    facts: dict[str, Any] = {
-        "Reads": _short(hunter),
-        "Prompt": hunter.prompt_,
-        "Segments": f"{hunter.segment_frames} frames, {hunter.sample_frames} of them shown to the model"
-        + ("" if hunter.fps_ is None else f", at {hunter.fps_:g} frames per second"),
-        "Calibration": f"{balance['normal']} normal and {balance['abnormal']} abnormal clips of {balance['videos']} "
-        f"videos ({balance['videos_with_abnormal']} with abnormal clips)",
-        "Scorer": f"{hunter.scorer_.kind}, "
-        + ("classes weighted to count the same" if hunter.class_weight else "clips weighted alike"),
-        "Probabilities": "calibrated on held-out calibration videos"
-        if hunter.scorer_.platt_ is not None
-        else "not calibrated",
-    }
-    if held_out:
-        facts["Held-out calibration videos"] = (
-            f"AUC {held_out['auc']:.3f}, Brier score {held_out['brier']:.3f}, calibration error {held_out['ece']:.3f} "
-            f"over {held_out['n']:.0f} clips"
+def _controls(report: Report, judged: Judgement | None) -> None:
+    if judged is None:
+        report.add(
+            "controls",
+            "No ground truth was given, so nothing was evaluated: whether the events are right is not known.",
         )
-    if locator is not None:
-        facts["Locator"] = (
-            f"threshold {locator.tau:g}, smoothing {locator.sigma:g} segments, release {locator.release:g}, at least "
-            f"{locator.min_seconds:g} s"
+        return
+    if judged.seen:
+        n = len(judged.seen)
+        used = "was" if n == 1 else "were"
+        report.add("controls", f"{n} video{_s(n)} {used} used in the calibration and left out of every number here.")
+    if judged.unknown:
+        n = len(judged.unknown)
+        report.add("controls", f"{n} video{_s(n)} {'has' if n == 1 else 'have'} no ground truth.")
+    if judged.note:
+        report.add("controls", judged.note)
+    if judged.rows:
+        interval = " In brackets: 95 % interval over resampled videos." if "auc_low" in judged.rows[0] else ""
+        report.controls(
+            judged.rows,
+            {"name": "scores", "auc": "frame AUC", "ap": "average precision", "within_auc": "AUC within videos"},
+            split=f"{len(judged.videos)} videos that no calibration saw",
+            highlight=SELF,
         )
-    return Facts(facts)
-
-
-def _reads(hunter: Any) -> list[Any]:
-    if hunter.kind == "layer":
-        folds = ", ".join(map(str, hunter.fold_layers_)) or "none"
-        names = ", ".join(hunter.curves_.metric.values)
-        return [
-            Figure(
-                hunter.plot(),
-                alt=f"Curves of {names} over layers; layer {hunter.layer_} is chosen.",
-                caption="Each figure over the layers, brought to 0 to 1. Their combination is this project's choice.",
-                dpi=110,
-            ),
-            f"Layers chosen without one fold of the videos each: {folds}.",
+        n = judged.n_within
+        report.add(
+            "controls",
+            "The constant and its product know from the truth which videos are abnormal and look at no frame; the rows "
+            "called own are this detector's scores, averaged over a video or moved to another time or video. The AUC "
+            f"within videos is the mean over {n} video{_s(n)} with normal and abnormal frames.{interval}",
+        )
+    if judged.events:
+        found = judged.events
+        rows = [
+            [row["iou"], row["precision"], row["recall"], row["f1"]]
+            for row in found["by_iou"]
+            if round(row["iou"], 1) in SHOWN_IOUS
         ]
-    from matplotlib.figure import Figure as Canvas
-
-    from headprobe.plotting.heatmap import heatmap
-
-    figure = Canvas(figsize=(6.4, 4.6), layout="constrained")
-    heatmap(
-        hunter.rss_,
-        mark=list(hunter.heads_.labels),
-        ax=figure.add_subplot(),
-        title="Stability-adjusted saliency of every head",
-        label="RSS",
-        p_values=hunter.experts_.p_values,
+        report.add(
+            "controls",
+            Table(["temporal IoU at least", "precision", "recall", "F1"], rows, "Events found against true events."),
+            f"{found['n_found']} events found, {found['n_true']} true, {found['n_missed']} of them missed altogether; "
+            f"mean delay {_number(found['delay_mean'])} s; {found['n_false_alarms']} false alarms, "
+            f"{_number(found['false_alarms_per_hour'])} per hour.",
+        )
+    report.add(
+        "controls",
+        "Random heads, a never-trained model and shuffled labels are controls of a fit, not of a run: each needs a "
+        "detector of its own.",
     )
-    experts = hunter.experts_
+
+
+def _s(n: int) -> str:
+    return "" if n == 1 else "s"
+
+
+def _found(detections: Sequence[Detection], judged: Judgement | None) -> list[Any]:
     rows = [
-        [None if isinstance(value, float) and np.isnan(value) else value for value in row]
-        for row in experts.table.itertuples(index=False)
+        [shown_name(detection.path.name), event.start_seconds, event.end_seconds, event.peak]
+        for detection in detections
+        for event in detection.events
     ]
-    return [
-        Figure(
-            figure,
-            alt=f"Heatmap of RSS over layers and heads; {', '.join(hunter.heads_.labels)} are marked.",
-            caption="RSS on the calibration videos. Hatched: not above chance for any head (family-wise p above 0.05).",
-            dpi=110,
-        ),
-        Table(
-            ["rank", "head", "RSS", "mean", "sd over prompts", "in folds", "in resamples", "AUROC", "p (family-wise)"],
-            rows,
-            caption="The expert heads on the calibration videos: how high, how stable, how significant.",
-        ),
-        experts.sentence() or "Stability and significance were not computed.",
-    ]
-
-
-def _video_section(detection: Detection, hunter: Hunt, model: Model | None, told: Sequence[Explanation]) -> Section:
-    name = shown_name(detection.path.name)
     blocks: list[Any] = [
-        Figure(
-            timeline_figure(detection, hunter, thumbnails=6),
-            alt=f"Timeline of {name}: score of every segment, with {len(detection.events)} events.",
-            caption="Score of every segment, smoothed score, threshold and detected events.",
-            dpi=110,
-        )
+        Table(["video", "from, s", "to, s", "peak"], rows, "The events, by the times of the videos' frames.", 2)
+        if rows
+        else "No event was found."
     ]
-    if not detection.events:
-        blocks.append("No event was found.")
-    else:
+    if judged is not None and judged.rows:
+        own = judged.rows[0]
+        better = [str(row["name"]) for row in judged.rows[1:] if row["auc"] is not None and row["auc"] >= own["auc"]]
+        n = len(judged.videos)
         blocks.append(
-            Table(
-                ["event", "from, s", "to, s", "peak"],
-                [
-                    [number, event.start_seconds, event.end_seconds, event.peak]
-                    for number, event in enumerate(detection.events, 1)
-                ],
-                caption="Events, by the times of the video's frames.",
-                digits=2,
+            f"On {n} video{_s(n)} with ground truth the frame AUC is {own['auc']:.3f}. Controls that reach it: "
+            f"{', '.join(better) or 'none'}."
+        )
+    return blocks
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:.1f}"
+
+
+def _timeline(report: Report, detection: Detection, hunter: Detector, truth: ArrayLike | None) -> None:
+    name = shown_name(detection.path.name)
+    events = detection.events
+    found = "; ".join(f"{e.start_seconds:.1f} to {e.end_seconds:.1f} s (peak {e.peak:.2f})" for e in events)
+    report.timeline(
+        name,
+        timeline_figure(
+            detection, hunter, truth=None if truth is None else np.asarray(truth).astype(int), thumbnails=6
+        ),
+        caption=f"Events: {found}." if events else "No event was found.",
+        alt=f"Timeline of {name}: score of every segment, with {len(events)} events.",
+    )
+
+
+def _explanation(report: Report, detection: Detection, one: Explanation, model: Model | None) -> None:
+    assert one.event is not None
+    name = shown_name(detection.path.name)
+    times = f"{one.event.start_seconds:.1f} to {one.event.end_seconds:.1f} s"
+    n = len(one.frames)
+    shown = np.unique(np.linspace(0, n - 1, min(SHOWN_FRAMES, n)).round().astype(int)).tolist()
+    facts = {"Score of the segment": f"{one.score:.3f}", "Peak of the event, smoothed": f"{one.event.peak:.3f}"}
+    if one.heads:
+        added = (f"{head} {value:+.2f}" for head, value in zip(one.heads, one.contributions, strict=True))
+        facts["Added to the decision"] = ", ".join(added)
+    figures = []
+    if model is not None and one.attention is not None:
+        figures.append(
+            Figure(
+                attention_figure(one, model),
+                alt=f"Frames of {name}, {times}, and where each expert head looks.",
+                caption="Where each expert head looks on the frames of this segment, from the token that the scorer "
+                "reads: its weight on each part of each frame, on one scale for all heads. What is missing to 1 "
+                "goes to the words.",
+                dpi=110,
             )
         )
-    for one in told:
-        assert one.event is not None
-        number = detection.events.index(one.event) + 1
-        end = "" if one.finished else " (cut off at the most tokens allowed)"
-        said = f'"{one.text}"{end}' if one.text else "nothing"
-        blocks.append(f"Event {number}. Asked: {one.prompt} The model says: {said}")
-        blocks += [f"Event {number}: {note}" for note in one.notes]
-        if model is not None:
-            what = "where each expert head looks" if one.attention is not None else "the frames shown"
-            blocks.append(
-                Figure(
-                    attention_figure(one, model),
-                    alt=f"Frames of event {number} and {what}.",
-                    caption=f"Event {number}, segment at {one.seconds[0]:.1f} s (score {one.score:.2f}): {what}.",
-                    dpi=110,
-                )
+    if one.heads:
+        figures.append(
+            Figure(
+                contributions_figure(one),
+                alt=f"What each head adds to the decision about {name}, {times}.",
+                caption="What each expert head adds to the decision.",
+                dpi=110,
             )
-        if one.heads:
-            pairs = ", ".join(f"{h} {v:+.2f}" for h, v in zip(one.heads, one.contributions, strict=True))
-            blocks.append(
-                Figure(
-                    contributions_figure(one),
-                    alt=f"What each head adds to the decision: {pairs}.",
-                    caption=f"Event {number}: what each expert head adds to the decision.",
-                    dpi=110,
-                )
-            )
-    return Section(name, blocks)
-
-
-def _provenance(hunter: Any, detections: Sequence[Detection]) -> Facts:
-    fitted = hunter.provenance_
-    return Facts(
-        {
-            "Model": fitted.model,
-            "Weights": fitted.weights_hash,
-            "Prompts of the hunt": list(fitted.prompts.values()),
-            "Fingerprint of the calibration": fitted.fingerprint,
-            "Versions": detections[0].provenance.versions if detections else fitted.versions,
-        }
+        )
+    cut = bool(one.text) and not one.finished
+    notes = [*(["The answer was cut off at the most tokens allowed."] if cut else []), *one.notes]
+    report.explanation(
+        f"{name}, {times}",
+        one.text or "(nothing)",
+        prompt=one.prompt,
+        frames=[(f"{one.seconds[i]:.1f} s", one.frames[i]) for i in shown],
+        facts=facts,
+        figures=figures,
+        note=" ".join(notes),
     )

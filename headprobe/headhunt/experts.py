@@ -55,7 +55,12 @@ class Experts:
     p_values: xr.DataArray | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values, without the map of p-values."""
+        """Plain JSON values, without the map of p-values.
+
+        Returns
+        -------
+        dict
+        """
         rows = [
             {
                 name: (None if isinstance(value, float) and math.isnan(value) else value)
@@ -67,7 +72,19 @@ class Experts:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], p_values: xr.DataArray | None = None) -> Experts:
-        """What `to_dict` gave."""
+        """What `to_dict` gave.
+
+        Parameters
+        ----------
+        data
+            What `to_dict` gave.
+        p_values
+            The map of p-values, which is stored apart.
+
+        Returns
+        -------
+        Experts
+        """
         import pandas as pd
 
         table = pd.DataFrame(data["heads"], columns=list(COLUMNS))
@@ -76,7 +93,12 @@ class Experts:
         return cls(table, dict(data["stability"]), tuple(data["notes"]), p_values)
 
     def sentence(self) -> str:
-        """The table in a sentence or two."""
+        """The table in a sentence or two.
+
+        Returns
+        -------
+        str
+        """
         parts = []
         for name, words in (("prompts", "over prompts"), ("folds", "over folds"), ("resamples", "over resamples")):
             if name in self.stability:
@@ -218,9 +240,9 @@ def _in_order(acts: HeadActivations, y: np.ndarray) -> tuple[HeadActivations, np
 
 
 def _by_prompt(combined: xr.DataArray, k: int) -> list[HeadSet]:
-    from headprobe.scores import top_heads
+    from headprobe.metrics.ranks import best_heads
 
-    return [top_heads(combined.isel(prompt=p, drop=True), k) for p in range(combined.sizes["prompt"])]
+    return [best_heads(combined.isel(prompt=p, drop=True), k) for p in range(combined.sizes["prompt"])]
 
 
 def _add_index(

@@ -16,7 +16,7 @@ from headprobe.video.clips import Clip, clip_examples
 
 if TYPE_CHECKING:
     from headprobe.headhunt.detect import Detection
-    from headprobe.headhunt.hunt import Hunt
+    from headprobe.headhunt.detector import Detector
     from headprobe.headhunt.locate import Event
     from headprobe.models.model import Model
     from headprobe.trace.patterns import AttentionPattern
@@ -66,7 +66,12 @@ class Explanation:
     event: Event | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values, without pictures and attention."""
+        """Plain JSON values, without pictures and attention.
+
+        Returns
+        -------
+        dict
+        """
         return {
             "start_frame": self.span[0],
             "end_frame": self.span[1],
@@ -80,7 +85,7 @@ class Explanation:
 
 
 def explain(
-    hunter: Hunt,
+    hunter: Detector,
     model: Model,
     example: Example,
     *,
@@ -163,7 +168,7 @@ def explain(
 
 
 def explain_events(
-    hunter: Hunt,
+    hunter: Detector,
     model: Model,
     detection: Detection,
     *,
@@ -218,6 +223,10 @@ def attention_figure(explanation: Explanation, model: Model, show: int = 6) -> A
         The model, which says what part of a frame it sees.
     show
         Frames to draw at most.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
     """
     from matplotlib.figure import Figure
 
@@ -249,6 +258,10 @@ def contributions_figure(explanation: Explanation) -> Any:
     ----------
     explanation
         From `explain`, of a detector with heads.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
 
     Raises
     ------

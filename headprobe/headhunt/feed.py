@@ -120,6 +120,11 @@ class Feed:
             Seconds before the first try; they double with each try that gives no frame, up to the longest.
         sleep
             How to wait.
+
+        Returns
+        -------
+        generator of Frame or Break
+            In the order in which they come.
         """
         start, connection, tries = time.monotonic(), 0, 0
         last = ended = step = 0.0

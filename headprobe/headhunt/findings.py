@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from headprobe.headhunt.comparison import HUNTED, NEVER_TRAINED, RANDOM, SAME_LAYERS
+from headprobe.headhunt.comparison import HUNTED, NEVER_TRAINED, RANDOM, SAME_LAYERS, SHUFFLED
 
 __all__ = ["CLAIMS", "Bar", "Finding", "bars", "findings"]
 
@@ -15,6 +15,7 @@ HOLDS, REVERSED, OPEN = "holds", "reversed", "not decided"
 CLAIMS: dict[str, str] = {
     "frame differences": "look at more than motion: they beat logistic regression on frame differences",
     NEVER_TRAINED: "read what was learned: they beat heads hunted in the never-trained model",
+    SHUFFLED: "read the labels: they beat heads hunted and fitted with shuffled labels",
     "worst heads by RSS": "are ranked sensibly: they beat as many heads with the lowest RSS",
     RANDOM: "beat as many random heads",
     SAME_LAYERS: "beat as many random heads of the same layers",
@@ -62,6 +63,18 @@ def bars(rows: Sequence[Mapping[str, Any]], reference: str = HUNTED) -> list[Bar
 
     Frame AUC at least 0.15 above logistic regression on frame differences and a higher average precision, on seen and
     on held-out events; the never-trained copy between 0.45 and 0.60.
+
+    Parameters
+    ----------
+    rows
+        Rows of the comparison.
+    reference
+        Name of the row that is judged.
+
+    Returns
+    -------
+    list of Bar
+        Six of them.
     """
     by_name = {row["name"]: row for row in rows}
     hunted, motion = by_name[reference], by_name["frame differences"]
@@ -87,6 +100,16 @@ def findings(paired: Sequence[Mapping[str, Any]]) -> list[Finding]:
     >>> gap = {"mean": 0.1, "low": 0.05, "high": 0.15}
     >>> findings([{"minus": "all heads", "auc": gap, "held_out_auc": gap}])[0].verdict
     'holds'
+
+    Parameters
+    ----------
+    paired
+        Paired differences over the draws.
+
+    Returns
+    -------
+    list of Finding
+        One for each claim that has its rows.
     """
     out = []
     for row in paired:

@@ -22,13 +22,14 @@ from headprobe.headhunt.datasets import (
     match_videos,
     read_text,
 )
-from headprobe.headhunt.events_report import detector_sections
+from headprobe.headhunt.detector_report import describe_detector, detector_facts, read_by
+from headprobe.headhunt.kept import kept_activations
 from headprobe.headhunt.layers import LayerHunt
 from headprobe.headhunt.locate import Locator
 from headprobe.headhunt.pipeline import HeadHunt
 from headprobe.headhunt.presets import preset as settings_of
 from headprobe.models.loading import load
-from headprobe.report import Bullets, Section, write_report
+from headprobe.report import Report, Table
 from headprobe.video.decode import probe
 
 __all__ = ["VIDEOS_FILE", "Fitted", "fit_detector"]
@@ -52,7 +53,12 @@ class Fitted:
     folder: Path
 
     def lines(self) -> list[str]:
-        """What a user wants to know, a line each."""
+        """What a user wants to know, a line each.
+
+        Returns
+        -------
+        list of str
+        """
         hunter, balance, quality = self.hunter, self.hunter.balance_, self.hunter.held_out_
         out = [
             f"calibrated on {balance['normal']} normal and {balance['abnormal']} abnormal clips of "
@@ -94,6 +100,7 @@ def fit_detector(
     table: str | os.PathLike[str] | None = None,
     normal: str = NORMAL,
     locator: Locator | None = None,
+    store: str | os.PathLike[str] | None = None,
     batch_size: int = 16,
     dtype: str | None = None,
     device: str | None = None,
@@ -126,6 +133,9 @@ def fit_detector(
         Split of which to take all videos, where neither is given; empty: all videos.
     locator
         Take this locator instead of calibrating one.
+    store
+        Folder in which to keep what is read of the clips, so that a fit that is stopped goes on where it was. Heads
+        only.
     batch_size, progress
         As in `HeadHunt.fit`.
 
@@ -158,10 +168,18 @@ def fit_detector(
         truth=truth or None,
     )
     complete = set(truth) == set(chosen.videos) and any(one.any() for one in truth.values())
+    if store is not None and layer:
+        raise InputError("a store keeps outputs of heads: a detector that reads a layer is fitted without --store")
     loaded = load(model, dtype=dtype, device=device)
+    if store is not None:
+        hunter.check_examples(loaded, examples)
+    given = (
+        (loaded, examples)
+        if store is None
+        else (kept_activations(hunter, loaded, examples, store, batch_size=batch_size, progress=progress),)
+    )
     hunter.fit(
-        loaded,
-        examples,
+        *given,
         frame_truth=truth if complete and locator is None else None,
         batch_size=batch_size,
         progress=progress,
@@ -249,12 +267,47 @@ def _hunter(layer: bool, preset: str, settings: dict[str, Any], prompts: Any) ->
     return cls(**(base | settings | read))
 
 
+LIMITS = (
+    "Everything here was measured on the calibration videos. What the detector is worth on others is for an evaluation "
+    "to say: `headprobe detect`, then `headprobe report` with the ground truth.",
+    "Heads that were chosen on few videos can be a coincidence: see how often they are chosen on parts of the videos, "
+    "and the family-wise p.",
+    "A head score says that labels can be read from a head, not that the model uses it.",
+)
+
+
 def _report(hunter: Any, chosen: CalibrationSample, truth: Mapping[str, Any], folder: Path) -> None:
-    lines = [f"{name}: {chosen.classes[name]}" for name in chosen.videos]
     what = (
         "Segments are labelled by the annotated events: abnormal where at least half of the frames are."
         if truth
         else "Every clip has the label of its video, which is all that is known, and for segments often wrong."
     )
-    sections = [*detector_sections(hunter), Section("Calibration videos", [what, Bullets(lines)])]
-    write_report(folder / "report.html", "Fitted detector", sections, summary=f"Fitted on {len(chosen.videos)} videos.")
+    held_out = hunter.held_out_
+    quality = (
+        f"Held-out AUC {held_out['auc']:.3f} over {held_out['n']:.0f} clips of calibration videos." if held_out else ""
+    )
+    report = Report("Fitted detector", f"Fitted on {len(chosen.videos)} videos; reads {read_by(hunter)}. {quality}")
+    report.question(
+        "Which parts of the model tell abnormal from normal clips of these videos, and how far can they be relied on?",
+        detector_facts(hunter),
+        what,
+        Table(
+            ["video", "class", "events annotated"],
+            [[name, chosen.classes[name], "yes" if name in truth else "no"] for name in chosen.videos],
+            f"The {len(chosen.videos)} calibration videos, out of {chosen.n_pool}.",
+        ),
+    )
+    if held_out:
+        report.found(
+            f"On clips of calibration videos that a fold did not see, with everything chosen anew without them: AUC "
+            f"{held_out['auc']:.3f}, Brier score {held_out['brier']:.3f}, calibration error {held_out['ece']:.3f}, "
+            f"{held_out['n']:.0f} clips."
+        )
+    describe_detector(report, hunter)
+    report.add(
+        "controls",
+        "A fit has no table of controls: no video was left over to evaluate on. A detection run with ground truth has "
+        "one; random heads, a never-trained model and shuffled labels need a fit each.",
+    )
+    report.failed({}).limits(LIMITS)  # a video that is missing or cannot be read ends the fit
+    report.write(folder / "report.html")

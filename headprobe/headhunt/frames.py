@@ -32,6 +32,11 @@ def check_spans(
     video
         Name for error text.
 
+    Returns
+    -------
+    list of tuple
+        (start, end) as whole numbers.
+
     Raises
     ------
     InputError
@@ -78,6 +83,11 @@ def check_truth(truth: ArrayLike, video: str) -> Bool[np.ndarray, " frame"]:
     video
         Name for error text.
 
+    Returns
+    -------
+    numpy.ndarray
+        Booleans `[frame]`.
+
     Raises
     ------
     InputError
@@ -105,6 +115,13 @@ def check_truth(truth: ArrayLike, video: str) -> Bool[np.ndarray, " frame"]:
 
 def check_same_videos(first: Iterable[str], second: Iterable[str], first_name: str, second_name: str) -> None:
     """Raise unless two mappings hold the same videos.
+
+    Parameters
+    ----------
+    first, second
+        Names of videos.
+    first_name, second_name
+        What the two are, for the error.
 
     Raises
     ------

@@ -93,6 +93,11 @@ def out_of_fold(
     n_folds, random_state
         Number of folds (fewer where a class has fewer groups) and seed of the split.
 
+    Returns
+    -------
+    numpy.ndarray
+        Float `[example]`.
+
     Raises
     ------
     InputError
@@ -109,7 +114,25 @@ def out_of_fold(
 def by_video(
     scores: ArrayLike, acts: HeadActivations
 ) -> tuple[dict[str, np.ndarray], dict[str, list[tuple[int, int]]]]:
-    """Segment scores and spans per video, in temporal order."""
+    """Segment scores and spans per video, in temporal order.
+
+    Parameters
+    ----------
+    scores
+        One score per segment, `[example]`.
+    acts
+        The segments, with groups and spans.
+
+    Returns
+    -------
+    tuple of dict
+        Name of each video to its scores `[segment]`, and to its spans.
+
+    Raises
+    ------
+    InputError
+        Some segments have no span.
+    """
     values, groups = np.asarray(scores), acts.groups
     if bool(acts.examples["start"].isna().to_numpy().any()):
         raise InputError("some segments have no span; make them with headprobe.video.clips.clip_examples")

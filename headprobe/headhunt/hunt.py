@@ -1,34 +1,35 @@
-"""What detectors have in common: fitted on calibration clips, they score segments and locate events in videos."""
+"""How detectors are fitted on calibration clips: a choice, a scorer, calibrated probabilities and a locator."""
 
 from __future__ import annotations
 
-import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
-from sklearn.base import BaseEstimator
 
 from headprobe.activations import HeadActivations
-from headprobe.errors import FingerprintError, HeadprobeWarning, InputError
-from headprobe.examples import as_prompts
+from headprobe.errors import HeadprobeWarning, InputError
+from headprobe.examples import Example, as_prompts
+from headprobe.headhunt.detector import Detector
+from headprobe.headhunt.frames import check_same_videos
 from headprobe.headhunt.held_out import by_video, fold_numbers, quiet_scales
 from headprobe.headhunt.locate import Locator, calibrate_locator
-from headprobe.headhunt.material import frame_rate, labelled_examples, with_columns, with_labels
-from headprobe.headhunt.platt import Platt, brier_score, expected_calibration_error
+from headprobe.headhunt.material import (
+    balance,
+    binary_labels,
+    check_clips,
+    frame_rate,
+    labelled_examples,
+    with_columns,
+    with_labels,
+)
+from headprobe.headhunt.platt import Platt, quality
 from headprobe.headhunt.prompts import chosen_prompts
 from headprobe.headhunt.scorer import Scorer
 from headprobe.models.model import Model
-from headprobe.provenance import Provenance
-
-if TYPE_CHECKING:
-    from headprobe.errors import VideoError
-    from headprobe.headhunt.detect import Detection
-    from headprobe.headhunt.stream import StreamSegment
 
 __all__ = ["CLIPS", "Hunt"]
 
@@ -36,34 +37,21 @@ CLIPS = ("segments", "whole_video")
 """What calibration clips are."""
 
 
-class Hunt(BaseEstimator):
-    """The part of `HeadHunt` and `LayerHunt` that does not depend on what is read from the model.
+class Hunt(Detector):
+    """The part of `HeadHunt` and `LayerHunt` that does not depend on what is read from the model: how they are fitted.
 
     A subclass sets its settings in its own ``__init__``, as scikit-learn wants it, and says how to choose what is read
-    (`_choose`), how to get it from activations (`_read`) and how to capture it (`_wanted`).
+    (`_choose`, `_keep`), how to get it from activations (`_read`) and how to capture it (`_wanted`). What a fitted one
+    can do, and its attributes, are those of `headprobe.headhunt.detector.Detector`.
 
-    Attributes
-    ----------
-    scorer_ : Scorer
-        On what was chosen, ``[example, k, d]``.
-    locator_ : Locator or None
-        None until frame truth was given.
-    held_out_ : dict
-        How good and how calibrated the scores of videos are that a fold did not see (n, auc, brier, ece); empty
-        without folds.
-    balance_ : dict
-        Normal and abnormal calibration segments and the videos that hold them.
-    calibration_groups_ : tuple of str
-        The calibration videos.
-    fps_ : float or None
-        Frame rate of the calibration videos; None if nothing said it.
-    provenance_ : Provenance
-        Of the calibration activations.
+    Examples
+    --------
+    >>> from headprobe.headhunt.pipeline import HeadHunt
+    >>> isinstance(HeadHunt(k=3), Hunt)
+    True
     """
 
-    kind: str = ""
-
-    # Settings that every subclass has.
+    # Settings of fitting that every subclass has.
     prompts: Any
     scoring_prompt: str | None
     scorer: str
@@ -72,9 +60,6 @@ class Hunt(BaseEstimator):
     class_weight: str | None
     calibrate: bool
     calibration_clips: str
-    segment_frames: int
-    sample_frames: int
-    match_frame_rate: bool
     sigmas: Sequence[float]
     taus: Sequence[float]
     release: float
@@ -92,13 +77,8 @@ class Hunt(BaseEstimator):
         """Make a choice the detector's own."""
         raise NotImplementedError
 
-    def _read(self, acts: HeadActivations, prompt: int, choice: Any = None) -> Float[np.ndarray, "example k d"]:
-        """Numbers that the scorer sees; the detector's own choice for None."""
-        raise NotImplementedError
-
-    def _wanted(self, model: Model, fitting: bool) -> dict[str, Any]:
-        """Arguments of `HeadTracer.capture`."""
-        raise NotImplementedError
+    def _check_size(self, model: Model) -> None:
+        """Raise where the settings ask for more than the model has."""
 
     def _assess(self, acts: HeadActivations, y: np.ndarray, choice: Any, folds: Sequence[Any]) -> None:
         """Measure how far the choice can be relied on."""
@@ -126,10 +106,13 @@ class Hunt(BaseEstimator):
         -------
         HeadActivations
         """
-        from headprobe.trace.tracer import HeadTracer
-
         whole = self._check_settings()
         examples = labelled_examples(clips, labels, groups, self.segment_frames, self.sample_frames, whole)
+        return self._capture(model, examples, batch_size, progress)
+
+    def _capture(self, model: Model, examples: list[Example], batch_size: int, progress: bool) -> HeadActivations:
+        from headprobe.trace.tracer import HeadTracer
+
         prompts = chosen_prompts(model, self.prompts)
         acts = HeadTracer(model).capture(
             examples, prompts=prompts, batch_size=batch_size, progress=progress, **self._wanted(model, True)
@@ -192,7 +175,7 @@ class Hunt(BaseEstimator):
         HeadprobeWarning
             Held-out scores do not rise with the label, so that probabilities stay uncalibrated.
         """
-        self._check_settings()
+        whole = self._check_settings()
         if isinstance(model, HeadActivations):
             if clips is not None:
                 raise InputError("activations take the place of clips: give fit(acts, labels=..., groups=...)")
@@ -205,13 +188,17 @@ class Hunt(BaseEstimator):
         elif isinstance(model, Model):
             if clips is None:
                 raise InputError("fit(model, ...) needs calibration clips")
-            acts = self.capture(model, clips, labels, groups, batch_size=batch_size, progress=progress)
+            examples = labelled_examples(clips, labels, groups, self.segment_frames, self.sample_frames, whole)
+            self.check_examples(model, examples, located=frame_truth is not None)
+            if frame_truth is not None:
+                check_same_videos(dict.fromkeys(str(e.group) for e in examples), frame_truth, "clips", "frame truth")
+            acts = self._capture(model, examples, batch_size, progress)
         else:
             raise InputError(f"fit needs a model from headprobe.load or HeadActivations, got {type(model).__name__}")
-        y = _binary(acts.labels)
+        y = binary_labels(acts.labels)
         prompt = self._prompt_index(acts)
-        self._check_clips(acts)
-        if frame_truth is not None and self.calibration_clips == "whole_video":
+        check_clips(acts, self.segment_frames, self.sample_frames, whole)
+        if frame_truth is not None and whole:
             raise InputError(
                 "clips of whole videos say nothing about when: fit without frame_truth, then call "
                 "fit_locator with segments of other videos"
@@ -220,18 +207,18 @@ class Hunt(BaseEstimator):
         scorer = self._new_scorer().fit(self._read(acts, prompt, choice), y)
         self._keep(choice)
         self.scorer_ = scorer
-        self.provenance_: Provenance = acts.provenance
-        self.prompt_: str = list(acts.prompts.values())[prompt]
-        self.fps_: float | None = fps if fps is not None else frame_rate(acts)
-        self.balance_: dict[str, int] = _balance(y, acts.groups)
-        self.calibration_groups_: tuple[str, ...] = tuple(dict.fromkeys(acts.groups.tolist()))
-        self.locator_: Locator | None = None
-        self.held_out_: dict[str, float] = {}
+        self.provenance_ = acts.provenance
+        self.prompt_ = list(acts.prompts.values())[prompt]
+        self.fps_ = fps if fps is not None else frame_rate(acts)
+        self.balance_ = balance(y, acts.groups)
+        self.calibration_groups_ = tuple(dict.fromkeys(acts.groups.tolist()))
+        self.locator_ = None
+        self.held_out_ = {}
         folds: list[Any] = []
         if self.calibrate or frame_truth is not None:
             decisions, numbers, folds = self._held_out(acts, y, prompt)
             probabilities = self._calibrated(decisions, numbers, y)
-            self.held_out_ = _quality(probabilities, y)
+            self.held_out_ = quality(probabilities, y)
             if frame_truth is not None:
                 scores, spans = by_video(probabilities, acts)
                 self.locator_ = self._locate(scores, spans, frame_truth)
@@ -278,188 +265,27 @@ class Hunt(BaseEstimator):
         self.locator_ = self._locate(scores, spans, frame_truth)
         return self
 
-    # Using
-
-    def score(
-        self,
-        model: Model | HeadActivations,
-        clips: Iterable[Any] | None = None,
-        *,
-        batch_size: int = 16,
-        progress: bool = True,
-    ) -> Float[np.ndarray, " example"]:
-        """Probability of an anomaly per segment.
+    def check_examples(self, model: Model, examples: Sequence[Example], located: bool = False) -> None:
+        """Refuse what `fit` would refuse after reading the clips, which can take hours.
 
         Parameters
         ----------
         model
-            The model that the detector was fitted on; or activations that hold at least what it reads, under at least
-            the scoring prompt.
-        clips
-            Clips, examples or paths of video files; None with activations.
-        batch_size
-            Clips per forward pass.
-        progress
-            Whether to show a progress bar.
-
-        Returns
-        -------
-        Float[ndarray, "example"]
-            0 to 1, unsmoothed.
+            The model.
+        examples
+            The calibration clips.
+        located
+            Whether a locator is to be calibrated.
 
         Raises
         ------
         InputError
-            The detector is not fitted, or the scoring prompt or a head was not captured.
-        FingerprintError
-            The activations come from another model or processor.
+            Labels of one class, too few videos, or more heads asked for than the model has.
         """
-        self._check_fitted()
-        return self.scorer_.probability(self.read(model, clips, batch_size=batch_size, progress=progress))
-
-    def read(
-        self,
-        model: Model | HeadActivations,
-        clips: Iterable[Any] | None = None,
-        *,
-        batch_size: int = 16,
-        progress: bool = True,
-    ) -> Float[np.ndarray, "example k d"]:
-        """What the scorer sees of each segment; parameters as in `score`."""
-        acts = self._scored(model, clips, None, batch_size, progress)
-        texts = list(acts.prompts.values())
-        if self.prompt_ not in texts:
-            raise InputError(f"the detector scores under the prompt {self.prompt_!r}; the activations have {texts}")
-        given = acts.provenance
-        self._check_origin(given.model, given.weights_hash, given.processor)
-        return self._read(acts, texts.index(self.prompt_))
-
-    def detect(
-        self,
-        model: Model,
-        videos: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
-        *,
-        batch_size: int = 16,
-        progress: bool = True,
-    ) -> Iterator[Detection | VideoError]:
-        """Score every segment of video files and locate the events.
-
-        Parameters
-        ----------
-        model
-            The model that the detector was fitted on.
-        videos
-            Files and folders.
-        batch_size
-            Segments per forward pass.
-        progress
-            Whether to show a progress bar.
-
-        Yields
-        ------
-        Detection or VideoError
-            One per file; the error in the place of a file that cannot be decoded.
-        """
-        from headprobe.headhunt.detect import detect_videos
-
-        self._check_fitted()
-        sources = [videos] if isinstance(videos, str | os.PathLike) else list(videos)
-        return detect_videos(self, model, sources, batch_size=batch_size, progress=progress)
-
-    def stream(self, model: Model, source: Any, **options: Any) -> Iterator[StreamSegment]:
-        """Score a camera, an RTSP address, a file or any iterable of frames as it comes.
-
-        Parameters
-        ----------
-        model
-            The model that the detector was fitted on.
-        source, options
-            As in `headprobe.headhunt.stream.stream`.
-
-        Yields
-        ------
-        StreamSegment
-            One per segment.
-        """
-        from headprobe.headhunt.stream import stream
-
-        return stream(self, model, source, **options)
-
-    def check_model(self, model: Model) -> None:
-        """Raise :class:`~headprobe.errors.FingerprintError` unless ``model`` is the one the detector was fitted on."""
-        self._check_fitted()
-        self._check_origin(model.name, model.weights_hash, model.processor_hash)
-
-    def segment_length(self, fps: float) -> int:
-        """Frames of a segment on video of this frame rate, so that a segment lasts as long as in calibration.
-
-        Parameters
-        ----------
-        fps
-            Frames per second of the video.
-
-        Returns
-        -------
-        int
-            ``segment_frames`` where ``match_frame_rate`` is off or the rate in calibration is not known.
-
-        Warns
-        -----
-        HeadprobeWarning
-            The rate differs, and the difference is not corrected for.
-        """
-        if self.fps_ is None or abs(fps / self.fps_ - 1) < 1e-3:
-            return self.segment_frames
-        if self.match_frame_rate:
-            return max(round(self.segment_frames * fps / self.fps_), 1)
-        warnings.warn(
-            f"the detector was calibrated at {self.fps_:g} frames per second and the video has {fps:g}: motion looks "
-            f"{self.fps_ / fps:.2f} times as fast to it; match_frame_rate=True corrects this",
-            HeadprobeWarning,
-            stacklevel=2,
-        )
-        return self.segment_frames
-
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
-        """Write the fitted detector: JSON and safetensors, nothing that runs.
-
-        Parameters
-        ----------
-        folder
-            Created if missing.
-
-        Returns
-        -------
-        Path
-            The folder.
-
-        Raises
-        ------
-        InputError
-            The detector is not fitted.
-        """
-        from headprobe.headhunt.detector_file import save_detector
-
-        self._check_fitted()
-        return save_detector(self, folder)
-
-    @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str]) -> Any:
-        """Read a detector written by :meth:`save_pretrained`; nothing in the folder is executed.
-
-        Parameters
-        ----------
-        folder
-            As given to :meth:`save_pretrained`.
-
-        Raises
-        ------
-        ArtefactError
-            A file is missing or damaged, its parts do not fit together, or it is a detector of another kind.
-        """
-        from headprobe.headhunt.detector_file import load_detector
-
-        return load_detector(folder, cls)
+        y = binary_labels(np.array([example.label for example in examples]))
+        if self.calibrate or located:
+            fold_numbers(y, np.array([example.group for example in examples]), self.n_folds, self.random_state)
+        self._check_size(model)
 
     # Within
 
@@ -525,46 +351,6 @@ class Hunt(BaseEstimator):
             fps=rates,
         )
 
-    def _scored(
-        self, model: Model | HeadActivations, clips: Iterable[Any] | None, groups: Any, batch_size: int, progress: bool
-    ) -> HeadActivations:
-        from headprobe.trace.tracer import HeadTracer
-
-        self._check_fitted()
-        if isinstance(model, HeadActivations):
-            if clips is not None:
-                raise InputError("activations take the place of clips")
-            return with_labels(model, None, groups)
-        if clips is None:
-            raise InputError("a model needs clips to look at")
-        self.check_model(model)
-        items = list(clips)
-        if items and all(isinstance(item, os.PathLike) for item in items):
-            unknown = [0] * len(items)  # labels are not read when scoring
-            items = list(labelled_examples(items, unknown, groups, self.segment_frames, self.sample_frames))
-        elif groups is not None:
-            items = labelled_examples(items, [0] * len(items), groups, self.segment_frames, self.sample_frames)
-        return HeadTracer(model).capture(
-            items,
-            prompts={"scoring": self.prompt_},
-            batch_size=batch_size,
-            progress=progress,
-            **self._wanted(model, False),
-        )
-
-    def _check_origin(self, name: str, weights_hash: str, processor: str) -> None:
-        fitted = self.provenance_
-        if weights_hash != fitted.weights_hash:
-            raise FingerprintError(
-                f"the detector was fitted on {fitted.model} with weights {fitted.weights_hash or 'unknown'}, but "
-                f"{name} has weights {weights_hash}; load that model, or fit a detector on this one"
-            )
-        if processor != fitted.processor:
-            raise FingerprintError(
-                f"the detector was fitted with the processor {fitted.processor or 'unknown'} of {fitted.model}, but "
-                f"{name} has {processor}: tokenizer, chat template or pixel settings differ; use the same"
-            )
-
     def _check_settings(self) -> bool:
         """Whether calibration clips are whole videos; raises where a setting makes no sense."""
         for name in ("segment_frames", "sample_frames"):
@@ -575,25 +361,6 @@ class Hunt(BaseEstimator):
         self._new_scorer().check()
         return self.calibration_clips == "whole_video"
 
-    def _check_clips(self, acts: HeadActivations) -> None:
-        """Refuse activations of segments that detection would not make: the scorer would not fit them."""
-        frames = acts.provenance.frames
-        if frames is not None and frames != self.sample_frames:
-            raise InputError(
-                f"the calibration clips have {frames} frames but sample_frames is {self.sample_frames}; "
-                "calibrate on what the detector will see, or set sample_frames"
-            )
-        if self.calibration_clips == "whole_video" or acts.examples["start"].isna().to_numpy().any():
-            return
-        lengths = acts.examples["end"].to_numpy(int) - acts.examples["start"].to_numpy(int)
-        longest, several = int(lengths.max()), len(set(acts.groups.tolist())) < len(lengths)
-        if longest > self.segment_frames or (several and longest < self.segment_frames):
-            raise InputError(
-                f"the calibration segments have {longest} frames but segment_frames is {self.segment_frames}; "
-                "calibrate on segments of the length used in detection, or set segment_frames (clips of whole videos: "
-                "calibration_clips='whole_video')"
-            )
-
     def _prompt_index(self, acts: HeadActivations) -> int:
         names = list(acts.prompts)
         if self.scoring_prompt is None:
@@ -602,41 +369,9 @@ class Hunt(BaseEstimator):
             raise InputError(f"scoring_prompt {self.scoring_prompt!r} is not among the prompts {names}")
         return names.index(self.scoring_prompt)
 
-    def _check_fitted(self) -> None:
-        if not hasattr(self, "scorer_"):
-            name = type(self).__name__
-            raise InputError(f"this {name} is not fitted: call fit(...) or {name}.from_pretrained(folder) first")
-
 
 def whole_number(value: Any, name: str) -> int:
     """The value if it is a whole number of at least 1."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
     return value
-
-
-def _binary(labels: np.ndarray) -> Int[np.ndarray, " example"]:
-    found = sorted(set(labels.tolist()))
-    if found != [0, 1]:
-        raise InputError(f"labels must be 0 (normal) and 1 (abnormal), and both occur; got {found}")
-    return labels
-
-
-def _balance(y: np.ndarray, groups: np.ndarray) -> dict[str, int]:
-    return {
-        "normal": int((y == 0).sum()),
-        "abnormal": int((y == 1).sum()),
-        "videos": len(set(groups.tolist())),
-        "videos_with_abnormal": len(set(groups[y == 1].tolist())),
-    }
-
-
-def _quality(probabilities: np.ndarray, y: np.ndarray) -> dict[str, float]:
-    from sklearn.metrics import roc_auc_score
-
-    return {
-        "n": float(len(y)),
-        "auc": float(roc_auc_score(y, probabilities)),
-        "brier": brier_score(probabilities, y),
-        "ece": expected_calibration_error(probabilities, y),
-    }

@@ -183,7 +183,17 @@ class LayerHunt(Hunt):
         self.random_state = random_state
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw the curves over the layers; see `plot_layers`."""
+        """Draw the curves over the layers; see `plot_layers`.
+
+        Parameters
+        ----------
+        ax
+            Where to draw; a figure of its own if not given.
+
+        Returns
+        -------
+        Axes
+        """
         self._check_fitted()
         return plot_layers(self.curves_, self.layer_, ax)
 

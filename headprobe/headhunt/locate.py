@@ -72,13 +72,41 @@ class Locator:
         _check_options(self.release, self.min_seconds)
 
     def smooth(self, scores: ArrayLike) -> Float[np.ndarray, " segment"]:
-        """Smooth the scores of one video, `[segment]`, by this locator's sigma."""
+        """Smooth the scores of one video, `[segment]`, by this locator's sigma.
+
+        Parameters
+        ----------
+        scores
+            Raw scores `[segment]`, in order of time.
+
+        Returns
+        -------
+        numpy.ndarray
+            Float `[segment]`.
+        """
         return smooth(scores, self.sigma)
 
     def events(
         self, scores: ArrayLike, spans: Sequence[Span], fps: float, edges: ArrayLike | None = None
     ) -> list[Event]:
-        """Find the events of one video from its raw scores: smooth, then cut at tau; see `events`."""
+        """Find the events of one video from its raw scores: smooth, then cut at tau; see `events`.
+
+        Parameters
+        ----------
+        scores
+            Raw scores `[segment]`, in order of time.
+        spans
+            (start, end) of each segment in frames.
+        fps
+            Frames per second.
+        edges
+            Seconds at which frames begin, `[frame + 1]`, for videos of changing rate.
+
+        Returns
+        -------
+        list of Event
+            In order of time.
+        """
         return events(self.smooth(scores), spans, fps, self.tau, self.release, self.min_seconds, edges)
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from headprobe.activations import HeadActivations
 from headprobe.errors import HeadprobeWarning, InputError
@@ -18,7 +18,7 @@ from headprobe.values import dense
 from headprobe.video.clips import Clip, clip_examples
 from headprobe.video.decode import shared_reader
 
-__all__ = ["frame_rate", "labelled_examples"]
+__all__ = ["balance", "binary_labels", "check_clips", "frame_rate", "labelled_examples"]
 
 _SAME_RATE = 0.05  # rates that differ by less are called one rate
 
@@ -164,3 +164,90 @@ def with_labels(
 def with_columns(acts: HeadActivations, **columns: Any) -> HeadActivations:
     """The activations with these columns in their table."""
     return replace(acts, values=dense(acts.tensors), examples=acts.examples.assign(**columns))
+
+
+def check_clips(acts: HeadActivations, segment_frames: int, sample_frames: int, whole_video: bool) -> None:
+    """Refuse activations of segments that detection would not make: the scorer would not fit them.
+
+    Parameters
+    ----------
+    acts
+        Of the calibration clips.
+    segment_frames, sample_frames, whole_video
+        As for `labelled_examples`.
+
+    Raises
+    ------
+    InputError
+        The clips show another number of frames, or last longer or shorter.
+    """
+    frames = acts.provenance.frames
+    if frames is not None and frames != sample_frames:
+        raise InputError(
+            f"the calibration clips have {frames} frames but sample_frames is {sample_frames}; "
+            "calibrate on what the detector will see, or set sample_frames"
+        )
+    if whole_video or acts.examples["start"].isna().to_numpy().any():
+        return
+    lengths = acts.examples["end"].to_numpy(int) - acts.examples["start"].to_numpy(int)
+    longest, several = int(lengths.max()), len(set(acts.groups.tolist())) < len(lengths)
+    if longest > segment_frames or (several and longest < segment_frames):
+        raise InputError(
+            f"the calibration segments have {longest} frames but segment_frames is {segment_frames}; "
+            "calibrate on segments of the length used in detection, or set segment_frames (clips of whole videos: "
+            "calibration_clips='whole_video')"
+        )
+
+
+def binary_labels(labels: np.ndarray) -> Int[np.ndarray, " example"]:
+    """The labels, if they are 0 and 1 and both occur.
+
+    Parameters
+    ----------
+    labels
+        ``[example]``.
+
+    Returns
+    -------
+    numpy.ndarray
+        Whole numbers `[example]`.
+
+    Raises
+    ------
+    InputError
+        They are others, or of one class.
+
+    Examples
+    --------
+    >>> binary_labels(np.array([0, 1, 1])).tolist()
+    [0, 1, 1]
+    """
+    found = sorted(set(labels.tolist()))
+    if found != [0, 1]:
+        raise InputError(f"labels must be 0 (normal) and 1 (abnormal), and both occur; got {found}")
+    return labels
+
+
+def balance(y: Int[np.ndarray, " example"], groups: np.ndarray) -> dict[str, int]:
+    """How many clips and videos there are of each class.
+
+    Parameters
+    ----------
+    y, groups
+        ``[example]``, 0 or 1 and the video of each.
+
+    Returns
+    -------
+    dict
+
+    Examples
+    --------
+    >>> balance(np.array([0, 0, 1]), np.array(["a", "b", "b"]))
+    {'normal': 2, 'abnormal': 1, 'videos': 2, 'videos_with_abnormal': 1}
+    """
+    return {
+        "normal": int((y == 0).sum()),
+        "abnormal": int((y == 1).sum()),
+        "videos": len(set(groups.tolist())),
+        "videos_with_abnormal": len(set(groups[y == 1].tolist())),
+    }

@@ -17,6 +17,7 @@ from headprobe.headhunt.hunt import Hunt
 from headprobe.headhunt.identify import Identification, identify
 from headprobe.headhunt.presets import metrics_by_name, preset
 from headprobe.heads import HeadSet
+from headprobe.metrics.ranks import check_k
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -156,6 +157,17 @@ class HeadHunt(Hunt):
     def from_preset(cls, name: str, **changes: Any) -> HeadHunt:
         """A detector with the settings of a preset, ``"paper"`` or ``"default"``, and changes to them.
 
+        Parameters
+        ----------
+        name
+            ``"paper"`` or ``"default"``.
+        changes
+            Settings that differ from the preset.
+
+        Returns
+        -------
+        HeadHunt
+
         Examples
         --------
         >>> HeadHunt.from_preset("paper", k=4).calibrate
@@ -170,6 +182,11 @@ class HeadHunt(Hunt):
         ----------
         z
             From `read`.
+
+        Returns
+        -------
+        numpy.ndarray
+            Float `[example, k]`; with the intercept they add up to the decision.
         """
         self._check_fitted()
         return self.scorer_.contributions(z)
@@ -195,6 +212,9 @@ class HeadHunt(Hunt):
 
     def _wanted(self, model: Model, fitting: bool) -> dict[str, Any]:
         return {"heads": None if fitting else self.heads_}
+
+    def _check_size(self, model: Model) -> None:
+        check_k(self.k, len(model.heads))
 
     def _assess(
         self, acts: HeadActivations, y: np.ndarray, choice: Identification, folds: Sequence[Identification]

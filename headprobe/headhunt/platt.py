@@ -12,7 +12,7 @@ from scipy.special import expit
 
 from headprobe.errors import InputError
 
-__all__ = ["Platt", "brier_score", "expected_calibration_error"]
+__all__ = ["Platt", "brier_score", "expected_calibration_error", "quality"]
 
 _STEPS = 100
 
@@ -127,6 +127,11 @@ def brier_score(probability: ArrayLike, y: ArrayLike) -> float:
     y
         `[example]`, 0 or 1.
 
+    Returns
+    -------
+    float
+        0 to 1.
+
     Examples
     --------
     >>> brier_score([0.5, 1.0], [0, 1])
@@ -161,3 +166,33 @@ def expected_calibration_error(probability: ArrayLike, y: ArrayLike, n_bins: int
     order = np.argsort(p, kind="stable")
     parts = np.array_split(order, min(n_bins, len(p)))
     return float(sum(len(part) * abs(p[part].mean() - labels[part].mean()) for part in parts) / len(p))
+
+
+def quality(probability: ArrayLike, y: ArrayLike) -> dict[str, float]:
+    """How good and how calibrated probabilities are: ``n``, ``auc``, ``brier`` and ``ece``.
+
+    Parameters
+    ----------
+    probability
+        `[example]`, 0 to 1.
+    y
+        `[example]`, 0 or 1, both of them.
+
+    Returns
+    -------
+    dict
+        Name to value.
+
+    Examples
+    --------
+    >>> quality([0.0, 1.0], [0, 1])
+    {'n': 2.0, 'auc': 1.0, 'brier': 0.0, 'ece': 0.0}
+    """
+    from sklearn.metrics import roc_auc_score
+
+    return {
+        "n": float(np.size(y)),
+        "auc": float(roc_auc_score(y, probability)),
+        "brier": brier_score(probability, y),
+        "ece": expected_calibration_error(probability, y),
+    }

@@ -95,6 +95,11 @@ def preset(name: str) -> dict[str, Any]:
     ------
     InputError
         There is no such preset.
+
+    Examples
+    --------
+    >>> preset("paper")["calibrate"], preset("default")["calibrate"]
+    (False, True)
     """
     if name not in PRESETS:
         raise InputError(f"there is no preset {name!r}: known are {list(PRESETS)}")
@@ -102,7 +107,28 @@ def preset(name: str) -> dict[str, Any]:
 
 
 def metrics_by_name(metrics: Any) -> list[str | Metric | Callable[..., Any]]:
-    """Metrics as `headprobe.saliency` takes them, with `lda_ridge` looked up."""
+    """Metrics as `headprobe.saliency` takes them, with `lda_ridge` looked up.
+
+    Parameters
+    ----------
+    metrics
+        Names, metrics and functions.
+
+    Returns
+    -------
+    list
+        The same, with names that only this method knows looked up.
+
+    Raises
+    ------
+    InputError
+        A text was given in place of a sequence.
+
+    Examples
+    --------
+    >>> metrics_by_name(("lda", "kl"))
+    ['lda', 'kl']
+    """
     if isinstance(metrics, str):
         raise InputError(f"metrics must be a sequence of names, got the text {metrics!r}: write ({metrics!r},)")
     return [LDA_RIDGE if metric == "lda_ridge" and "lda_ridge" not in METRICS else metric for metric in metrics]

@@ -63,6 +63,17 @@ def unknown_words(model: Model, prompts: Mapping[str, str]) -> list[str]:
         Whose tokenizer is asked. One that has bytes for everything knows every word.
     prompts
         Name to text.
+
+    Returns
+    -------
+    list of str
+        Names, in order.
+
+    Examples
+    --------
+    >>> import headprobe
+    >>> unknown_words(headprobe.load("tiny"), {"a": "is there a car ?", "b": "is there a vehicle ?"})
+    ['b']
     """
     tokenizer: Any = model.tokenizer
     if tokenizer is None or tokenizer.unk_token_id is None:
@@ -92,6 +103,12 @@ def default_prompts(model: Model) -> dict[str, str]:
     ------
     InputError
         The model's vocabulary lacks words of both.
+
+    Examples
+    --------
+    >>> import headprobe
+    >>> list(default_prompts(headprobe.load("tiny")))
+    ['describe', 'actions', 'deviate', 'dangerous', 'wrong']
     """
     for prompts in (DEFAULT_PROMPTS, EMBEDDED_PROMPTS):
         if not unknown_words(model, prompts):
@@ -100,7 +117,31 @@ def default_prompts(model: Model) -> dict[str, str]:
 
 
 def chosen_prompts(model: Model, prompts: Any) -> dict[str, str]:
-    """The prompts to use: those given, which the model must be able to read, or the default ones for None."""
+    """The prompts to use: those given, which the model must be able to read, or the default ones for None.
+
+    Parameters
+    ----------
+    model
+        The model to read them.
+    prompts
+        A text, texts, or a mapping from names to texts; None for the default ones.
+
+    Returns
+    -------
+    dict
+        Name to text.
+
+    Raises
+    ------
+    InputError
+        The model has no tokens for a word of a prompt.
+
+    Examples
+    --------
+    >>> import headprobe
+    >>> chosen_prompts(headprobe.load("tiny"), "is there a car ?")
+    {'p1': 'is there a car ?'}
+    """
     if prompts is None:
         return default_prompts(model)
     named = as_prompts(prompts)
@@ -130,6 +171,12 @@ def description_prompt(model: Model) -> str:
     ------
     InputError
         The model's vocabulary lacks words of both.
+
+    Examples
+    --------
+    >>> import headprobe
+    >>> description_prompt(headprobe.load("tiny"))
+    'tell me what you see .'
     """
     for text in (DESCRIBE, EMBEDDED_DESCRIBE):
         if not unknown_words(model, {"describe": text}):

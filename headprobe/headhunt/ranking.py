@@ -91,19 +91,52 @@ def count_videos(scores: FrameScores, truth: FrameScores) -> list[Counts]:
 
 
 def stack(videos: Iterable[Counts]) -> Counts:
-    """Counts of all videos in one table ordered by score; a score that two videos share has two rows."""
+    """Counts of all videos in one table ordered by score; a score that two videos share has two rows.
+
+    Parameters
+    ----------
+    videos
+        Counts of each video.
+
+    Returns
+    -------
+    Counts
+        Rows by rising score.
+    """
     score, abnormal, normal, video = (np.concatenate(parts) for parts in zip(*videos, strict=True))
     order = np.argsort(score, kind="stable")
     return Counts(score[order], abnormal[order], normal[order], video[order])
 
 
 def ties(score: np.ndarray) -> np.ndarray:
-    """Where each run of equal scores starts."""
+    """Where each run of equal scores starts.
+
+    Parameters
+    ----------
+    score
+        Scores in order, `[row]`.
+
+    Returns
+    -------
+    numpy.ndarray
+        Indices `[run]`.
+    """
     return np.flatnonzero(np.r_[True, score[1:] != score[:-1]])
 
 
 def merge(videos: Iterable[Counts]) -> Counts:
-    """Counts of all videos together, one row per distinct score."""
+    """Counts of all videos together, one row per distinct score.
+
+    Parameters
+    ----------
+    videos
+        Counts of each video.
+
+    Returns
+    -------
+    Counts
+        Rows by rising score.
+    """
     stacked = stack(videos)
     starts = ties(stacked.score)
     abnormal, normal = (np.add.reduceat(c, starts) for c in (stacked.abnormal, stacked.normal))
@@ -111,7 +144,18 @@ def merge(videos: Iterable[Counts]) -> Counts:
 
 
 def wins_and_pairs(counts: Counts) -> tuple[int, int]:
-    """Twice the (abnormal, normal) pairs in the right order, ties once; and the number of pairs; exact."""
+    """Twice the (abnormal, normal) pairs in the right order, ties once; and the number of pairs; exact.
+
+    Parameters
+    ----------
+    counts
+        Frames by rising score.
+
+    Returns
+    -------
+    tuple of int
+        Wins, and pairs.
+    """
     return count_wins(counts.abnormal, counts.normal), int(counts.abnormal.sum()) * int(counts.normal.sum())
 
 
@@ -122,6 +166,11 @@ def count_wins(abnormal: Int[np.ndarray, " row"], normal: Int[np.ndarray, " row"
     ----------
     abnormal, normal
         Frames of each class by distinct score, ascending.
+
+    Returns
+    -------
+    int
+        Twice the number of pairs in the right order, ties once.
 
     Examples
     --------
@@ -139,6 +188,11 @@ def precision_recall(abnormal: Int[np.ndarray, " row"], normal: Int[np.ndarray, 
     ----------
     abnormal, normal
         Frames of each class by distinct score, ascending; at least one abnormal frame.
+
+    Returns
+    -------
+    tuple of float
+        Average precision, and the area; 0 to 1.
 
     Examples
     --------

@@ -166,6 +166,11 @@ class Scorer(BaseEstimator):
         y
             `[example]`, 0 or 1, both of them.
 
+        Returns
+        -------
+        Scorer
+            This one.
+
         Raises
         ------
         InputError
@@ -186,7 +191,13 @@ class Scorer(BaseEstimator):
         return self
 
     def check(self) -> None:
-        """Raise InputError where a setting makes no sense, before any work."""
+        """Raise InputError where a setting makes no sense, before any work.
+
+        Raises
+        ------
+        InputError
+            A setting makes no sense; the text names it.
+        """
         if self.kind not in KINDS:
             raise InputError(f"unknown kind of scorer {self.kind!r}: known are {list(KINDS)}")
         if self.class_weight not in CLASS_WEIGHTS:
@@ -227,7 +238,18 @@ class Scorer(BaseEstimator):
         return self.link(self.decision(z))
 
     def link(self, decision: ArrayLike) -> Float[np.ndarray, " example"]:
-        """Turn decisions into probabilities, as `probability` does."""
+        """Turn decisions into probabilities, as `probability` does.
+
+        Parameters
+        ----------
+        decision
+            Decisions `[example]`.
+
+        Returns
+        -------
+        numpy.ndarray
+            Probabilities `[example]`, 0 to 1.
+        """
         values = np.asarray(decision, dtype=np.float64)
         if self.platt_ is not None:
             return self.platt_(values)
@@ -245,6 +267,11 @@ class Scorer(BaseEstimator):
             `[example]`, of scorers of this kind that had not seen the example's video.
         y
             `[example]`, 0 or 1.
+
+        Returns
+        -------
+        Scorer
+            This one.
         """
         self.platt_ = Platt.fit(decision, y)
         return self

@@ -13,8 +13,9 @@ from headprobe.headhunt.identify import identify
 from headprobe.headhunt.presets import metrics_by_name
 from headprobe.headhunt.published import Comparison, compare_heads, published
 from headprobe.heads import HeadSet
+from headprobe.metrics.ranks import best_heads
 from headprobe.metrics.stability import rss
-from headprobe.scores import from_csv, from_json, to_csv, to_json, top_heads
+from headprobe.scores import from_csv, from_json, to_csv, to_json
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -47,7 +48,12 @@ class Scored:
     source: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values, without the map."""
+        """Plain JSON values, without the map.
+
+        Returns
+        -------
+        dict
+        """
         best = {h.label: float(self.scores.sel(layer=h.layer, head=h.head)) for h in self.heads}
         out: dict[str, Any] = {"scores": self.what, "heads": best}
         if self.comparison is not None:
@@ -55,7 +61,12 @@ class Scored:
         return out
 
     def lines(self) -> list[str]:
-        """The same in words, a line each."""
+        """The same in words, a line each.
+
+        Returns
+        -------
+        list of str
+        """
         best = ", ".join(f"{label} {value:.3f}" for label, value in self.to_dict()["heads"].items())
         out = [f"{self.what}; best heads: {best}"]
         one = self.comparison
@@ -115,7 +126,7 @@ def score_heads(
             raise InputError(f"{name} must end in {' or '.join(endings)}, got {os.fspath(path)!r}")
     given = None if compare is None else published(compare)
     scores, what = _scores(Path(source), metrics, instability_penalty, k, random_state)
-    heads = top_heads(scores, k)
+    heads = best_heads(scores, k)
     comparison = None if given is None else compare_heads(scores, given)
     if out is not None:
         if Path(out).suffix.lower() == ".csv":
@@ -149,6 +160,12 @@ def _scores(
     from headprobe.store import Store
 
     acts = Store.open(source).activations()
+    unlabelled = int(acts.examples["label"].isna().to_numpy().sum())
+    if unlabelled:
+        raise InputError(
+            f"{unlabelled} of {len(acts.examples)} clips in {os.fspath(source)} have no label, so heads cannot be "
+            "scored: extract from a table with a column label"
+        )
     found = identify(
         acts,
         k=k,

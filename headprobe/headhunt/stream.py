@@ -19,7 +19,7 @@ from headprobe.headhunt.feed import ENDED, Break, Feed, Frame, Reader, open_feed
 from headprobe.video.clips import sample_indices
 
 if TYPE_CHECKING:
-    from headprobe.headhunt.hunt import Hunt
+    from headprobe.headhunt.detector import Detector
     from headprobe.models.model import Model
 
 __all__ = ["CausalSmoother", "StreamSegment", "stream"]
@@ -70,7 +70,12 @@ class StreamSegment:
     note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Plain JSON values.
+
+        Returns
+        -------
+        dict
+        """
         return asdict(self)
 
 
@@ -124,7 +129,7 @@ class _Alarm:
 
 
 def stream(
-    hunter: Hunt,
+    hunter: Detector,
     model: Model,
     source: Any,
     *,
@@ -190,7 +195,7 @@ def stream(
 
 
 def _segments(
-    hunter: Hunt,
+    hunter: Detector,
     model: Model,
     feed: Feed,
     tries: int | None,
@@ -214,7 +219,7 @@ def _segments(
 class _Cutter:
     """Cuts frames into segments and scores them."""
 
-    def __init__(self, hunter: Hunt, model: Model, feed: Feed) -> None:
+    def __init__(self, hunter: Detector, model: Model, feed: Feed) -> None:
         locator = hunter.locator_
         self.hunter, self.model, self.feed = hunter, model, feed
         self.smoother = CausalSmoother(0.0 if locator is None else locator.sigma)

@@ -79,6 +79,15 @@ def p_yes(
     ------
     InputError
         An answer is not one token of the model.
+
+    Examples
+    --------
+    >>> import headprobe
+    >>> from headprobe.video.scenes import labelled_clips
+    >>> model, clips = headprobe.load("tiny"), labelled_clips(2, seed=3, events=["vehicle"])
+    >>> question = "is there a car on the path ?"
+    >>> p_yes(model, clips, question, yes="yes", no="no", progress=False).round(1).tolist()
+    [0.0, 1.0]
     """
     yes, no = _listed(yes), _listed(no)
     logits = _answer_logits(model, clips, {"question": question}, [*yes, *no], batch_size, progress)[0]
@@ -114,6 +123,16 @@ def expected_score(
     ------
     InputError
         Fewer than two answers, or one that is not one token of the model.
+
+    Examples
+    --------
+    >>> import headprobe
+    >>> from headprobe.video.scenes import labelled_clips
+    >>> model, clips = headprobe.load("tiny"), labelled_clips(2, seed=3, events=["vehicle"])
+    >>> question = "how many people are there ?"
+    >>> number = expected_score(model, clips, question, values={"zero": 0, "one": 1, "two": 2}, progress=False)
+    >>> number.shape, bool((number >= 0).all() and (number <= 2).all())
+    ((2,), True)
     """
     if len(values) < 2:
         raise InputError(f"an expected score needs two or more rated answers, got {dict(values)}")
@@ -154,6 +173,17 @@ def graded_ask(
     ------
     InputError
         Fewer than two levels, or an answer that is not one token of the model.
+
+    Examples
+    --------
+    >>> import headprobe
+    >>> from headprobe.video.scenes import labelled_clips
+    >>> model, clips = headprobe.load("tiny"), labelled_clips(2, seed=3, events=["vehicle"])
+    >>> question = "is there a car on the path ?"
+    >>> asked = {0.2: "is there a car ?", 0.8: question}
+    >>> score, curve = graded_ask(model, clips, asked, yes="yes", no="no", progress=False)
+    >>> curve.shape, bool((curve[:, 0] >= curve[:, 1]).all())
+    ((2, 2), True)
     """
     if len(questions) < 2:
         raise InputError(f"a graded ask needs questions for two or more levels, got {dict(questions)}")
@@ -178,6 +208,16 @@ def graded_questions(
     template
         Question with ``{level}`` in it.
 
+    Returns
+    -------
+    dict
+        Level to question, by rising level.
+
+    Raises
+    ------
+    InputError
+        The template has no place for the level.
+
     Examples
     --------
     >>> graded_questions([0.5], "Is it at least {level}?")
@@ -195,6 +235,11 @@ def non_increasing(values: Float[np.ndarray, "example level"]) -> Float[np.ndarr
     ----------
     values
         `[example, level]`.
+
+    Returns
+    -------
+    numpy.ndarray
+        Float `[example, level]`.
 
     Examples
     --------
@@ -248,6 +293,15 @@ def greedy_answer(
     Returns
     -------
     Parsed
+
+    Examples
+    --------
+    >>> import headprobe
+    >>> from headprobe.video.scenes import labelled_clips
+    >>> model, clips = headprobe.load("tiny"), labelled_clips(2, seed=3, events=["vehicle"])
+    >>> question = "is there a car on the path ?"
+    >>> greedy_answer(model, clips, question, max_new_tokens=2, progress=False).texts
+    ('no', 'yes')
     """
     from headprobe.trace.generate import generate
 
@@ -314,6 +368,15 @@ def read_text(
     -------
     pandas.DataFrame
         One row per clip: id, p_yes, greedy (NaN where unread), answer, and expected and graded where asked for.
+
+    Examples
+    --------
+    >>> import headprobe
+    >>> from headprobe.video.scenes import labelled_clips
+    >>> model, clips = headprobe.load("tiny"), labelled_clips(2, seed=3, events=["vehicle"])
+    >>> question = "is there a car on the path ?"
+    >>> read_text(model, clips, question, yes="yes", no="no", max_new_tokens=2, progress=False)["greedy"].tolist()
+    [0.0, 1.0]
     """
     import pandas as pd
 

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from headprobe.headhunt.comparison import HUNTED, NEVER_TRAINED, RANDOM, SAME_LAYERS
+from headprobe.headhunt.comparison import HUNTED, NEVER_TRAINED, RANDOM, SAME_LAYERS, SHUFFLED
 from headprobe.headhunt.detect import detect_video
 from headprobe.headhunt.findings import CLAIMS, bars, findings
 from headprobe.headhunt.pipeline import HeadHunt
@@ -24,6 +24,7 @@ NAMES = {
     "text P(yes), vague prompt",
     "text P(yes), direct event questions",
     NEVER_TRAINED,
+    SHUFFLED,
     "frame differences",
     "oracle constant per video",
     "position prior",
@@ -55,6 +56,7 @@ def test_it_sees(results) -> None:
     assert rows[HUNTED]["auc"] > 0.75
     assert rows[HUNTED]["auc"] > rows["frame differences"]["auc"]
     assert rows[HUNTED]["auc"] > rows[NEVER_TRAINED]["auc"] + 0.05
+    assert rows[HUNTED]["auc"] > rows[SHUFFLED]["auc"] + 0.05
 
 
 def test_controls_are_what_they_claim(results) -> None:

@@ -88,6 +88,17 @@ def load_dataset(
     InputError
         If the data set is not known, a file that it needs is missing or there twice, or its content does not
         follow the grammar.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     table = Path(folder) / "truth.csv"
+    ...     _ = table.write_text("video,abnormal,start,end\\na,1,2,5\\nb,0,,\\n")
+    ...     data = load_dataset("table", folder, table=table)
+    >>> data.labels()
+    {'a': 1, 'b': 0}
     """
     if dataset not in DATASETS:
         raise InputError(f"the data set must be one of {', '.join(DATASETS)}, got {dataset!r}")
@@ -187,6 +198,19 @@ def match_videos(dataset: Dataset, listing: Listing) -> tuple[dict[str, tuple[Fo
         there twice.
     list of Path
         Videos that belong to none.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from headprobe.headhunt.datasets.files import list_folder
+    >>> from headprobe.headhunt.datasets.videos import Video
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("a.mp4", "other.mp4"):
+    ...         _ = (Path(folder) / name).write_bytes(b"")
+    ...     there, rest = match_videos(Dataset("mine", (Video("a", "test", False),)), list_folder(folder))
+    >>> list(there), [path.name for path in rest]
+    (['a'], ['other.mp4'])
     """
     known = {video.name for video in dataset.videos}
     if dataset.name == "folder":

@@ -68,7 +68,12 @@ class Check:
         return not (self.missing or self.twice or self.empty or self.lengths or self.unreadable)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain values, for JSON."""
+        """Everything as plain values, for JSON.
+
+        Returns
+        -------
+        dict
+        """
         return {
             "dataset": self.dataset.name,
             "root": os.fspath(self.root),
@@ -87,7 +92,13 @@ class Check:
         }
 
     def lines(self) -> list[str]:
-        """The report as text: what was read, what is there and missing, what every number stands on."""
+        """The report as text: what was read, what is there and missing, what every number stands on.
+
+        Returns
+        -------
+        list of str
+            One line of text each.
+        """
         out = [f"{self.dataset.name}: {len(self.dataset)} videos annotated, {len(self.present)} of them in {self.root}"]
         out += [f"  {role.replace('_', ' ')}: {path}" for role, path in self.dataset.sources.items()]
         parts: list[tuple[str, Sequence[str]]] = [

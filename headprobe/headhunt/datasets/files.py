@@ -52,6 +52,16 @@ class Listing:
     def named(self, names: Iterable[str]) -> Path | None:
         """The one file that has one of these names, None if there is none.
 
+        Parameters
+        ----------
+        names
+            Names of files, without folders.
+
+        Returns
+        -------
+        Path or None
+            The file.
+
         Raises
         ------
         InputError

@@ -14,7 +14,18 @@ __all__ = ["add_events", "lines", "name_of", "not_empty", "number_pairs", "parse
 
 
 def lines(text: str) -> list[tuple[int, str]]:
-    """Number and content of every line that is not empty, counted from 1; a byte order mark is left out."""
+    """Number and content of every line that is not empty, counted from 1; a byte order mark is left out.
+
+    Parameters
+    ----------
+    text
+        Content of a file.
+
+    Returns
+    -------
+    list of tuple
+        (number from 1, content) of each line.
+    """
     split = text.removeprefix("\ufeff").splitlines()
     return [(number, line.strip()) for number, line in enumerate(split, start=1) if line.strip()]
 
@@ -29,6 +40,11 @@ def name_of(entry: str) -> str:
     entry
         File name, with either kind of slash.
 
+    Returns
+    -------
+    str
+        The name.
+
     Examples
     --------
     >>> name_of("Abuse/Abuse028_x264.mp4"), name_of("Bad.Boys.1995__#01-11-55_01-12-40_label_G-B2-B6")
@@ -41,6 +57,18 @@ def name_of(entry: str) -> str:
 
 def number_pairs(fields: Sequence[str], number: int, line: str) -> list[tuple[int, int]]:
     """The fields of a line as pairs of whole numbers.
+
+    Parameters
+    ----------
+    fields
+        An even number of fields.
+    number, line
+        Number and text of the line, for errors.
+
+    Returns
+    -------
+    list of tuple
+        The pairs.
 
     Raises
     ------
@@ -60,6 +88,17 @@ def add_events(
     videos: dict[str, list[Span]], entry: str, inclusive: Sequence[tuple[int, int]], number: int, line: str
 ) -> None:
     """Add a video with its events, given with both ends inclusive, to `videos`.
+
+    Parameters
+    ----------
+    videos
+        Name of each video so far to its events, as (start, end) in frames, end exclusive; changed in place.
+    entry
+        File name or path of the video.
+    inclusive
+        Its events as (first, last) frame.
+    number, line
+        Number and text of the line, for errors.
 
     Raises
     ------
@@ -81,6 +120,16 @@ def add_events(
 
 def not_empty(videos: Any) -> Any:
     """What was parsed, if it is anything.
+
+    Parameters
+    ----------
+    videos
+        What was parsed.
+
+    Returns
+    -------
+    object
+        The same.
 
     Raises
     ------

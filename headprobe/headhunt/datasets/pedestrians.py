@@ -74,6 +74,11 @@ def parse_ped2_ground_truth(text: str) -> dict[str, list[Span]]:
 def ped2_name(entry: str) -> str | None:
     """Name of a Ped2 clip from that of its file or folder of frames: `Test001` and `test_01.mp4` are `test_01`.
 
+    Parameters
+    ----------
+    entry
+        Name of a file or folder, with or without folders above it.
+
     Returns
     -------
     str or None
@@ -133,6 +138,11 @@ def ped2(ground_truth: str, n_frames: Mapping[str, int], sources: Mapping[str, s
 
 def shanghaitech_name(entry: str) -> str | None:
     """Name of a ShanghaiTech clip: `01_0014` (test; also written `test_01_0014`), `01_001` (training).
+
+    Parameters
+    ----------
+    entry
+        Name of a file or folder, with or without folders above it.
 
     Returns
     -------

@@ -25,6 +25,16 @@ _VIDEO_COLUMNS = ("abnormal", "class", "split", "n_frames")
 def read_text(path: str | os.PathLike[str]) -> str:
     """Content of a text file in UTF-8, also of one compressed with gzip (`.gz`).
 
+    Parameters
+    ----------
+    path
+        The file.
+
+    Returns
+    -------
+    str
+        Its content.
+
     Raises
     ------
     InputError

@@ -145,6 +145,15 @@ class Dataset:
     def split(self, name: str) -> Dataset:
         """The videos of one split.
 
+        Parameters
+        ----------
+        name
+            A split that the data set has, such as ``test``.
+
+        Returns
+        -------
+        Dataset
+
         Raises
         ------
         InputError
@@ -159,6 +168,16 @@ class Dataset:
     def only(self, names: Iterable[str]) -> Dataset:
         """The videos with these names.
 
+        Parameters
+        ----------
+        names
+            Names of videos of this data set.
+
+        Returns
+        -------
+        Dataset
+            In the order of this one.
+
         Raises
         ------
         InputError
@@ -172,6 +191,15 @@ class Dataset:
 
     def with_frames(self, n_frames: Mapping[str, int]) -> Dataset:
         """The same videos with numbers of frames that were counted elsewhere, for those that have none yet.
+
+        Parameters
+        ----------
+        n_frames
+            Name of a video to its number of frames.
+
+        Returns
+        -------
+        Dataset
 
         Raises
         ------
@@ -194,6 +222,11 @@ class Dataset:
     def truth(self) -> dict[str, Bool[np.ndarray, " frame"]]:
         """One label per frame of every video.
 
+        Returns
+        -------
+        dict
+            Name to booleans `[frame]`.
+
         Raises
         ------
         InputError
@@ -212,6 +245,11 @@ class Dataset:
     def events(self) -> dict[str, list[Span]]:
         """Events of every video in frames, cut at its last frame where the annotation reaches beyond it.
 
+        Returns
+        -------
+        dict
+            Name to (start, end) in frames, end exclusive.
+
         Raises
         ------
         InputError
@@ -221,15 +259,33 @@ class Dataset:
         return {v.name: [(a, min(b, lengths[v.name])) for a, b in v.events or ()] for v in self.videos}
 
     def labels(self) -> dict[str, int]:
-        """Video name to 0 (normal) or 1 (abnormal)."""
+        """Video name to 0 (normal) or 1 (abnormal).
+
+        Returns
+        -------
+        dict
+            Name to label.
+        """
         return {v.name: int(v.abnormal) for v in self.videos}
 
     def classes(self) -> dict[str, tuple[str, ...]]:
-        """Video name to the classes of its events; empty for a normal video."""
+        """Video name to the classes of its events; empty for a normal video.
+
+        Returns
+        -------
+        dict
+            Name to classes.
+        """
         return {v.name: v.classes for v in self.videos}
 
     def class_names(self) -> dict[str, str]:
-        """Video name to its leading class, or `Normal`."""
+        """Video name to its leading class, or `Normal`.
+
+        Returns
+        -------
+        dict
+            Name to class.
+        """
         return {v.name: v.class_name for v in self.videos}
 
 

@@ -118,6 +118,16 @@ def blind_scores(truth: FrameScores) -> dict[str, FrameArrays]:
 def video_means(scores: FrameScores) -> FrameArrays:
     """Give every frame the mean score of its video.
 
+    Parameters
+    ----------
+    scores
+        Name of each video to its scores `[frame]`.
+
+    Returns
+    -------
+    dict
+        Name to scores `[frame]`, all the same within a video.
+
     Examples
     --------
     >>> video_means({"a": [0.0, 1.0]})["a"].tolist()
@@ -139,6 +149,11 @@ def shifted_in_time(scores: FrameScores, random_state: int = 0) -> FrameArrays:
     random_state
         Seed.
 
+    Returns
+    -------
+    dict
+        Name to scores `[frame]`.
+
     Examples
     --------
     >>> sorted(shifted_in_time({"a": [0.0, 1.0, 2.0]})["a"].tolist())
@@ -157,6 +172,11 @@ def of_another_video(scores: FrameScores, random_state: int = 0) -> FrameArrays:
         Video name to scores `[frame]`, at least two videos.
     random_state
         Seed of who gets whose; nobody keeps his own.
+
+    Returns
+    -------
+    dict
+        Name to scores `[frame]`.
 
     Raises
     ------

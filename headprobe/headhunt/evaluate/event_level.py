@@ -26,6 +26,7 @@ IOUS = tuple(round(0.1 * i, 1) for i in range(1, 10))
 """The temporal IoUs 0.1 to 0.9."""
 
 _SLACK = 1e-6  # seconds by which an event may pass the end of its video, for rounding
+_ROUNDING = 1e-9  # of a ratio of seconds, or of seconds
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,6 +152,11 @@ def bootstrap_events(
     n_resamples, confidence, kind, random_state
         As in `bootstrap`.
 
+    Returns
+    -------
+    Interval
+        The value on all videos, with its interval.
+
     Raises
     ------
     InputError
@@ -201,8 +207,10 @@ def _tally(
     found, truth = _checked(video, found, length, "found"), _checked(video, truth, length, "true")
     if not found or not truth:
         return _Tally(np.zeros(len(ious), dtype=np.int64), len(found), len(truth), (), len(found), length)
+    # Seconds are quotients of frames and rates: 4.8 - 1.6 of 6.4 is half, and events that only touch share nothing.
     overlap = np.array([[temporal_iou(f, t) for t in truth] for f in found])
-    matched = np.array([_most_pairs(overlap >= iou) for iou in ious])
+    overlap[overlap < _ROUNDING] = 0.0
+    matched = np.array([_most_pairs(overlap >= iou - _ROUNDING) for iou in ious])
     delays = []
     for column, (start, _) in enumerate(truth):
         touching = np.flatnonzero(overlap[:, column])
@@ -229,7 +237,7 @@ def _checked(video: str, events: Sequence[Seconds], length: float, kind: str) ->
                 f"video {video!r}: the {kind} event ({start}, {end}) lies beyond the video of {length} seconds; "
                 "events and durations must be in the same unit"
             )
-        if number and start < ordered[number - 1][1]:
+        if number and start < ordered[number - 1][1] - _ROUNDING:
             raise InputError(
                 f"video {video!r}: the {kind} events {ordered[number - 1]} and ({start}, {end}) overlap: make them one"
             )

@@ -34,10 +34,25 @@ def read_scores(
     n_frames, frames_per_score
         As in `parse_scores`.
 
+    Returns
+    -------
+    dict
+        Name to scores `[frame]`.
+
     Raises
     ------
     InputError
         As in `parse_scores`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "scores.json"
+    ...     _ = path.write_text('{"a": [0.1, 0.9]}')
+    ...     {name: scores.tolist() for name, scores in read_scores(path, {"a": 2}).items()}
+    {'a': [0.1, 0.9]}
     """
     name = os.fspath(path).removesuffix(".gz")
     return parse_scores(read_text(path), n_frames, "csv" if name.endswith(".csv") else "json", frames_per_score)

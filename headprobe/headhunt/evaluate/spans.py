@@ -22,6 +22,16 @@ Seconds = tuple[float, float]
 def temporal_iou(first: Seconds, second: Seconds) -> float:
     """Length of the intersection of two stretches of time over that of their union; 0 to 1.
 
+    Parameters
+    ----------
+    first, second
+        (start, end) in seconds.
+
+    Returns
+    -------
+    float
+        0 to 1; 0 where they do not meet.
+
     Examples
     --------
     >>> temporal_iou((0.0, 4.0), (2.0, 6.0)) == 2 / 6
@@ -40,6 +50,11 @@ def events_above(scores: ArrayLike, threshold: float) -> list[Span]:
         `[frame]`, finite.
     threshold
         A finite number.
+
+    Returns
+    -------
+    list of tuple
+        (start, end) in frames, in order.
 
     Raises
     ------
@@ -72,6 +87,11 @@ def spans_in_seconds(
         Frames per second, where the rate is constant.
     edges
         `[n_frames + 1]`: the time of every frame's start, and of the last one's end. Give this or `fps`.
+
+    Returns
+    -------
+    list of tuple
+        (start, end) in seconds, in order.
 
     Raises
     ------

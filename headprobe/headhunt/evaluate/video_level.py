@@ -30,6 +30,11 @@ def video_scores(
     top
         That share, above 0 and at most 1; at least one score is taken.
 
+    Returns
+    -------
+    dict
+        Name to score.
+
     Raises
     ------
     InputError
@@ -57,6 +62,16 @@ def video_scores(
 
 def video_labels(truth: FrameScores) -> dict[str, int]:
     """1 for the videos with an abnormal frame, 0 for the others.
+
+    Parameters
+    ----------
+    truth
+        Name of each video to its labels `[frame]`.
+
+    Returns
+    -------
+    dict
+        Name to 0 or 1.
 
     Examples
     --------

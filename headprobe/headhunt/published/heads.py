@@ -13,7 +13,8 @@ import numpy as np
 
 from headprobe.errors import ArtefactError, InputError
 from headprobe.heads import HeadSet
-from headprobe.scores import check_map, top_heads
+from headprobe.metrics.ranks import best_heads
+from headprobe.scores import check_map
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -88,12 +89,21 @@ class Comparison:
     p_rank: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Plain JSON values.
+
+        Returns
+        -------
+        dict
+        """
         return asdict(self) | {"shared": list(self.shared)}
 
 
 def published_names() -> tuple[str, ...]:
     """Names of the lists that come with headprobe.
+
+    Returns
+    -------
+    tuple of str
 
     Examples
     --------
@@ -207,7 +217,7 @@ def compare_heads(scores: xr.DataArray, given: PublishedHeads, k: int | None = N
         missing = [h.label for h, v in zip(given.heads, own, strict=True) if np.isnan(v)]
         raise InputError(f"the map has no score for {', '.join(missing)}, which are in the list")
     k = len(given.heads) if k is None else k
-    chosen = top_heads(scores, k)
+    chosen = best_heads(scores, k)
     shared = tuple(h.label for h in given.heads if h in chosen)
     rest = np.sort(values)
     for value in own:

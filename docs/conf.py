@@ -31,7 +31,7 @@ myst_heading_anchors = 3
 # Notebooks carry no outputs: they are run when the documentation is built, and again only when they have changed.
 nb_execution_mode = "cache"
 nb_execution_cache_path = str(HERE / "_build" / ".jupyter_cache")
-nb_execution_timeout = 180
+nb_execution_timeout = 90  # seconds a cell may take; a whole notebook should take less
 nb_execution_raise_on_error = True
 nb_output_stderr = "remove"  # progress bars
 # For the kernels, which inherit them.
@@ -70,6 +70,32 @@ PACKAGES = {
     "headprobe.headhunt": "HeadHunt-VAD",
 }
 
+# What the modules above are made of. They have a page of their own, for those who change headprobe.
+INSIDE = """
+attention cli cli_data cli_extract cli_headhunt cli_store head_weights report_blocks report_file report_heads
+report_page report_pictures stack tables values
+extraction.batching extraction.cutting extraction.decode_ahead extraction.decoder extraction.events
+extraction.keeping extraction.local_engine extraction.progress extraction.ray_engine extraction.reading
+extraction.skipped extraction.source extraction.tables extraction.units extraction.worker
+headhunt.comparison headhunt.datasets.files headhunt.datasets.grammar headhunt.datasets.tables headhunt.demo
+headhunt.demo_report headhunt.detect headhunt.detector_file headhunt.detector_report
+headhunt.events_file headhunt.events_report headhunt.experts headhunt.explain headhunt.feed headhunt.findings
+headhunt.fitting headhunt.frames headhunt.held_out headhunt.judgement headhunt.kept headhunt.material
+headhunt.ranking headhunt.scorer_file headhunt.scoring headhunt.stream
+metrics.batch metrics.features metrics.labellings metrics.parts metrics.targets metrics.threads
+models.checkpoint models.framing models.gemma4 models.glm4v models.imaging models.internvl models.llava
+models.padding models.perception_lm models.pixels models.qwen3_vl models.qwen_vl models.smolvlm models.video_adapter
+models.video_llama_3 models.vision_tower
+plotting.canvas plotting.cells plotting.explorer.content plotting.explorer.page plotting.explorer.scores
+plotting.explorer.views plotting.maps plotting.names plotting.strip plotting.textures
+probing.inputs
+store.catalog store.columns store.contents store.files store.holdings store.incoming store.lock store.manifest
+store.numbers store.reading store.record store.shard
+trace.answers trace.collected trace.direct trace.directions trace.forward trace.intake trace.norms trace.observe
+trace.passes trace.plan trace.prefix trace.reading trace.references trace.remote trace.residual trace.row_parts
+trace.sampling trace.settings trace.shared_passes
+"""
+
 
 def modules(package: str) -> list[str]:
     """List the public modules of a package; those of a package with a page of its own stand there."""
@@ -84,18 +110,35 @@ def modules(package: str) -> list[str]:
     return found
 
 
+def section(name: str) -> list[str]:
+    """The lines of a module's section."""
+    return [name, "-" * len(name), "", f".. automodule:: {name}", ""]
+
+
 def write_reference(_app: object) -> None:
-    """Write one page per package and a section per module, so that no module is ever missing."""
+    """Write two pages per package and a section per module, so that no module is ever missing."""
     folder = HERE / "reference" / "generated"
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob("*.rst"):
-        if stale.stem not in PACKAGES:
+        if stale.stem not in {*PACKAGES, *(f"inside.{package}" for package in PACKAGES)}:
             stale.unlink()
+    inside = {f"headprobe.{name}" for name in INSIDE.split()}
+    pages = {}
     for package, title in PACKAGES.items():
+        used = [name for name in modules(package) if name not in inside]
+        within = [name for name in modules(package) if name in inside]
         lines = [title, "=" * len(title), "", f".. automodule:: {package}", "   :no-members:", ""]
-        for name in modules(package):
-            lines += [name, "-" * len(name), "", f".. automodule:: {name}", ""]
-        page, text = folder / f"{package}.rst", "\n".join(lines)
+        pages[package] = [*lines, *(line for name in used for line in section(name))]
+        if within:
+            title = f"Inside {package}"
+            pages[f"inside.{package}"] = [
+                title,
+                "=" * len(title),
+                "",
+                *(line for name in within for line in section(name)),
+            ]
+    for stem, lines in pages.items():
+        page, text = folder / f"{stem}.rst", "\n".join(lines)
         # An unchanged page keeps its date, so that a second build is quick.
         if not page.is_file() or page.read_text(encoding="utf-8") != text:
             page.write_text(text, encoding="utf-8")

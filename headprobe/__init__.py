@@ -22,6 +22,7 @@ _NAMES: dict[str, tuple[str, str | None]] = {
     "HeadSet": ("headprobe.heads", "HeadSet"),
     "HeadSite": ("headprobe.sites", "HeadSite"),
     "HeadTracer": ("headprobe.trace.tracer", "HeadTracer"),
+    "LayerHunt": ("headprobe.headhunt.layers", "LayerHunt"),
     "Store": ("headprobe.store", "Store"),
     "check": ("headprobe.sites", "check"),
     "consensus": ("headprobe.metrics.consensus", "consensus"),
@@ -53,6 +54,7 @@ __all__ = [
     "HeadSet",
     "HeadSite",
     "HeadTracer",
+    "LayerHunt",
     "Store",
     "__version__",
     "check",
@@ -78,6 +80,7 @@ if TYPE_CHECKING:
     from headprobe.activations import HeadActivations
     from headprobe.examples import Example, Frames
     from headprobe.extraction.extract import extract
+    from headprobe.headhunt.layers import LayerHunt
     from headprobe.headhunt.pipeline import HeadHunt
     from headprobe.heads import Head, HeadSet
     from headprobe.metrics import significance, stability

@@ -25,7 +25,13 @@ class Readable(Protocol):
     """Anything whose ``read()`` gives a clip, for example a lazily decoded segment of a video file."""
 
     def read(self) -> np.ndarray:
-        """Return the frames, uint8 [frame, height, width, 3]."""
+        """Return the frames, uint8 [frame, height, width, 3].
+
+        Returns
+        -------
+        numpy.ndarray
+            The frames.
+        """
         ...
 
 

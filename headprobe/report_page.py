@@ -146,7 +146,7 @@ def _table(table: Table, name: str) -> str:
     # A wide table scrolls within its own frame, which the keyboard can reach; the page does not.
     return (
         f'<div class="scroll" role="region" aria-labelledby="{name}" tabindex="0"><table>'
-        f'<caption id="{name}">{_text(table.caption)}</caption>'
+        f'<caption id="{name}"><span>{_text(table.caption)}</span></caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
     )
 
@@ -230,6 +230,7 @@ img { display: block; max-width: 100%; height: auto; }
 figure .scroll { margin: 0; }
 figcaption, caption { font-size: .92rem; color: #3a3a3a; text-align: left; padding: .4rem 0; }
 caption { caption-side: top; font-weight: 600; }
+caption span { display: block; position: sticky; left: 0; max-width: min(100%, 58rem, 100vw - 2rem); }
 .scroll { overflow-x: auto; margin: 1.2rem 0; }
 .scroll:focus-visible { outline: 3px solid #005a9c; outline-offset: 2px; }
 table { border-collapse: collapse; font-size: .95rem; min-width: min(100%, 24rem); }
@@ -247,7 +248,9 @@ dt { color: #4a4a4a; } dd { margin: 0; }
   dt { font-size: .9rem; } }
 @media print { body { max-width: none; padding: 0; font-size: 10.5pt; } nav { display: none; }
   h2, h3 { break-after: avoid; }
-  figure, tr, dt, blockquote { break-inside: avoid; } thead { display: table-header-group; }
+  figure, tr, dt, blockquote, caption { break-inside: avoid; } thead { display: table-header-group; }
+  caption, thead, tbody tr:first-child { break-after: avoid; } tbody tr:last-child { break-before: avoid; }
+  caption span { position: static; max-width: none; }
   .scroll { overflow: visible; } table { min-width: 0; }
   img, .wide img { min-width: 0; max-width: 100%; max-height: 22cm; object-fit: contain; }
   a { color: inherit; text-decoration: none; } @page { margin: 18mm; } }

@@ -223,6 +223,16 @@ def top_heads(score_map: xr.DataArray, k: int) -> HeadSet:
 def to_json(score_map: xr.DataArray) -> str:
     """Write a score map as JSON text; floats survive exactly, NaN becomes null, and its model is kept if it is known.
 
+    Parameters
+    ----------
+    score_map
+        Dims (layer, head), and metric, prompt or both before them.
+
+    Returns
+    -------
+    str
+        JSON.
+
     Examples
     --------
     >>> to_json(score_map([[0.5, 0.25]]))
@@ -245,6 +255,15 @@ def to_json(score_map: xr.DataArray) -> str:
 
 def from_json(text: str) -> xr.DataArray:
     """Read a score map written by `to_json`.
+
+    Parameters
+    ----------
+    text
+        What `to_json` gave.
+
+    Returns
+    -------
+    xarray.DataArray
 
     Raises
     ------
@@ -280,6 +299,13 @@ def from_json(text: str) -> xr.DataArray:
 def to_csv(score_map: xr.DataArray, path: str | os.PathLike[str]) -> None:
     """Write a score map as a tidy CSV file, one row per head: its dims, then `score`. Its model is not kept.
 
+    Parameters
+    ----------
+    score_map
+        Dims (layer, head), and metric, prompt or both before them.
+    path
+        The file; it is replaced.
+
     Examples
     --------
     >>> import tempfile, pathlib
@@ -303,6 +329,17 @@ def to_csv(score_map: xr.DataArray, path: str | os.PathLike[str]) -> None:
 
 def from_csv(path: str | os.PathLike[str], *, name: str = "score") -> xr.DataArray:
     """Read a score map written by `to_csv`.
+
+    Parameters
+    ----------
+    path
+        The file.
+    name
+        Name of the scores, for colour bars.
+
+    Returns
+    -------
+    xarray.DataArray
 
     Raises
     ------

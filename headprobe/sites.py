@@ -224,6 +224,13 @@ def block_paths(module: nn.Module, sites: Sequence[HeadSite]) -> tuple[str, ...]
     ------
     SiteError
         A site does not lie in a module list, or the sites lie in different ones.
+
+    Examples
+    --------
+    >>> from transformers import GPT2Config, GPT2Model
+    >>> module = GPT2Model(GPT2Config(vocab_size=9, n_embd=8, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0))
+    >>> block_paths(module, discover(module))
+    ('h.0', 'h.1')
     """
     stacks = set()
     for site in sites:
@@ -267,6 +274,12 @@ def check(module: nn.Module, sites: Sequence[HeadSite]) -> None:
     -----
     HeadprobeWarning
         Output projections are quantised, so that only their sizes were compared.
+
+    Examples
+    --------
+    >>> from transformers import GPT2Config, GPT2Model
+    >>> module = GPT2Model(GPT2Config(vocab_size=9, n_embd=8, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0))
+    >>> check(module, discover(module))
     """
     if not sites:
         raise SiteError("No head sites were given; there is nothing to read.")

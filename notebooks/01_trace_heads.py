@@ -153,9 +153,9 @@ several["steps"].examples.head(4)
 # %% [markdown]
 # ## Where a head looks
 #
-# Attention shows from which tokens a head takes what it passes on. From the last token,
-# most heads of this model look at the video a little, some not at all. Here is a clip
-# with an event, and the three heads that look at it most.
+# Attention shows from which tokens a head takes what it passes on. At the last token,
+# most heads of this model take nearly everything from the video, a few next to nothing.
+# Here is a clip with an event, and the three heads that look at the video most.
 
 # %%
 from headprobe.plotting.frames import frames
@@ -164,6 +164,7 @@ from headprobe.trace.attention import attention
 looks = attention(model, [clips[1]], prompts=prompts["fight"], progress=False)
 share = looks.video_share()[0, 0]
 print(f"share to the video: {share.min():.2f} to {share.max():.2f}, median {share.median():.2f}")
+print(f"heads that give it less than a tenth: {(share < 0.1).sum()} of {len(share)}")
 order = share.argsort(descending=True)[:3].tolist()
 ax = frames(
     clips[1],

@@ -83,7 +83,9 @@ ax.figure
 
 # %% [markdown]
 # The hatched heads are not shown to carry anything at this number of clips. That is not
-# the same as shown to carry nothing.
+# the same as shown to carry nothing. (The dashed line above is where the best of 48 gets
+# in one shuffle of twenty. Fewer heads lie beyond it than are found here, because the
+# step-down test sets the bar lower for the others once the best are found.)
 #
 # What is permuted matters. Here each clip shows a scene of its own, so clips can be
 # exchanged. Where several clips come from one video, whole videos have to be: give
@@ -116,7 +118,8 @@ rows = {
 pd.DataFrame(rows, index=["mean AUC", "from", "to"]).T.round(3)
 
 # %% [markdown]
-# The score to report is the one of the second row.
+# The score to report is the one of the second row. The interval of the last row holds 0:
+# halves of 24 clips are too few to say how much is lost by having been picked.
 #
 # ## Controls
 #
@@ -146,15 +149,16 @@ summary.round(2)
 
 # %% [markdown]
 # `difference` is the probe less the control, in the same split. An interval from below
-# 0 to above 0 decides nothing.
+# 0 to above 0 decides nothing. With five shuffles `p` cannot be below 1/6. The intervals
+# are symmetric, so near the end of the scale they reach beyond 1.
 #
 # ## What was shown, and what was not
 #
 # - Uncorrected p-values find heads in noise. The maximum statistic keeps the chance of a single
 #   false find at 5 %, whatever the heads have in common.
 # - Some heads of the trained model carry the label beyond chance, and the never-trained copy says
-#   how much a random network already gives away. The score of a picked head is too high, by the gap
-#   above.
+#   how much a random network already gives away. The score of a picked head is too high; by how
+#   much, 24 clips do not say.
 # - Not shown: that the chosen heads are better than other heads of the same layers. With 24 clips
 #   the interval of that difference is wide. Being significant says that a head is not noise, and
 #   nothing about its being special.

@@ -52,11 +52,14 @@ if real:
     tests = sorted(name for name in paths if name.startswith("test"))
     calibration, held_out = [*tests[0::2], *sorted(set(paths) - set(tests))[:4]], tests[1::2]
 else:
-    counts = {"normal": 3, "running": 3, "vehicle": 3, "bag": 3}
-    rendered = write_videos(tempfile.mkdtemp(), "calibration", counts, seed=3, progress=False)
-    paths = {video.name: video.path for video in rendered}
-    truth = {video.name: video.truth for video in rendered}
-    calibration, held_out = sorted(paths)[:7], sorted(paths)[7:]
+    folder, kinds = Path(tempfile.mkdtemp()), ["normal", "running", "vehicle", "bag"]
+    parts = [
+        write_videos(folder / split, split, dict.fromkeys(kinds, n), seed=3, progress=False)
+        for split, n in (("calibration", 2), ("test", 1))
+    ]
+    paths = {video.name: video.path for part in parts for video in part}
+    truth = {video.name: video.truth for part in parts for video in part}
+    calibration, held_out = ([video.name for video in part] for part in parts)
 what = "UCSD Ped2" if real else "STAND-IN (rendered): no Ped2 folder was found"
 print(f"{what}: {len(calibration)} videos to calibrate on, {len(held_out)} to report on")
 print(

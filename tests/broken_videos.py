@@ -116,6 +116,7 @@ def png() -> bytes:
 
 def mislabelled(number: int, rng: np.random.Generator) -> bytes:
     contents = [
+        png(),
         b"Dear diary, nothing happened today.\n" * 40,
         b"PK\x03\x04" + rng.bytes(3000),
         b"%PDF-1.7\n" + rng.bytes(3000),

@@ -133,19 +133,68 @@ class Adapter(Protocol):
         ...
 
     def check_prompt(self, name: str, prompt: str) -> None:
-        """Raise InputError unless the family can use the prompt."""
+        """Raise InputError unless the family can use the prompt.
+
+        Parameters
+        ----------
+        name
+            Name of the prompt, for the error.
+        prompt
+            Its text.
+        """
         ...
 
     def encode(self, content: Any, name: str, model: Model) -> Any:
-        """Do the work on one example that does not depend on the prompt."""
+        """Do the work on one example that does not depend on the prompt.
+
+        Parameters
+        ----------
+        content
+            Content of an example: a text, or frames uint8 `[frame, height, width, 3]`.
+        name
+            Id of the example, for errors.
+        model
+            The model to be fed.
+
+        Returns
+        -------
+        object
+            What `prepare` takes in place of the content.
+        """
         ...
 
     def prepare(self, contents: Sequence[Any], prompt: str, model: Model) -> ModelInputs:
-        """Inputs for a batch of contents, raw or encoded, under one prompt."""
+        """Inputs for a batch of contents, raw or encoded, under one prompt.
+
+        Parameters
+        ----------
+        contents
+            Contents, raw or encoded.
+        prompt
+            Text of the prompt.
+        model
+            The model to be fed.
+
+        Returns
+        -------
+        ModelInputs
+            The batch.
+        """
         ...
 
     def processor_state(self, model: Model) -> dict[str, Any]:
-        """Whatever besides the tokenizer changes the inputs, as JSON values."""
+        """Whatever besides the tokenizer changes the inputs, as JSON values.
+
+        Parameters
+        ----------
+        model
+            The model to be fed.
+
+        Returns
+        -------
+        dict
+            JSON values, which become part of the fingerprint of what is read.
+        """
         ...
 
 
@@ -174,6 +223,12 @@ def register(model_type: str, adapter: Adapter) -> None:
         ``config.model_type`` of the family.
     adapter
         Its adapter; replaces an earlier one.
+
+    Examples
+    --------
+    >>> register("llama", adapter_for("llama"))  # a family of one's own, and its adapter
+    >>> "llama" in families()
+    True
     """
     _registry[model_type] = adapter
 
@@ -211,6 +266,11 @@ def adapter_for(model_type: str) -> Adapter:
     ------
     UnsupportedModelError
         The family has none.
+
+    Examples
+    --------
+    >>> type(adapter_for("qwen2_vl")).__name__, type(adapter_for("llama")).__name__
+    ('QwenVLAdapter', 'TextAdapter')
     """
     known = families()
     if model_type not in _registry:

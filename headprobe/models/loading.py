@@ -85,7 +85,8 @@ def load(
     Raises
     ------
     InputError
-        There is no such checkpoint, or a part of it is missing; or there is no key for ``remote``.
+        There is no such checkpoint, a part of it is missing, or there is no such device; or there is no key for
+        ``remote``.
     UnsupportedModelError
         The family has no adapter and its structure is ambiguous.
     SiteError
@@ -109,6 +110,7 @@ def load(
         unused = {"processor_config": processor_config, "device": device, "dtype": dtype, **placing}
         return load_remote(model, remote, tokenizer=tokenizer, revision=revision, sites=sites, unused=unused)
     kind = torch_dtype(dtype)
+    _check_device(device)
     placing = {name: value for name, value in placing.items() if value is not None}
     named = isinstance(model, nn.Module) or model in ("tiny", "tiny-untrained")
     if placing and (named or device is not None):
@@ -177,6 +179,15 @@ def torch_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
     return found
 
 
+def _check_device(device: torch.device | str | None) -> None:
+    """Refuse a device that is not there, before anything is loaded."""
+    try:
+        torch.empty(0, device=device)
+    except Exception as error:  # torch raises AssertionError, RuntimeError or others, as the device has it
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(f"device is {device!r}, which torch cannot use here: {said[0]}") from error
+
+
 def _from_module(
     module: nn.Module, tokenizer: Any, processor_config: Mapping[str, Any] | None, revision: str | None
 ) -> Checkpoint:
@@ -214,6 +225,14 @@ def generic_adapter(module: nn.Module, sites: Sequence[HeadSite]) -> Adapter:
     ------
     UnsupportedModelError
         The model takes more than text, or does not say whether it attends to the left only.
+
+    Examples
+    --------
+    >>> from transformers import GPT2Config, GPT2Model
+    >>> from headprobe.sites import discover
+    >>> module = GPT2Model(GPT2Config(vocab_size=9, n_embd=8, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0))
+    >>> generic_adapter(module, discover(module)).modality
+    'text'
     """
     config: Any = module.config
     takes_text = "input_ids" in inspect.signature(type(module).forward).parameters

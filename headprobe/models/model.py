@@ -51,6 +51,13 @@ class Model:
         Where the heads are, of every kind, in forward order.
     heads : HeadSet
         All heads of softmax attention, by layer and head: what is read unless other heads are asked for.
+
+    Examples
+    --------
+    >>> import headprobe
+    >>> model = headprobe.load("tiny")
+    >>> len(model.heads), model.sites[0].n_heads
+    (48, 8)
     """
 
     def __init__(

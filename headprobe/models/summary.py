@@ -43,6 +43,13 @@ def describe(found: Inspection) -> tuple[list[tuple[str, str]], list[tuple[str, 
     (list of (name, text), list of rows)
         Facts about the model; for every group of layers: layers, projection, heads, head size, KV heads, kind,
         gated.
+
+    Examples
+    --------
+    >>> from headprobe.models.inspection import inspect_model
+    >>> facts, layers = describe(inspect_model("tiny"))
+    >>> layers
+    [('0-5', 'self_attn.o_proj', '8', '16', '8', 'softmax', 'no')]
     """
     default = [group for group in found.groups if group.kind == found.default_kind]
     layers = sorted(layer for group in default for layer in group.layers)

@@ -57,6 +57,11 @@ class TextAdapter:
             Name of the prompt, for the error text.
         prompt
             The prompt.
+
+        Raises
+        ------
+        InputError
+            The prompt has a text but no place for the example.
         """
         if prompt and PLACEHOLDER not in prompt:
             raise InputError(

@@ -236,6 +236,11 @@ class VideoAdapter(ABC):
         -------
         Any
             JSON values; part of the provenance.
+
+        Raises
+        ------
+        InputError
+            There is no configuration, or it does not go with the model.
         """
         if model.processor_config is None:
             raise InputError(
@@ -307,6 +312,11 @@ class VideoAdapter(ABC):
             Name of the prompt, for the error text.
         prompt
             The question; empty for the clip alone.
+
+        Raises
+        ------
+        InputError
+            The prompt is a template for texts.
         """
         if "{text}" in prompt:
             raise InputError(f"Prompt {name!r} contains {{text}}; for a video model the prompt is the question itself.")

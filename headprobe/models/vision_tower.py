@@ -135,15 +135,38 @@ class PictureTokens:
         raise InputError(f"A vision tower takes pictures and no text; got {text!r}.")
 
     def get_vocab(self) -> dict[str, int]:
-        """Ids of the two kinds of tokens."""
+        """Ids of the two kinds of tokens.
+
+        Returns
+        -------
+        dict
+            Word to id.
+        """
         return {name: i for i, name in enumerate(self.names)}
 
     def convert_ids_to_tokens(self, ids: Iterable[int]) -> list[str]:
-        """What each token is."""
+        """What each token is.
+
+        Parameters
+        ----------
+        ids
+            Ids of tokens.
+
+        Returns
+        -------
+        list of str
+            A word for each.
+        """
         return [self.names[i] for i in ids]
 
     def save_pretrained(self, folder: Any) -> None:
-        """Nothing is to be saved."""
+        """Nothing is to be saved.
+
+        Parameters
+        ----------
+        folder
+            Where nothing is written.
+        """
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,6 +215,11 @@ class VisionTowerAdapter:
             Name of the prompt, for the error text.
         prompt
             The prompt.
+
+        Raises
+        ------
+        InputError
+            The prompt is not empty.
         """
         if prompt:
             raise InputError(f"Prompt {name!r} is {prompt!r}, but a vision tower takes no text; leave prompts out.")

@@ -11,14 +11,14 @@ from jaxtyping import Bool
 from headprobe.plotting.canvas import INK, legend_below, size_in_points, small
 from headprobe.plotting.maps import Map, Place
 from headprobe.plotting.names import name_points
-from headprobe.plotting.textures import hatch, show_gaps
+from headprobe.plotting.textures import hatch, show_gaps, show_sign
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Normalize
     from matplotlib.image import AxesImage
 
-__all__ = ["color_bar", "color_norm", "finish", "hatch", "number_axis", "outline", "paint", "show_gaps"]
+__all__ = ["beyond", "color_bar", "color_norm", "finish", "hatch", "number_axis", "outline", "paint", "show_gaps"]
 
 
 def paint(ax: Axes, shown: Map, cmap: Any, norm: Normalize) -> AxesImage:
@@ -101,7 +101,7 @@ def finish(
     top: Sequence[Place] = (),
     weak: tuple[Bool[np.ndarray, "layer head"], str] | None = None,
 ) -> None:
-    """Draw what depends on the size of the cells: numbers, gaps, hatching, outlines and names.
+    """Draw what depends on the size of the cells: numbers, gaps, hatching, signs, outlines and names.
 
     Parameters
     ----------
@@ -124,6 +124,7 @@ def finish(
     >>> [text.get_text() for text in ax.texts]
     ['L0H0']
     """
+    from matplotlib.colors import CenteredNorm
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -140,6 +141,8 @@ def finish(
     if handles:
         legend_below(ax, handles)
     named = [*marked, *(one for one in top if one not in marked)]
+    if isinstance(ax.images[0].norm, CenteredNorm):
+        show_sign(ax, shown.values, ax.images[0], {(row, column) for row, column, _ in named})
     for row, column, head in named:
         outline(ax, row, column, "-" if (row, column, head) in marked else ":")
     cell = (width / shown.values.shape[1], height / shown.values.shape[0])
@@ -178,6 +181,35 @@ def color_norm(values: np.ndarray, vmin: float | None, vmax: float | None, cente
     if center is not None:
         return CenteredNorm(center, max(high - center, center - low) or 1.0)
     return Normalize(low, high)
+
+
+def beyond(values: np.ndarray, image: AxesImage) -> str:
+    """Say on which side of the colours' range there are scores, which then get the colour of its end.
+
+    Parameters
+    ----------
+    values
+        Scores; NaN is left out.
+    image
+        Whose colours they get.
+
+    Returns
+    -------
+    str
+        ``neither``, ``min``, ``max`` or ``both``, as `color_bar` takes it.
+
+    Examples
+    --------
+    >>> from headprobe.plotting.canvas import new_axes
+    >>> beyond(np.array([0.2, 0.9]), new_axes(3, 2).imshow(np.eye(2), vmin=0.5, vmax=1.0))
+    'min'
+    """
+    finite = values[np.isfinite(values)]
+    low, high = (float(end) for end in image.get_clim() if end is not None)
+    # A range that the scores themselves have set may miss them by rounding.
+    slack = 1e-9 * max(abs(low), abs(high))
+    below, above = bool((finite < low - slack).any()), bool((finite > high + slack).any())
+    return {(False, False): "neither", (True, False): "min", (False, True): "max"}.get((below, above), "both")
 
 
 def outline(ax: Axes, row: int, column: int, style: str) -> None:

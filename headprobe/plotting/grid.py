@@ -10,7 +10,7 @@ import numpy as np
 from headprobe.errors import InputError
 from headprobe.heads import Head, HeadSet
 from headprobe.plotting.canvas import floating_figure, settle
-from headprobe.plotting.cells import color_bar, color_norm, finish, paint
+from headprobe.plotting.cells import beyond, color_bar, color_norm, finish, paint
 from headprobe.plotting.maps import as_map, best, on_map
 
 if TYPE_CHECKING:
@@ -95,7 +95,8 @@ def heatmap_grid(
         row, column = divmod(number, across)
         last_of_row = column == across - 1 or number == len(drawn) - 1
         if scale == "each":
-            color_bar(ax, image, one.label(label) if last_of_row or not alike else "")
+            words = one.label(label) if last_of_row or not alike else ""
+            color_bar(ax, image, words, extend=beyond(one.values, image))
         if given:
             ax.set_title(str(key[1]) if row == 0 else "")
             ax.set_ylabel(f"{key[0]}\nlayer" if column == 0 else "")
@@ -104,7 +105,8 @@ def heatmap_grid(
         if alike:
             _share(ax, first=column == 0, last=number + across >= len(drawn))
     if scale == "shared":
-        color_bar(flat[0], flat[0].images[0], next(iter(shown.values())).label(label), beside=flat)
+        image, words = flat[0].images[0], next(iter(shown.values())).label(label)
+        color_bar(flat[0], image, words, beside=flat, extend=beyond(everything, image))
     settle(flat[0])
     for key, ax in drawn.items():
         finish(ax, shown[key], marked[key], top[key])

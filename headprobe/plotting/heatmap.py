@@ -11,7 +11,7 @@ from jaxtyping import Float
 from headprobe.errors import InputError
 from headprobe.heads import Head, HeadSet
 from headprobe.plotting.canvas import BLUE, VERMILION, new_axes, settle, small
-from headprobe.plotting.cells import color_bar, color_norm, finish, paint
+from headprobe.plotting.cells import beyond, color_bar, color_norm, finish, paint
 from headprobe.plotting.maps import Map, as_map, best, on_map, same_cells
 
 if TYPE_CHECKING:
@@ -72,7 +72,8 @@ def heatmap(
     vmin, vmax
         Range of the colours; that of the scores if not given.
     center
-        A value that gets the middle colour, for scores with a sign.
+        A value that gets the middle colour, for scores with a sign. Cells below it carry a dash where there is room,
+        for print without colours.
     colorbar
         Whether to draw the colour bar. It belongs to ``ax.images[0]``.
 
@@ -108,7 +109,7 @@ def heatmap(
     if marginals:
         _marginals(ax, shown)
     if colorbar:
-        color_bar(ax, image, shown.label(label))
+        color_bar(ax, image, shown.label(label), extend=beyond(shown.values, image))
     settle(ax)
     finish(ax, shown, marked, top, weak)
     return ax

@@ -36,7 +36,19 @@ class Map(NamedTuple):
     name: str
 
     def label(self, given: str | None, otherwise: str = "score") -> str:
-        """The words for an axis: those given, else the map's own."""
+        """The words for an axis: those given, else the map's own.
+
+        Parameters
+        ----------
+        given
+            The words of the caller, or None.
+        otherwise
+            The words where the map has none.
+
+        Returns
+        -------
+        str
+        """
         return given if given is not None else self.name or otherwise
 
 

@@ -1,7 +1,8 @@
-"""What a cell of a heatmap shows besides its colour: no such head, no score, not significant."""
+"""What a cell of a heatmap shows besides its colour: no such head, no score, not significant, below the centre."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,10 +12,13 @@ from headprobe.plotting.canvas import ink, size_in_points
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
 
-__all__ = ["hatch", "show_gaps"]
+__all__ = ["hatch", "show_gaps", "show_sign"]
 
 _NOT_SCORED = "#d9d9d9"
+_ROOM = 9  # points that a cell must have for a dash
+_NEAR = 0.05  # of the range to either side: what lies closer to the centre has next to no colour
 
 
 def show_gaps(ax: Axes, values: Float[np.ndarray, "layer head"]) -> bool:
@@ -105,3 +109,53 @@ def hatch(ax: Axes, cells: Bool[np.ndarray, "layer head"], rgba: Float[np.ndarra
         if hasattr(patch, "set_hatch_linewidth"):  # from matplotlib 3.10 on; else it is that of the theme
             patch.set_hatch_linewidth(0.7)
         ax.add_patch(patch)
+
+
+def show_sign(ax: Axes, values: Float[np.ndarray, "layer head"], image: AxesImage, named: Collection[tuple]) -> int:
+    """Put a dash on cells below the centre of a diverging scale, whose two halves look alike without colours.
+
+    There is none where the cells are too small for it, on a cell that has a name, nor close to the centre.
+
+    Parameters
+    ----------
+    ax
+        Where the map is drawn, at its final size.
+    values
+        Scores.
+    image
+        The painted map; its range must have a centre.
+    named
+        Row and column of cells with a name.
+
+    Returns
+    -------
+    int
+        Number of dashes.
+
+    Examples
+    --------
+    >>> from matplotlib.colors import CenteredNorm
+    >>> from headprobe.plotting.canvas import new_axes
+    >>> ax, values = new_axes(3, 2), np.array([[1.0, -1.0], [-0.01, 0.5]])
+    >>> show_sign(ax, values, ax.imshow(values, norm=CenteredNorm(0), cmap="PuOr"), ())
+    1
+    """
+    from matplotlib.colors import CenteredNorm
+
+    n_layers, n_heads = values.shape
+    width, height = size_in_points(ax)
+    size = min(width / n_heads, height / n_layers)
+    if size < _ROOM:
+        return 0
+    norm = image.norm
+    assert isinstance(norm, CenteredNorm)
+    assert norm.halfrange is not None
+    low = np.isfinite(values) & (values < norm.vcenter - _NEAR * norm.halfrange)
+    places = [place for place in zip(*np.nonzero(low), strict=True) if place not in named]
+    if places:
+        rows, columns = np.array(places).T
+        colors = np.asarray(image.cmap(norm(values[rows, columns])))
+        bright = colors[:, :3] @ (0.299, 0.587, 0.114) > 0.45
+        dashes = np.where(bright, "#202020", "#ffffff")
+        ax.scatter(columns, rows, s=(0.3 * size) ** 2, marker="_", c=dashes, lw=1.0, zorder=2)
+    return len(places)

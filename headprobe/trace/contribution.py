@@ -262,6 +262,16 @@ def described(reader: Reader, fingerprint: str, answers: Sequence[str]) -> dict[
     -------
     dict
         Texts and numbers.
+
+    Examples
+    --------
+    >>> import headprobe
+    >>> from headprobe.trace.direct import logit_reader
+    >>> from headprobe.trace.residual import residual_path
+    >>> model = headprobe.load("tiny")
+    >>> about = described(logit_reader(model, residual_path(model), [3, 4]), "0123", ["yes", "no"])
+    >>> about["units"], about["answers"]
+    ('logit', ['yes', 'no'])
     """
     posts = any(block.post is not None for block in reader.path.blocks)
     attrs: dict[str, Any] = {
@@ -281,6 +291,16 @@ def one_token(position: Position) -> None:
     ----------
     position
         A position.
+
+    Raises
+    ------
+    PositionError
+        The position averages tokens.
+
+    Examples
+    --------
+    >>> from headprobe.trace.positions import last
+    >>> one_token(last())
     """
     if repr(position).endswith(_POOLED):
         raise PositionError(

@@ -216,6 +216,17 @@ def resample(
         The reference was captured from another model.
     PositionError
         The position is pooled.
+
+    Examples
+    --------
+    >>> import headprobe
+    >>> from headprobe.video.scenes import labelled_clips
+    >>> model, clips = headprobe.load("tiny"), labelled_clips(2, seed=0)
+    >>> acts = headprobe.HeadTracer(model).capture(clips, "is there a car ?", heads=["L0H1"], progress=False)
+    >>> with resample(model, ["L0H1"], acts, random_state=3):
+    ...     other = headprobe.HeadTracer(model).capture(clips, "is there a car ?", heads=["L0H1"], progress=False)
+    >>> bool((other.z[0, 0] == acts.z[0, 1]).all())  # of two examples, each gets the other's
+    True
     """
     wanted = _checked(model, heads)
     check_reference(model, wanted, reference, "reference")
@@ -280,6 +291,17 @@ def patch(
         The source was captured from another model.
     PositionError
         The position is pooled.
+
+    Examples
+    --------
+    >>> import headprobe
+    >>> from headprobe.video.scenes import labelled_clips
+    >>> model, clips = headprobe.load("tiny"), labelled_clips(2, seed=0)
+    >>> acts = headprobe.HeadTracer(model).capture(clips, "is there a car ?", heads=["L0H1"], progress=False)
+    >>> with patch(model, ["L0H1"], acts.subset([0]), headprobe.positions.last()):
+    ...     both = headprobe.HeadTracer(model).capture(clips, "is there a car ?", heads=["L0H1"], progress=False)
+    >>> bool((both.z[0, 1] == acts.z[0, 0]).all())
+    True
     """
     wanted = _checked(model, heads)
     check_reference(model, wanted, source, "source")

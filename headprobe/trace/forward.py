@@ -136,7 +136,18 @@ def _check_applied(armed: Sequence[tuple[str, list[int]]]) -> None:
 
 
 def take_turns(module: nn.Module) -> AbstractContextManager[Any]:
-    """The lock under which passes of one module, also of its parts, take turns."""
+    """The lock under which passes of one module, also of its parts, take turns.
+
+    Parameters
+    ----------
+    module
+        The module.
+
+    Returns
+    -------
+    context manager
+        Within it, no other thread runs the module.
+    """
     return _traced(module).lock
 
 

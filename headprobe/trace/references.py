@@ -95,6 +95,11 @@ def from_examples(
     -------
     callable
         From the batch of a pass to the change of z.
+
+    Raises
+    ------
+    InputError
+        The prompt is not among those of the activations, or their number of examples does not go with the batch.
     """
     values = reference.select(part)
     prompts = list(reference.prompts)

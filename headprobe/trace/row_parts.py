@@ -48,7 +48,18 @@ class RowPart:
     pooled: bool
 
     def take(self, values: Float[Tensor, "batch token feature"]) -> Float[Tensor, "row feature"]:
-        """Copies of the tokens; of pooled rows their sum, in float32 at least."""
+        """Copies of the tokens; of pooled rows their sum, in float32 at least.
+
+        Parameters
+        ----------
+        values
+            Values `[batch, token, feature]` of this part.
+
+        Returns
+        -------
+        Tensor
+            `[row, feature]`.
+        """
         row, example, column = (index.to(values.device) for index in (self.row, self.example, self.column))
         tokens = values[example, column]
         if not self.pooled:
@@ -72,11 +83,32 @@ class RowPart:
         return replace(self, example=self.example + examples, column=self.column + columns)
 
     def nothing(self, like: Tensor) -> Tensor:
-        """What `take` gives where no token lies in this part."""
+        """What `take` gives where no token lies in this part.
+
+        Parameters
+        ----------
+        like
+            Values `[batch, token, feature]`, for the type and the device.
+
+        Returns
+        -------
+        Tensor
+            `[row, feature]`.
+        """
         return torch.zeros_like(like) if self.pooled else like[:0]
 
     def same(self, other: RowPart) -> bool:
-        """Whether two parts are the same tokens."""
+        """Whether two parts are the same tokens.
+
+        Parameters
+        ----------
+        other
+            Another part.
+
+        Returns
+        -------
+        bool
+        """
         return (self.n_rows, self.pooled) == (other.n_rows, other.pooled) and all(
             torch.equal(getattr(self, name), getattr(other, name)) for name in ("row", "example", "column")
         )

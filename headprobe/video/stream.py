@@ -87,6 +87,18 @@ def check_complete(path: str, container: Any, stream: Any, index: FrameIndex) ->
     ------
     VideoError
         If the file was cut short or is damaged, or its first frames cannot be decoded.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from headprobe.video.encode import write_video
+    >>> from headprobe.video.index import scan
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = write_video(f"{folder}/a.mp4", np.zeros((4, 16, 16, 3), np.uint8), fps=4)
+    ...     container, stream = open_stream(str(path))
+    ...     with container:
+    ...         check_complete(str(path), container, stream, scan(container, stream))
     """
     found, damage, claimed = index.n_packets, index.damage, stream.frames
     if index.n_orphans:

@@ -16,6 +16,11 @@ def stretches(labels: ArrayLike) -> list[tuple[int, int]]:
     labels
         ``[frame]``, 0 or 1.
 
+    Returns
+    -------
+    list of tuple
+        (start, end) in frames, end exclusive.
+
     Examples
     --------
     >>> stretches([0, 1, 1, 0, 1])

@@ -77,6 +77,9 @@ def test_01_trace_heads(run):
     assert names["equal"]
     # A piece of the projection's output is mostly not the head's own.
     assert names["left_over"] > 0.5
+    # What the page says of attention.
+    assert names["share"].median() > 0.8
+    assert 0 < (names["share"] < 0.1).sum() < 12
     assert len(figures) == 2
 
 
@@ -97,7 +100,12 @@ def test_03_is_it_luck(run):
     assert found["uncorrected"] > 0.3
     assert found["step_down"] <= 0.12
     assert 5 <= len(names["found"]) < 48
-    assert names["curse"].gap.mean > 0
+    # The line of the single step lets fewer heads through than the step-down test, as the page says.
+    result = names["result"]
+    assert len(result.significant(0.05, "single_step")) < len(names["found"])
+    gap = names["curse"].gap
+    assert gap.low < 0 < gap.mean < gap.high
+    assert names["summary"].loc["shuffled_labels", "p"] == pytest.approx(1 / 6)
     same_layers = names["summary"].loc["same_layer_heads"]
     assert same_layers["difference_low"] < 0 < same_layers["difference_high"]
     assert names["summary"].loc["random_model", "mean"] < 0.8
@@ -118,7 +126,11 @@ def test_04_causal(run):
 
 def test_05_headhunt_vad(run):
     names, _, figures = run(5)
-    assert len(names["hunter"].heads_) == 5
+    hunter = names["hunter"]
+    assert len(hunter.heads_) == 5
+    assert hunter.n_permutations == 1000
+    assert (hunter.experts_.table["p"] <= 0.05).all()
+    assert hunter.experts_.table["in_folds"].between(0, 1).all()
     assert names["same"]
     table = names["table"].astype(float)
     blind = table.drop("HeadHunt-VAD")

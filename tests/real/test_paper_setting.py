@@ -8,12 +8,17 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from families.internvl import FAMILIES
 
+from headprobe.activations import HeadActivations, example_table
 from headprobe.errors import InputError
+from headprobe.examples import Example
 from headprobe.headhunt.evaluate import evaluate, read_scores
+from headprobe.heads import HeadSet
+from headprobe.provenance import Provenance
 from headprobe.video.decode import probe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,6 +97,10 @@ def test_ucf_crime_runs_resumes_and_gives_what_its_score_file_gives(setting, con
     trained = [path for path in videos.glob("*.mp4") if path.stem in first["calibration"]["sample"]["classes"]]
     assert len(trained) == 6
     assert first["calibration"]["clips"] == sum(-(-probe(path).n_frames // 96) for path in trained)
+    rivals = first["controls_of_the_hunt"]
+    assert [len(each) for each in rivals.values()] == [config["random_sets"], 1]
+    assert {len(one["heads"]) for each in rivals.values() for one in each} == {2}
+    assert {one["n_frames"] for each in rivals.values() for one in each} == {sum(FRAMES.values())}
     stores = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
     again = setting.run(*arguments, all_heads=False, whole=False)
     assert again == first
@@ -103,6 +112,30 @@ def test_ucf_crime_runs_resumes_and_gives_what_its_score_file_gives(setting, con
     )
     whole = setting.run(*arguments, all_heads=True, whole=True)
     assert whole["calibration"]["clips"] == 6
+
+
+def test_controls_of_the_hunt_know_nothing_of_the_labels(setting, config):
+    rng = np.random.default_rng(0)
+    y = np.repeat(np.arange(20) % 2, 4)
+    z = rng.normal(size=(1, 80, 6, 4))
+    z[0, :, 4] += 4 * y[:, None]
+    listed = [Example("x", id=str(i), label=int(y[i]), group=f"v{i // 4}") for i in range(80)]
+    heads = HeadSet([(layer, head) for layer in range(2) for head in range(3)])
+    acts = HeadActivations(
+        torch.tensor(z, dtype=torch.float32), heads, {"p": "?"}, example_table(listed), Provenance(model="m")
+    )
+    found, not_possible = setting.controls(acts, y, config | {"k": 1, "random_sets": 4})
+    assert [len(each) for each in found.values()] == [4, 1]
+    assert not_possible == {}
+    assert len({chosen.labels for chosen, _ in found["random heads"]}) > 1
+    shuffled = setting.dealt(y, acts.groups, config["seed"])
+    assert shuffled.sum() == y.sum()
+    assert (shuffled != y).any()
+    assert all(len(set(shuffled[acts.groups == video].tolist())) == 1 for video in set(acts.groups.tolist()))
+    flat = HeadActivations(torch.ones(1, 8, 6, 4), heads, {"p": "?"}, acts.examples.iloc[:8], Provenance(model="m"))
+    found, not_possible = setting.controls(flat, y[:8], config | {"k": 1})
+    assert list(found) == ["random heads"]
+    assert list(not_possible) == ["shuffled labels"]
 
 
 def test_xd_violence_finds_its_training_videos_by_the_codes_in_their_names(setting, config, model, tmp_path):

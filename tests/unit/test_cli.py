@@ -206,3 +206,18 @@ def test_the_demo_command_prints_its_table(tmp_path, monkeypatch, demo_run) -> N
     assert asked == {"out": str(tmp_path / "d"), "seed": 4, "draws": 3}
     assert "hunted heads" in result.output
     assert "Expert heads: L" in result.output
+
+
+def test_warnings_of_ours_name_no_line_of_typer_s() -> None:
+    program = (
+        "import sys, warnings; from headprobe import cli; from headprobe.errors import HeadprobeWarning\n"
+        "@cli.app.command()\n"
+        "def careful() -> None:\n"
+        "    warnings.warn('one head sets the scale', HeadprobeWarning, stacklevel=2)\n"
+        "    warnings.warn('of another', UserWarning, stacklevel=2)\n"
+        "sys.argv = ['headprobe', 'careful']; cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    ours, others = done.stderr.split("\n", 1)
+    assert ours == "Warning: one head sets the scale"
+    assert "UserWarning: of another" in others

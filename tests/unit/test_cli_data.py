@@ -95,6 +95,20 @@ def test_bad_input_is_one_line_and_code_two(files, invoke, file, content, text):
     assert not (files / "result.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        (["--tau", "0.5"], "--tau needs --fps"),
+        (["--json", "no/such/out.json"], "there is no folder no/such to write out.json into"),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_is_computed(files, invoke, more, text):
+    (files / "scores.json").write_text("not even read")
+    done = invoke("evaluate", *arguments(files), *more)
+    assert done.exit_code == 2
+    assert text in done.output
+
+
 def test_files_that_are_not_there(files, invoke):
     done = invoke("evaluate", *arguments(files, scores=files / "none.json"))
     assert done.exit_code == 2

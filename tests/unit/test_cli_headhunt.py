@@ -16,6 +16,7 @@ from headprobe.headhunt.fitting import VIDEOS_FILE
 from headprobe.headhunt.layers import LayerHunt
 from headprobe.headhunt.pipeline import HeadHunt
 from headprobe.scores import score_map, to_csv
+from headprobe.store import Store
 
 run = CliRunner().invoke
 NORMAL, ABNORMAL = 6, 6
@@ -73,7 +74,7 @@ def test_fit_writes_a_detector_its_videos_and_a_report(detector) -> None:
     assert sum(sample.labels.values()) == ABNORMAL
     page = (detector / "report.html").read_text()
     for text in (
-        "Calibration videos",
+        "calibration videos, out of",
         "p (family-wise)",
         "Stability of the choice",
         "labelled by the annotated events",
@@ -90,6 +91,15 @@ def test_fit_then_detect_report_and_watch(detector, folder, tmp_path) -> None:
     done = run(app, ["report", str(out), "--detector", str(detector), "--max-tokens", "4"])
     assert done.exit_code == 0, done.output
     assert f"Report: {out / 'report.html'}" in done.output
+    table = tmp_path / "truth.csv"
+    table.write_text(f"video,abnormal,start,end\n{film.stem},1,20,60\n")
+    judged = ["report", str(out), "--detector", str(detector), "--no-explain", "--out", str(tmp_path / "judged.html")]
+    done = run(app, [*judged, "--dataset", "table", "--ground-truth", str(table)])
+    assert done.exit_code == 0, done.output
+    # The only video of this run is one of the calibration, on which nothing may be claimed.
+    assert "No video has ground truth and was not used in the calibration." in (tmp_path / "judged.html").read_text()
+    done = run(app, [*judged, "--dataset", "table"])
+    assert (done.exit_code, "needs both --dataset and --ground-truth" in done.output) == (2, True)
     lines = tmp_path / "segments.jsonl"
     done = run(app, ["watch", str(film), "--detector", str(detector), "--out", str(lines)])
     assert done.exit_code == 0, done.output
@@ -132,8 +142,10 @@ def test_prompts_from_a_file_and_some_of_the_videos(folder, tmp_path) -> None:
         folder,
         tmp_path / "d",
         *("--prompts", str(tmp_path / "prompts.txt"), "--videos", str(tmp_path / "videos.txt"), "--k", "2"),
+        *("--store", str(tmp_path / "z")),
     )
     assert done.exit_code == 0, done.output
+    assert len(Store.open(tmp_path / "z").examples["group"].unique()) == 9
     hunter = HeadHunt.from_pretrained(tmp_path / "d")
     assert list(hunter.provenance_.prompts.values()) == ["is something wrong ?", "is anyone running ?"]
     assert hunter.calibration_groups_ == tuple(names[:9])
@@ -149,6 +161,7 @@ def test_prompts_from_a_file_and_some_of_the_videos(folder, tmp_path) -> None:
         (["--scorer", "forest"], "unknown kind of scorer 'forest'"),
         (["--segments", "16", "--frames", "8", "--split", "test"], "has no videos of the split 'test'"),
         (["--release", "2"], "release must be above 0"),
+        (["--layer", "--store", "z"], "a store keeps outputs of heads"),
     ],
 )
 def test_what_fit_refuses_in_one_line(folder, tmp_path, more, text) -> None:
@@ -189,6 +202,12 @@ def test_score_a_store_and_compare(folder, tmp_path, detector) -> None:
     assert (tmp_path / "map.png").read_bytes()[:4] == b"\x89PNG"
     again = run(app, ["score", str(out), "--k", "3"])
     assert again.output.split("best heads: ")[1] == done.output.split("best heads: ")[1]
+    plain = str(tmp_path / "plain")
+    made = run(app, ["extract", rows[0].split(",")[0], "--model", "tiny", "--prompts", prompts, "--out", plain])
+    assert made.exit_code == 0, made.output
+    unlabelled = run(app, ["score", plain])
+    assert unlabelled.exit_code == 2
+    assert "have no label, so heads cannot be scored: extract from a table with a column label" in unlabelled.output
     other = run(app, ["score", store, "--compare", "internvl3_8b_xd_violence"])
     assert other.exit_code == 2
     assert "is of InternVL3-8B, with 28 layers of 28 heads; the map has 6 layers of 8" in other.output

@@ -180,3 +180,14 @@ def test_the_bootstrap_equals_evaluating_resampled_videos(metric):
             if None not in values:
                 drawn.append(values[0] - sum(values[1:]))
         assert [interval.low, interval.high] == pytest.approx(np.quantile(drawn, [0.025, 0.975]).tolist(), abs=1e-12)
+
+
+def test_rounded_seconds_do_not_decide_at_a_threshold_nor_make_touching_events_overlap() -> None:
+    # 16 to 48 of 64 frames at 10 per second: half of the video, though 4.8 - 1.6 is a little less than 3.2.
+    half = evaluate_events({"a": [(0.0, 6.4)]}, {"a": [(1.6, 4.8)]}, {"a": 6.4})
+    assert [row["n_matched"] for row in half["by_iou"]] == [1] * 5 + [0] * 4
+    end = 0.1 + 0.2  # a little more than 0.3
+    touching = evaluate_events({"a": [(0.0, end)]}, {"a": [(0.3, 0.6)]}, {"a": 1.0})
+    assert (touching["n_detected"], touching["n_false_alarms"], touching["delay_mean"]) == (0, 1, None)
+    both = evaluate_events({"a": [(0.0, end), (0.3, 0.6)]}, {"a": []}, {"a": 1.0})
+    assert both["n_found"] == 2

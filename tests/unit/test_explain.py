@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hunters import clips, head_hunter, layer_hunter, model, video
 
-from headprobe.errors import ArtefactError, InputError
+from headprobe.errors import ArtefactError, InputError, VideoError
 from headprobe.examples import Example
 from headprobe.headhunt.detect import detect_video
 from headprobe.headhunt.events_file import EventsFile
@@ -16,6 +16,7 @@ from headprobe.headhunt.events_report import read_events, report_events
 from headprobe.headhunt.explain import attention_figure, contributions_figure, explain, explain_events
 from headprobe.headhunt.locate import Locator
 from headprobe.headhunt.prompts import EMBEDDED_DESCRIBE
+from headprobe.report import PARTS
 from headprobe.trace.attention import attention
 from headprobe.trace.generate import generate
 
@@ -99,7 +100,11 @@ def test_the_report_shows_all_of_it(tiny, hunter, run) -> None:
     for head in hunter.heads_.labels:
         assert head in text
     assert "Stability of the choice" in text
-    assert text.count("<img ") == 4  # heatmap, timeline, attention, contributions
+    for heading in PARTS.values():
+        assert f">{heading}</h2>" in text
+    assert text.count("<img ") == 10  # heatmap, 2 of stability, timeline, 4 frames, attention, contributions
+    assert "No ground truth was given, so nothing was evaluated" in text
+    assert "Nothing failed." in text
     assert 'src="http' not in text
     record = json.loads((run / "out" / "explanations.json").read_text())
     assert record[name][0]["text"] == one.text
@@ -108,7 +113,8 @@ def test_the_report_shows_all_of_it(tiny, hunter, run) -> None:
 def test_a_report_without_a_model_and_of_a_layer(tiny, hunter, run, tmp_path) -> None:
     page, told = report_events(hunter, None, run / "out" / "events.json", tmp_path / "plain.html", progress=False)
     assert list(told.values()) == [[]]
-    assert page.read_text().count("<img ") == 2
+    assert page.read_text().count("<img ") == 4  # heatmap, 2 of stability, timeline
+    assert "The model was not asked in this run." in page.read_text()
     layered = layer_hunter(tiny)
     layered.locator_ = Locator(0.0, 1e-9)
     events = EventsFile(tmp_path / "layer", layered)
@@ -116,7 +122,7 @@ def test_a_report_without_a_model_and_of_a_layer(tiny, hunter, run, tmp_path) ->
     page, told = report_events(layered, tiny, tmp_path / "layer", max_new_tokens=4, progress=False)
     ((one,),) = told.values()
     assert (one.heads, one.attention) == ((), None)
-    assert page.read_text().count("<img ") == 3  # curves, timeline, frames
+    assert page.read_text().count("<img ") == 6  # curves, timeline, 4 frames
     with pytest.raises(InputError, match="a detector that reads a layer has no heads"):
         contributions_figure(one)
 
@@ -148,3 +154,37 @@ def test_records_that_cannot_be_used(tmp_path, content) -> None:
         (tmp_path / "events.json").write_text(content)
     with pytest.raises(ArtefactError, match="no record of a detection run"):
         read_events(tmp_path)
+
+
+def test_ground_truth_gives_controls_and_what_failed_is_said(tiny, hunter, tmp_path) -> None:
+    events = EventsFile(tmp_path / "out", hunter)
+    truth = {}
+    for number, name in enumerate("abcd"):
+        film = tmp_path / f"{name}.mp4"
+        video(film, 48, seed=number)
+        events.add(detect_video(hunter, tiny, film))
+        truth[name if number else str(film)] = np.repeat([0, number % 2, 0], 16)
+    events.add(VideoError(tmp_path / "<e>.mp4", "cut short"))
+    events.interrupt()
+    hunter.calibration_groups_, before = ("d",), hunter.calibration_groups_
+    try:
+        page, _ = report_events(hunter, None, tmp_path / "out", truth=truth, progress=False)
+    finally:
+        hunter.calibration_groups_ = before
+    text = page.read_text()
+    for words in (
+        "this detector, smoothed",
+        "constant per video",
+        "own of another video",
+        "on 3 videos with ground truth",
+        "1 video was used in the calibration and left out of every number here.",
+        "calibration video, not judged",
+        "the mean over 1 video with normal and abnormal frames",
+        "temporal IoU at least",
+        "&lt;e&gt;.mp4",
+        "it was interrupted; videos after these were not processed",
+    ):
+        assert words in text, words
+    wrong = {**truth, str(tmp_path / "a.mp4"): [0] * 46 + [1]}
+    with pytest.raises(InputError, match=r"a\.mp4 has 48 frames, but its ground truth 47"):
+        report_events(hunter, None, tmp_path / "out", truth=wrong, progress=False)

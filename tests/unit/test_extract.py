@@ -109,7 +109,8 @@ def test_times_of_a_varying_rate_and_ten_bits(model, tmp_path: Path) -> None:
     assert second["end_seconds"] > 2.5
 
 
-def test_the_provenance_says_how_clips_are_sampled(plain: Store) -> None:
+def test_the_provenance_says_how_clips_are_sampled_and_decoded(plain: Store) -> None:
+    assert plain.provenance.versions["av"] == av.__version__
     assert plain.provenance.sampling == "segments of 8 frames, 4 spread evenly"
     assert plain.provenance.frames == 4
     assert dict(plain.provenance.prompts) == PROMPTS
@@ -197,7 +198,9 @@ def test_a_killed_run_goes_on_to_the_same_store_bit_for_bit(
     assert same(done.store, plain)
 
 
-def test_a_store_that_is_there_is_continued_only_when_asked(model, folder: Path, tmp_path: Path) -> None:
+def test_a_store_that_is_there_is_continued_only_when_asked(
+    model, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one = folder / "v1.mp4"
     go(one, model, tmp_path / "z")
     with pytest.raises(StoreError, match="there is a store already"):
@@ -209,6 +212,10 @@ def test_a_store_that_is_there_is_continued_only_when_asked(model, folder: Path,
     ):
         with pytest.raises(FingerprintError, match=text):
             go(one, model, tmp_path / "z", resume=True, **change)
+    with monkeypatch.context() as patch:
+        patch.setattr("headprobe.extraction.reading.metadata.version", lambda name: "0.1")
+        with pytest.raises(FingerprintError, match=rf"versions, av: '{av.__version__}', now '0\.1'"):
+            go(one, model, tmp_path / "z", resume=True)
     with pytest.raises(FingerprintError, match="prompts, odd: 'does anything odd', now 'what'"):
         extract(one, model, {"odd": "what"}, tmp_path / "z", resume=True, **SMALL)
 
@@ -229,6 +236,41 @@ def test_two_runs_that_fill_one_store_at_once_store_each_clip_once(
     monkeypatch.setattr(extract_module.Keeper, "add", add)
     go(folder, model, tmp_path / "z")
     assert same(Store.open(tmp_path / "z"), plain)
+
+
+@pytest.mark.parametrize("videos", [["v0.mp4"], ["v0.mp4", "v1.mp4", "v2.mp4", "v3.mp4", "v4.mp4"]])
+def test_a_run_that_is_slower_with_the_same_clips_keeps_the_others_and_goes_on(
+    model, folder: Path, tmp_path: Path, plain: Store, monkeypatch: pytest.MonkeyPatch, videos: list[str]
+) -> None:
+    """Another run stores clips after this one saw them missing and before its file is in place."""
+    real = Store.append
+    calls = []
+
+    def append(self, acts, *options):
+        calls.append(len(acts.examples))
+        if len(calls) == 1:
+            go([folder / name for name in videos], model, tmp_path / "z", resume=True)
+        return real(self, acts, *options)
+
+    monkeypatch.setattr(Store, "append", append)
+    go(folder, model, tmp_path / "z")
+    assert calls[0] == N_CLIPS
+    assert same(Store.open(tmp_path / "z"), plain)
+
+
+def test_an_error_of_the_store_with_nothing_new_in_it_is_no_race(
+    model, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def append(self, acts, *options):
+        calls.append(len(acts.examples))
+        raise StoreError("the disk is full")
+
+    monkeypatch.setattr(Store, "append", append)
+    with pytest.raises(StoreError, match="the disk is full"):
+        go(folder, model, tmp_path / "z")
+    assert calls == [N_CLIPS]
 
 
 # Stopping

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from headprobe.cli import app
@@ -62,15 +63,31 @@ def test_a_run_a_second_one_and_what_was_skipped(folder: Path, tmp_path: Path) -
         (["--positions", "nowhere()"], "'nowhere()' is no position"),
         (["--prompts", "missing.txt"], "missing.txt: the prompts cannot be read"),
         (["--engine", "x"], "engine is 'x'"),
+        (["--out", "{folder}/v0.mp4/z"], "v0.mp4: the system refused: Not a directory. z could not be made."),
+        (["--device", "warp"], "device is 'warp', which torch cannot use here: "),
+        pytest.param(
+            ["--device", "cuda"],
+            "device is 'cuda', which torch cannot use here: ",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device"),
+        ),
     ],
 )
 def test_what_makes_no_sense_is_one_line_and_exit_code_2(
     folder: Path, tmp_path: Path, more: list[str], text: str
 ) -> None:
-    result = run(folder, tmp_path / "z", *more)
+    result = run(folder, tmp_path / "z", *(word.format(folder=folder) for word in more))
     assert result.exit_code == 2
     assert text in result.output
     assert "Traceback" not in result.output
+
+
+def test_going_on_in_another_way_names_the_options_of_the_command(folder: Path, tmp_path: Path) -> None:
+    one = {"source": "v0.mp4"}
+    assert run(folder, tmp_path / "z", "--heads", "L2H1", **one).exit_code == 0
+    other = run(folder, tmp_path / "z", "--heads", "L4H0", "--resume", **one)
+    assert (other.exit_code, "on the command line the --heads it was made with" in other.output) == (2, True)
+    exact = run(folder, tmp_path / "z", "--heads", "L2H1", "--resume", "--store-dtype", "float32", **one)
+    assert (exact.exit_code, "--store-dtype float16 on the command line" in exact.output) == (2, True)
 
 
 def test_no_files_is_said(folder: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from broken_videos import png
 
 from headprobe.errors import HeadprobeError, InputError
 from headprobe.extraction import decoder as decoder_module
@@ -106,6 +107,14 @@ def test_batches_do_not_depend_on_the_number_of_processes(folder: Path, workers:
         (1, ["v3:0-5", "v4:0-8", "v4:8-16", "v4:16-17"]),
     ]
     assert [e.reason for e in events if isinstance(e, Skipped)] == ["this is a text file, not a video"]
+
+
+@pytest.mark.parametrize("name", ["still.mp4", "still.png"])
+def test_a_picture_is_no_video_of_one_frame(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(png())
+    events = run(units_of([Video(str(tmp_path / name), "still")]))
+    assert [e.reason for e in events if isinstance(e, Skipped)] == ["this is a picture, not a video"]
+    assert batches(events) == []
 
 
 def test_what_is_done_leaves_holes_and_moves_no_border(folder: Path) -> None:

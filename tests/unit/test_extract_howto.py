@@ -29,16 +29,23 @@ def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("prompts.txt").write_text(texts[0])
     Path("table.csv").write_text(texts[1])
     names: dict[str, object] = {"__name__": "howto"}
-    said = []
+    said, told = [], []
     for kind, body in blocks:
         if kind == "sh":
             result = CliRunner().invoke(app, shlex.split(body.removeprefix("headprobe ")))
             assert result.exit_code == 0, result.output
-            said.append(result.stdout)
+            said += [result.stdout] * body.startswith("headprobe extract")
+            told += [result.stdout] * body.startswith("headprobe store")
         elif kind == "python":
             exec(compile(body, PAGE.name, "exec"), names)
     assert [line.split(" clips")[0] for line in said] == ["4", "5", "0", "4"]
     assert len(Store.open("store").prompts) == 5
+    info, verified, exported = told
+    assert "sampling     segments of 48 frames, 16 spread evenly\n" in info
+    assert verified.startswith("1 files, 4 examples, ")
+    assert verified.endswith(" bytes in order\n")
+    assert np.load("arrays/z.npy").shape[:2] == (5, 4)
+    assert exported.split() == ["arrays/z.npy", "arrays/examples.csv", "arrays/about.json"]
     labelled = Store.open("labelled").examples
     assert dict(zip(labelled["id"], labelled["label"], strict=True)) == {
         "videos/a:0-48": 0,

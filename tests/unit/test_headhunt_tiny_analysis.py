@@ -115,6 +115,62 @@ def test_every_row_of_the_published_table_is_there_and_every_claim_names_rows(ru
     assert results["data"]["scenes_in_both"] == 0
 
 
+def test_text_layer_events_and_controls_stand_beside_the_heads_with_both_kinds_of_labels(run):
+    results = json.loads((TINY / "results.json").read_text(encoding="utf-8"))
+    rows, ending = results["rows"], run.rows.SEGMENT
+    for name in ("random heads", "never trained", "shuffled labels", run.rows.LAYER, "never trained, LayerHunt"):
+        assert {len(rows[name + end]["auc_of_each_draw"]) for end in ("", ending)} == {CONFIG["draws"]["n"]}, name
+    assert {run.rows.CONSTANT, run.rows.PRIOR, *run.TEXT} <= set(rows)
+    for where in ("video labels", "segment labels"):
+        compared = {one["second"] for one in results["controls"][where]}
+        assert set(run.TEXT) <= compared
+        assert any(name.startswith(run.rows.LAYER) for name in compared)
+    text = results["text"]
+    unread = {name: n for name, n in text["unread_segments"].items() if n}
+    assert set(unread) | set(run.TEXT) == set(text["unread_segments"])
+    assert not set(unread) & set(rows)  # what could not be read has no number
+    for end in ("", ending):
+        for name in run.rows.EVENTS:
+            one = results["events"][name + end]
+            assert len(one["f1"]) == 9
+            assert one["f1"] == sorted(one["f1"], reverse=True)
+    assert {run.rows.CONSTANT, run.rows.PRIOR} <= set(results["events"])
+
+
+def test_events_of_a_whole_video_and_of_a_locator(run):
+    footage = type("Footage", (), {})()
+    footage.truth = np.zeros((2, 64), bool)
+    footage.truth[0, 16:48] = True
+    footage.events = np.array(["fall", "normal"])
+    footage.motion = np.zeros((2, 4, 1))
+    bench = run.rows.Bench(CONFIG, {"trained": footage}, {"trained": footage})
+    whole = bench.whole_video_events()
+    assert whole["f1"] == [1.0] * 5 + [0.0] * 4  # temporal IoU 0.5
+    assert (whole["detected"], whole["delay"], whole["false_alarms_per_hour"]) == (1.0, 0.0, 0.0)
+    raw = np.array([[0.1, 0.2, 0.9, 0.1], [0.1, 0.9, 0.1, 0.1]])
+    found = bench.events(raw, run.rows.Locator(0.0, 0.5))
+    assert found["f1"][4] == pytest.approx(2 / 3)  # 1 of 2 found, 1 of 1 true
+    assert found["delay"] == pytest.approx(1.6)
+    assert found["false_alarms_per_hour"] == pytest.approx(3600 / 12.8)
+
+
+def test_shuffled_labels_keep_how_many_there_are_and_not_where(run):
+    footage = type("Footage", (), {})()
+    rng = np.random.default_rng(0)
+    footage.truth = np.repeat(rng.random((12, 15)) < 0.3, 16, axis=1)
+    footage.events = np.array(["fall"] * 12)
+    footage.motion = np.zeros((12, 15, 1))
+    footage.z = run.rows.torch.zeros(7, 12, 15, 1, 2, 3)
+    footage.hidden = run.rows.torch.zeros(12, 15, 2, 4)
+    footage.segment_truth = footage.truth.reshape(12, 15, 16).mean(-1)
+    bench = run.rows.Bench(CONFIG, {"trained": footage}, {"trained": footage})
+    videos = np.arange(12)
+    true = bench.fit(run.rows.SEGMENT, videos, 0).y
+    shuffled = bench.fit("shuffled labels" + run.rows.SEGMENT, videos, 0).y
+    assert true.sum() == shuffled.sum()
+    assert (true != shuffled).any()
+
+
 def test_the_readme_says_what_results_json_says(run):
     results = json.loads((TINY / "results.json").read_text(encoding="utf-8"))
     assert results["config"] == CONFIG

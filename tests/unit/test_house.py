@@ -297,7 +297,7 @@ def test_both_commands_reach_the_command_line() -> None:
     assert done.returncode == 0, done.stderr
     for command in ("demo", "detect"):
         assert command in done.stdout
-    assert PROJECT["scripts"] == {"headprobe": "headprobe.cli:app"}
+    assert PROJECT["scripts"] == {"headprobe": "headprobe.cli:main"}
 
 
 @pytest.mark.parametrize("target", ["demo", "test"])

@@ -41,6 +41,17 @@ def test_the_score_of_a_part_is_the_score_of_these_examples(metric: str) -> None
         np.testing.assert_allclose(maps.isel(part=part).values, expected.values, rtol=1e-9)
 
 
+def test_a_part_that_cannot_be_scored_is_named_the_whole_needs_no_name() -> None:
+    data = read_data(noise(0), Y)
+    few = [np.arange(24), np.array([0, 1, 2, 3] * 2)]
+    with pytest.raises(InputError, match=r"^part 1 of 2, 4 of the 24 examples \(8 with repeats\): head L0H0: the cov"):
+        score_parts(data, METRICS["kl"], few)
+    with pytest.raises(InputError, match=r"^part 1 of 2, 4 of the 24 examples: head L0H0: the cov"):
+        score_parts(data, METRICS["kl"], [np.arange(24), np.arange(4)])
+    with pytest.raises(InputError, match=r"^lda_plain needs"):
+        score_parts(read_data(noise(0, d=30), Y), METRICS["lda_plain"], [np.arange(24)])
+
+
 def test_copies_of_an_example_are_one_group() -> None:
     z, rows = noise(1), np.repeat(np.arange(24), 2)
     maps = score_parts(read_data(z, Y), METRICS["auroc"], [rows])

@@ -154,6 +154,7 @@ def test_fold_index_keeps_the_order_of_occurrence() -> None:
         (lambda x, y: loo_ridge_scores(x, y, penalty=0.0), "penalty must be a number above 0, got 0.0"),
         (lambda x, y: loo_ridge_scores(x, y, weights=y), "weights must be one number above 0 per example"),
         (lambda x, y: loo_ridge_scores(x, y, groups=[0, 1]), "groups has 2 entries for 12 examples"),
+        (lambda x, y: loo_ridge_scores(x, y, groups=3), "groups must be a sequence of one group per example, got 3"),
         (lambda x, y: loo_ridge_scores(x, y, groups=["a"] * 12), r"there is 1 group \('a'\)"),
         (lambda x, y: loo_ridge_scores(x, y, groups=["a", None] * 6), "6 of 12 examples have no group"),
         (lambda x, y: loo_ridge_auroc(x, torch.stack([y, y * 0])), "labelling 1 has one class only"),

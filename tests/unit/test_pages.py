@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import json
+import pkgutil
 import re
 import shlex
 import sys
@@ -12,13 +15,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.image import imread
 from typer.testing import CliRunner
 
 from headprobe.cli import app
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
-HERE = {f"howto/{name}.md" for name in ("own_model", "own_task", "add_a_family")}
+HERE = {f"howto/{name}.md" for name in ("own_model", "own_task", "add_a_family", "figures")}
 HERE |= {"tutorial.md", "concepts/auc.md", "index.md"}
 
 
@@ -34,12 +38,25 @@ def pages() -> list[str]:
     return sorted(page.relative_to(DOCS).as_posix() for page in found)
 
 
+def outputs(page: Path) -> dict[str, str]:
+    """Block of Python to what it prints: the block of text that stands straight after it."""
+    found = re.findall(
+        r"^```python\n(.*?)^```\n\n```text\n(.*?)^```$", page.read_text("utf-8"), re.MULTILINE | re.DOTALL
+    )
+    return {body.rpartition("```python\n")[2]: printed for body, printed in found}
+
+
 def run(page: str) -> dict[str, Any]:
-    """Run the code of a page from top to bottom in the current folder."""
+    """Run the code of a page from top to bottom in the current folder; what it prints is what the page says."""
     names: dict[str, Any] = {"__name__": "page"}
+    printed = outputs(DOCS / page)
     for kind, body in blocks(DOCS / page):
         if kind == "python":
-            exec(compile(body, page, "exec"), names)
+            said = io.StringIO()
+            with contextlib.redirect_stdout(said):
+                exec(compile(body, page, "exec"), names)
+            # What is printed in passing, by a block whose output the page does not show, is not compared.
+            assert body not in printed or said.getvalue() == printed.pop(body)
             continue
         for command in body.replace("\\\n", " ").splitlines():
             words = shlex.split(command, comments=True)
@@ -52,6 +69,7 @@ def run(page: str) -> dict[str, Any]:
                 # What is run by hand: the files it names are there.
                 assert words[0] == "python", command
                 assert all((ROOT / word).exists() for word in words if word.endswith(".py")), command
+    assert printed == {}
     return names
 
 
@@ -70,8 +88,12 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_the_tutorial(folder):
+    assert len(outputs(DOCS / "tutorial.md")) == 6
     names = run("tutorial.md")
-    assert all((folder / name).stat().st_size > 5_000 for name in ("first.png", "mine.png"))
+    for name in ("first.png", "mine.png"):
+        drawn, shown = imread(folder / name), imread(DOCS / "figures" / name)
+        assert drawn.shape == shown.shape
+        assert np.abs(drawn - shown).mean() < 0.01
     # What the page says: significant heads, and random heads nearly as good.
     assert len(names["result"].significant(0.05)) > 0
     assert names["accuracy"](names["best"]) > 0.75
@@ -88,13 +110,41 @@ def test_the_page_on_a_model_of_ones_own(folder):
     assert yes == [clip.label == 1 for clip in names["clips"]]
 
 
-def test_the_page_on_a_task_of_ones_own(folder, capsys):
+def test_the_page_on_a_task_of_ones_own(folder):
     names = run("howto/own_task.md")
     # A random model knows words it was fitted to, and nothing of others.
     assert names["by_sentence"] > 0.7
     assert abs(names["by_word"] - 0.5) < 0.15
     assert len(names["at_the_noun"].examples) == 120
-    assert "same_layer_heads" in capsys.readouterr().out
+    assert "same_layer_heads" in set(names["summarise"](names["table"])["condition"])
+
+
+def test_the_page_on_figures(folder):
+    names = run("howto/figures.md")
+    assert (folder / "map.pdf").read_bytes().startswith(b"%PDF")
+    assert "<svg" in (folder / "maps.svg").read_text("utf-8")
+    assert set(names["axes"]) == {"fight", "open", "car"}
+    assert names["page"].notes == ()
+    assert (folder / "heads.html").stat().st_size < 5_000_000
+    assert names["clips"][0].label in (0, 1)
+    assert sum(clip.label for clip in names["clips"]) == 20  # as the report says
+    assert "The significance of these heads was not tested" in (folder / "report.html").read_text("utf-8")
+    page = (DOCS / "howto" / "figures.md").read_text("utf-8")
+    listed = page.partition("all in `headprobe.plotting`:")[2].partition("## ")[0]
+    named = re.findall(r"`(\w+\.\w+)`", listed)
+    assert len(named) == 12
+    assert [name for name in named if not callable(pkgutil.resolve_name(f"headprobe.plotting.{name}"))] == []
+
+
+@pytest.mark.parametrize("page", [*(f"docs/{page}" for page in pages()), "README.md"])
+def test_questions_are_in_words_that_the_embedded_model_knows(page):
+    known = set(
+        json.loads((ROOT / "headprobe/models/tiny/weights/tokenizer.json").read_text("utf-8"))["model"]["vocab"]
+    )
+    code = "\n".join(body for kind, body in blocks(ROOT / page) if kind == "python")
+    questions = re.findall(r'"([A-Za-z][^"\n]*? \?)"', code)
+    unknown = {word for question in questions for word in question.lower().split() if word not in known}
+    assert unknown == set()
 
 
 def test_the_page_on_adding_a_family(folder, monkeypatch):

@@ -26,6 +26,7 @@ from headprobe.headhunt.platt import brier_score
 from headprobe.headhunt.scorer import KINDS, make_scorer
 from headprobe.heads import HeadSet
 from headprobe.provenance import Provenance
+from headprobe.trace.tracer import HeadTracer
 
 N_VIDEOS, PER_VIDEO, LENGTH = 12, 6, 10
 PROMPTS = {"a": "first ?", "b": "second ?"}
@@ -462,6 +463,24 @@ def test_fit_takes_a_model_clips_labels_and_groups(tmp_path) -> None:
         HeadHunt(**settings | {"prompts": ["Is anything odd?"]}).fit(tiny, shown)
 
 
+def test_what_can_be_refused_is_refused_before_anything_is_read(monkeypatch) -> None:
+    tiny = hunters.model()
+    shown = hunters.clips(24)
+    settings = {"n_permutations": 0} | hunters.SETTINGS
+    monkeypatch.setattr(HeadTracer, "capture", lambda *_, **__: pytest.fail("the clips were read"))
+    with pytest.raises(InputError, match="k must be a whole number from 1 to 48"):
+        HeadHunt(49, **settings).fit(tiny, shown)
+    normal = [e for e in shown if e.label == 0]
+    for hunt in (HeadHunt, LayerHunt):
+        kind = {name: value for name, value in settings.items() if name in hunt().get_params()}
+        with pytest.raises(InputError, match=r"both occur; got \[0\]"):
+            hunt(**kind).fit(tiny, normal)
+        with pytest.raises(InputError, match="held-out scores need two of each"):
+            hunt(**kind).fit(tiny, [*normal, next(e for e in shown if e.label == 1)])
+        with pytest.raises(InputError, match="in clips but not in frame truth"):
+            hunt(**kind).fit(tiny, shown, frame_truth={shown[0].group: np.zeros(16)})
+
+
 def test_fit_takes_files(tmp_path) -> None:
     tiny = hunters.model()
     files = [tmp_path / f"v{i}.mp4" for i in range(8)]
@@ -494,3 +513,16 @@ def test_fit_takes_files(tmp_path) -> None:
 def _copied(file, to):
     shutil.copy(file, to)
     return to
+
+
+def test_layers_of_different_widths_are_hunted_whole() -> None:
+    # A map with holes where a layer has no head of that number, as in models whose layers differ.
+    acts = activations()
+    kept = HeadSet([head for head in acts.heads if (head.layer, head.head) != (1, 2)])
+    ragged = HeadActivations(acts.select(kept), kept, PROMPTS, acts.examples, acts.provenance)
+    hunter = HeadHunt(k=1, n_permutations=19, segment_frames=LENGTH).fit(ragged)
+    whole = HeadHunt(k=1, n_permutations=19, segment_frames=LENGTH).fit(acts)
+    assert np.isnan(hunter.rss_.values).sum() == 1
+    assert np.isnan(whole.rss_.values).sum() == 0
+    assert len(hunter.heads_) == 1
+    assert hunter.experts_.stability["prompts"]["n_sets"] == len(acts.prompts)

@@ -253,3 +253,33 @@ def test_p_values_without_a_name_are_called_p():
     for given, words in ((score_map([[0.5, 0.01]]), "p > 0.05"), (score_map([[0.5, 0.01]], name="q"), "q > 0.05")):
         legend = heatmap(scores, p_values=given).get_legend()
         assert [text.get_text() for text in legend.get_texts()] == [f"not significant: {words}"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "ends"),
+    [({}, "neither"), ({"vmin": 0.3}, "min"), ({"vmax": 0.5}, "max"), ({"vmin": 0.3, "vmax": 0.5}, "both")],
+)
+def test_scores_beyond_the_colours_show_as_an_arrow_at_the_end_of_the_bar(limits, ends):
+    figure = heatmap(np.array([[0.1, np.nan], [0.4, 0.9]]), **limits).figure
+    (bar,) = [ax for ax in figure.axes if ax.get_label() == "<colorbar>"]
+    assert bar._colorbar.extend == ends
+
+
+def dashes(ax):
+    """Row and column of every dash."""
+    return {
+        (int(y), int(x))
+        for one in ax.collections
+        if one.get_paths()[0].vertices.shape == (2, 2)
+        for x, y in one.get_offsets()
+    }
+
+
+def test_cells_below_the_centre_carry_a_dash_for_print_without_colours():
+    values = np.array([[2.0, -2.0, np.nan], [-1.0, -0.05, 1.0]])
+    assert dashes(heatmap(values, center=0)) == {(0, 1), (1, 0)}
+    assert dashes(heatmap(values, center=0, mark=["L0H1"])) == {(1, 0)}
+    assert dashes(heatmap(values + 5, center=5)) == {(0, 1), (1, 0)}
+    assert dashes(heatmap(values)) == set()
+    rng = np.random.default_rng(0)
+    assert dashes(heatmap(rng.normal(size=(80, 64)), center=0)) == set()

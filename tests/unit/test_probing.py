@@ -18,11 +18,15 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from headprobe.activations import HeadActivations, example_table
 from headprobe.errors import InputError, SelectionError
+from headprobe.examples import Example
+from headprobe.heads import HeadSet
 from headprobe.metrics.saliency import saliency
 from headprobe.metrics.significance import max_statistic
 from headprobe.probing import HeadProbe, HeadSelector, cross_validate, summarise
 from headprobe.probing.probe import KINDS
+from headprobe.provenance import Provenance
 
 VIDEOS = np.repeat(np.arange(16), 3)
 Y = VIDEOS % 2
@@ -33,6 +37,12 @@ def heads(seed: int, signal: float = 3.0, n: int = 48) -> np.ndarray:
     z = np.random.default_rng([3, seed]).normal(size=(n, 2, 3, 4))
     z[:, 1, 2, 0] += signal * Y[:n]
     return z
+
+
+def activations(z: np.ndarray) -> HeadActivations:
+    chosen = HeadSet([(layer, head) for layer in range(2) for head in range(3)])
+    values, table = torch.from_numpy(z).flatten(1, 2)[None], example_table([Example("x", id=str(i)) for i in range(48)])
+    return HeadActivations(values, chosen, {"p": "x"}, table, Provenance("m", prompts={"p": "x"}))
 
 
 # scikit-learn's checks take two axes: one head of all features for a probe, a head of size 1 per feature for a
@@ -215,6 +225,13 @@ def test_the_seed_decides_for_the_mlp() -> None:
         ),
         (lambda z: HeadProbe().fit(z[:, 1] + np.inf, Y), "in 144 outputs, the first in head L0H0 of example 0"),
         (lambda z: HeadProbe().fit(z[:, 1, 0] * np.nan, Y), "contains NaN"),
+        (lambda z: HeadProbe("ridge", C=0).fit(z, Y), "C must be a finite number above 0, got 0"),
+        (lambda z: HeadProbe(C=np.nan).fit(z, Y), "C must be a finite number above 0, got nan"),
+        (lambda z: HeadProbe("mlp", alpha=-1).fit(z, Y), "alpha must be a finite number of 0 or more, got -1"),
+        (lambda z: HeadProbe("mlp", hidden=0).fit(z, Y), "hidden must be a whole number of 1 or more, got 0"),
+        (lambda z: HeadProbe(max_iter=0.5).fit(z, Y), "max_iter must be a whole number of 1 or more, got 0.5"),
+        (lambda z: HeadProbe().fit(activations(z), Y), r"got activations of 6 heads under 1 prompts: take acts.z\[pr"),
+        (lambda z: HeadSelector(1).fit(activations(z), Y), r"got activations of 6 heads .* acts.by_size\(\)"),
     ],
 )
 def test_probe_errors(call, message: str) -> None:
@@ -315,10 +332,13 @@ def test_a_fold_without_a_head_has_no_score() -> None:
         ),
         (
             {"max_fwer": 0.01, "n_permutations": 19},
-            r"none of 6 heads meets max_fwer=0.01 \(smallest p 0.05\): nothing is selected",
+            r"max_fwer is 0.01, but 19 permutations show no p-value below 0.05: use n_permutations=99 or more",
         ),
+        ({"max_fdr": 0.01, "n_permutations": 19}, r"max_fdr is 0.01, but 19 permutations .* n_permutations=99 or more"),
         ({"k": 1, "metric": "f1"}, "metrics must be different names"),
-        ({"max_fwer": 0.01, "scheme": "examples", "n_permutations": 1}, r"smallest p 0\.5"),
+        ({"max_fwer": 0.01, "scheme": "examples", "n_permutations": 1}, "1 permutations show no p-value below 0.5"),
+        ({"min_frequency": 0.6}, "min_frequency needs k"),
+        ({"k": 1, "n_resamples": "a"}, "n_resamples must be a whole number of 1 or more, got 'a'"),
     ],
 )
 def test_selector_errors(arguments: dict, message: str) -> None:
@@ -483,6 +503,8 @@ def test_summary_by_hand() -> None:
         ),
         (lambda z: cross_validate(z, Y * 0), "1 classes"),
         (lambda z: cross_validate(z, Y, n_splits=1), "2 splits or more"),
+        (lambda z: cross_validate(z, VIDEOS % 3), "'roc_auc' is for two classes, got 3: use 'roc_auc_ovr'"),
+        (lambda z: summarise(cross_validate(z, Y), level=2), "level must be between 0 and 1, such as 0.95, got 2"),
         (lambda z: cross_validate(z, Y, n_repeats=0), "n_repeats must be a whole number of 1 or more"),
         (lambda z: summarise(pd.DataFrame({"score": [1.0]})), "not a table of cross_validate: missing"),
     ],

@@ -101,3 +101,12 @@ def test_unknown_lists(tmp_path) -> None:
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(ArtefactError, match="must be JSON"):
         published(tmp_path / "bad.json")
+
+
+def test_a_map_with_holes_where_a_layer_has_fewer_heads(tmp_path) -> None:
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps(GOOD))
+    values = np.arange(12.0).reshape(4, 3)
+    values[0, 0] = np.nan
+    found = compare_heads(score_map(values), published(file))
+    assert (found.n_heads, found.ranks) == (11, {"L1H2": 7, "L3H0": 3})

@@ -105,6 +105,28 @@ def test_activations_bring_labels_and_groups():
         bootstrap_maps(lda, partly)
 
 
+def test_groups_are_found_as_saliency_finds_them():
+    """Rows of one example are one group where there is no other; False makes every row a group."""
+    acts, y = activations([None] * 24)
+    acts.examples["example"] = [f"e{i // 2}" for i in range(24)]
+    seen = []
+
+    def note(part, _):
+        seen.append(part.examples["id"].tolist())
+        return score_map([[1.0]])
+
+    y = np.arange(24) // 2 % 2
+    bootstrap_maps(note, acts, y, n_resamples=3)
+    pairs = group_resamples(y, np.arange(24) // 2, 3)
+    assert seen == [[f"v{i}" for i in rows] for rows in pairs]
+    seen.clear()
+    bootstrap_maps(note, acts, y, groups=False, n_resamples=3)
+    assert seen == [[f"v{i}" for i in rows] for rows in group_resamples(y, None, 3)]
+    seen.clear()
+    bootstrap_maps(note, acts, y, groups=torch.arange(24) // 2, n_resamples=3)
+    assert seen == [[f"v{i}" for i in rows] for rows in pairs]
+
+
 def test_the_robust_score_over_resamples_finds_the_planted_head():
     z, y = planted()
     stable = rss(bootstrap_maps(lda, z, y, n_resamples=8), dim="resample")

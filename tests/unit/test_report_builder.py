@@ -244,11 +244,16 @@ def test_quotations_strips_and_sections_within_sections(tmp_path):
 def test_no_console_errors_and_no_horizontal_scroll(tmp_path, width):
     text = full(3).write(tmp_path / "r.html").read_text(encoding="utf-8")
     script = """return [document.documentElement.scrollWidth, document.scripts.length, document.title,
-      [...document.images].every(image => image.complete && image.naturalWidth > 0)];"""
+      [...document.images].every(image => image.complete && image.naturalWidth > 0),
+      Math.max(...[...document.querySelectorAll('caption span')].map(one => one.getBoundingClientRect().right)),
+      Math.max(...[...document.querySelectorAll('table')].map(one => one.getBoundingClientRect().right))];"""
     seen = look(text, script, tmp_path, width=width)
-    wide, scripts, title, loaded = seen.result
+    wide, scripts, title, loaded, captions, tables = seen.result
     assert seen.console == []
     assert wide <= width
+    # A table wider than the screen scrolls; the words above it do not.
+    assert captions <= width
+    assert width > 400 or tables > width
     assert (scripts, title, loaded) == (0, "Hunt " + EVIL, True)
 
 

@@ -7,7 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headprobe.errors import InputError
+from headprobe.metrics.parts import group_halves
+from headprobe.metrics.permutation import relabellings
+from headprobe.metrics.replicates import size_maps
 from headprobe.metrics.resampling import group_resamples, group_subsets
+from headprobe.probing import HeadSelector, cross_validate
+from headprobe.scores import score_map
 
 
 def videos(rng, n_groups=9):
@@ -100,6 +105,28 @@ def test_what_cannot_be_resampled_is_refused(y, groups, text):
 def test_the_number_of_resamples(n):
     with pytest.raises(InputError, match=f"n_resamples must be a whole number of 1 or more, got {n!r}"):
         group_resamples([0, 0, 0, 1, 1, 1], n_resamples=n)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda seed: group_resamples([0, 0, 0, 1, 1, 1], n_resamples=2, random_state=seed),
+        lambda seed: group_subsets([0, 0, 0, 1, 1, 1], sizes=[4], random_state=seed),
+        lambda seed: group_halves(np.arange(8) % 2, np.arange(8), 2, random_state=seed),
+        lambda seed: relabellings([0, 1] * 4, n_permutations=2, random_state=seed).labels,
+        lambda seed: size_maps(
+            lambda z, y: score_map([[1.0, 2.0]]), np.ones((8, 1, 2, 3)), [0, 1] * 4, sizes=[4], random_state=seed
+        ),
+        lambda seed: cross_validate(np.eye(8)[:, None, None], [0, 1] * 4, n_splits=2, random_state=seed),
+        lambda seed: HeadSelector(1, metric="rsa", random_state=seed).fit(np.eye(8), [0, 1] * 4).heads_,
+    ],
+)
+def test_nothing_is_drawn_without_a_seed(draw):
+    """None would give other numbers every time, and no result could be had again."""
+    assert len(draw(np.int64(3))) == len(draw(3))
+    for seed in (None, -1, 0.5, True):
+        with pytest.raises(InputError, match=f"random_state must be a whole number of 0 or more.* got {seed!r}"):
+            draw(seed)
 
 
 @given(st.integers(0, 2**16))

@@ -352,7 +352,7 @@ def test_z_that_cannot_be_used(z, text):
         saliency(z, [0, 1] * 12)
 
 
-@pytest.mark.parametrize("metrics", [(), ("lda", "lda"), ("auc",)])
+@pytest.mark.parametrize("metrics", [(), ("lda", "lda"), ("auc",), (["lda"],), (3,)])
 def test_metrics_must_be_known_and_different(metrics):
     with pytest.raises(InputError, match="different names out of"):
         saliency(*planted(), metrics=metrics)
@@ -366,6 +366,19 @@ def test_metrics_as_bare_text_are_explained():
 def test_groups_of_another_length_are_refused():
     with pytest.raises(InputError, match="groups has 3 entries for 24 examples"):
         saliency(*planted(), groups=["a", "b", "c"])
+
+
+@pytest.mark.parametrize("metric", ["lda", "auroc"])
+@pytest.mark.parametrize("groups", [3, True, 0.5])
+def test_groups_that_are_no_sequence_are_refused(metric, groups):
+    with pytest.raises(InputError, match=f"groups must be one per example, .* got {groups!r}"):
+        saliency(*planted(), metrics=(metric,), groups=groups)
+
+
+@pytest.mark.parametrize("random_state", [None, -1, 0.5, True, "0"])
+def test_a_seed_that_gives_other_numbers_every_time_is_refused(random_state):
+    with pytest.raises(InputError, match=f"random_state must be a whole number of 0 or more.* got {random_state!r}"):
+        saliency(*planted(), random_state=random_state)
 
 
 def test_heads_that_are_no_rectangle_are_scored_and_the_others_are_nan():

@@ -15,6 +15,7 @@ from headprobe.activations import HeadActivations
 from headprobe.cli import app
 from headprobe.errors import InputError, StoreError
 from headprobe.heads import HeadSet
+from headprobe.provenance import Provenance
 from headprobe.store import Store, export, holdings, repair, verify
 from headprobe.store import pack as pack_module
 
@@ -306,6 +307,32 @@ def test_info_on_an_empty_store(tmp_path):
     Store.create(tmp_path / "z", MADE, HEADS)
     facts = json.loads(run(app, ["store", "info", str(tmp_path / "z"), "--json"]).output)
     assert (facts["examples"], facts["rows"], facts["head size"]) == (0, 0, "unknown while the store is empty")
+
+
+def test_info_says_all_that_the_fingerprint_is_made_of(tmp_path):
+    made = Provenance(
+        "m",
+        revision="main",
+        weights_hash="1a2b",
+        dtype="bfloat16",
+        attention="sdpa",
+        adapter="qwen2_vl",
+        processor="3c4d",
+        prompts=MADE.prompts,
+        positions="last()",
+        frames=4,
+        versions={"torch": "9.9"},
+        edits=("zero L0H1",),
+        sampling="segments of 8 frames",
+    )
+    Store.create(tmp_path / "z", made, HEADS)
+    shown = run(app, ["store", "info", str(tmp_path / "z")]).output
+    for name in ("revision", "weights_hash", "dtype", "attention", "adapter", "processor", "positions", "sampling"):
+        assert f"  {getattr(made, name)}\n" in shown, name
+    assert "versions     torch: 9.9\n" in shown
+    assert "edits        zero L0H1\n" in shown
+    facts = json.loads(run(app, ["store", "info", str(tmp_path / "z"), "--json"]).output)
+    assert facts["versions"] == {"torch": "9.9"}
 
 
 def test_verify_and_repair_commands(store):

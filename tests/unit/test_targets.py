@@ -36,7 +36,10 @@ def test_the_kind_can_be_given():
     [
         ([0, 1, 0, 1], "ordinal", r"one of \['binary', 'multiclass', 'continuous'\] or None, got 'ordinal'"),
         ([0, 1, 2, 0, 1], None, "1 of 3 classes have one, the first is 2: .*target='continuous'"),
-        ([5, 5, 5, 5], None, "must be 0 .* got 5 in 4 of 4"),
+        ([5, 5, 5, 5], None, "must be 0 .* got 5 in 4 of 4 examples; three and more classes"),
+        (["no", "ab", "no", "ab"], None, r"got 'no' in 4 of 4.* y = \[label == 'no' for label in y\]"),
+        ([-1, 1, -1, 1], None, "got -1 in 2 of 4.*label == 1 "),
+        ([1.0, float("nan"), 1.0, 1.0], None, "got nan in 1 of 4 examples; three and more"),
         ([5, 5, 5, 5], "multiclass", "all 4 examples are of class 5"),
         ([0.5, 0.5], "continuous", "the target is 0.5 for all 2 examples"),
         ([0.5, float("nan"), 1.5], "continuous", "finite numbers, got nan for example number 1"),

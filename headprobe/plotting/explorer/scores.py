@@ -57,7 +57,12 @@ class Scores:
         return np.asarray(np.isfinite(self.values).any((0, 1)))
 
     def best_first(self) -> list[Head]:
-        """Heads with a score, the marked ones first, then by their mean rank over metrics and prompts."""
+        """Heads with a score, the marked ones first, then by their mean rank over metrics and prompts.
+
+        Returns
+        -------
+        list of Head
+        """
         order = np.argsort(np.argsort(-np.nan_to_num(self.values, nan=-np.inf).reshape(-1, self.there.size), 1), 1)
         marked = np.zeros_like(self.there)
         for row, column in self.marked:
@@ -67,12 +72,28 @@ class Scores:
         return [Head(self.layers[row], self.heads[column]) for row, column in at]
 
     def cells(self, some: Sequence[Head]) -> Int[np.ndarray, " k"]:
-        """Numbers of the cells of heads, row by row."""
+        """Numbers of the cells of heads, row by row.
+
+        Parameters
+        ----------
+        some
+            Heads of the map.
+
+        Returns
+        -------
+        numpy.ndarray
+            Whole numbers `[k]`.
+        """
         row, column = ({number: i for i, number in enumerate(axis)} for axis in (self.layers, self.heads))
         return np.array([row[head.layer] * len(self.heads) + column[head.head] for head in some], np.int32)
 
     def packed(self) -> dict[str, Any]:
-        """Plain values for the page."""
+        """Plain values for the page.
+
+        Returns
+        -------
+        dict
+        """
         from matplotlib import colormaps
         from matplotlib.colors import to_hex
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 import threading
@@ -20,6 +21,8 @@ from headprobe.video.index import FAULTS, display_turn
 from headprobe.video.reader import VideoReader
 
 __all__ = ["ENDED", "Break", "Feed", "Frame", "open_feed"]
+
+_log = logging.getLogger(__name__)
 
 ENDED = "the source ended"
 """Reason of a break where nothing went wrong."""
@@ -150,7 +153,9 @@ class Feed:
             yield Break(connection, reason, ends)
             if ends:
                 return
-            sleep(min(wait_seconds * 2**tries, longest_wait))
+            pause = min(wait_seconds * 2**tries, longest_wait)
+            _log.warning("%s: %s; trying again in %g s", self.name, reason, pause)
+            sleep(pause)
             tries, connection = tries + 1, connection + 1
 
 
@@ -229,7 +234,8 @@ class _Connections:
         """Frames of one connection, with their times where the source gives them."""
         import av
 
-        options = {"rtsp_transport": "tcp"} if self.name.startswith("rtsp") else {}
+        # TCP loses nothing; servers that do not speak it are asked for UDP.
+        options = {"rtsp_flags": "prefer_tcp"} if self.name.startswith("rtsp") else {}
         with av.open(self.name, format=self.form, options=options, timeout=(_TIMEOUT, _TIMEOUT)) as container:
             if not container.streams.video:
                 raise VideoError(self.name, "there is no video stream in it")

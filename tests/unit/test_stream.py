@@ -5,13 +5,14 @@ from __future__ import annotations
 import socket
 import threading
 
+import av
 import numpy as np
 import pytest
 from hunters import head_hunter, layer_hunter, model, video
 
 from headprobe.errors import InputError, VideoError
 from headprobe.headhunt.detect import detect_video
-from headprobe.headhunt.feed import Break, Frame, Reader, open_feed
+from headprobe.headhunt.feed import ENDED, Break, Frame, Reader, open_feed
 from headprobe.headhunt.locate import Locator
 from headprobe.headhunt.stream import CausalSmoother, _Alarm, _Cutter
 from headprobe.video.decode import read_frames
@@ -179,7 +180,7 @@ def test_waiting_grows_and_has_an_end() -> None:
 
 
 @pytest.mark.parametrize("times", [2])
-def test_an_address_that_hangs_up_and_answers_again(hunter, tiny, tmp_path, times) -> None:
+def test_an_address_that_hangs_up_and_answers_again(hunter, tiny, tmp_path, times, caplog) -> None:
     """A local server gives the same recording to every caller and hangs up after it, as a camera that restarts."""
     video(tmp_path / "cut.mkv", 32)
     data = (tmp_path / "cut.mkv").read_bytes()
@@ -205,7 +206,22 @@ def test_an_address_that_hangs_up_and_answers_again(hunter, tiny, tmp_path, time
     assert spans == [(0, 0, 16), (0, 16, 32), (1, 0, 16), (1, 16, 32)]
     np.testing.assert_allclose([p.score for p in parts], np.tile(offline.scores, 2), atol=1e-6)
     assert parts[2].start_seconds >= parts[1].end_seconds - 3.2  # live time goes on; it does not start anew
+    # Whoever waits is told what for.
+    assert any(f"{address}: {ENDED}; trying again in 0 s" in said for said in caplog.messages)
     assert parts[-1].total_dropped == 0
+
+
+def test_rtsp_asks_for_tcp_first_and_takes_udp(monkeypatch) -> None:
+    asked: list[dict[str, str]] = []
+
+    def refuse(name: str, **settings) -> None:
+        asked.append(settings["options"])
+        raise OSError("nobody there")
+
+    monkeypatch.setattr(av, "open", refuse)
+    (end,) = open_feed("rtsp://camera/stream").items(reconnect=0)
+    assert isinstance(end, Break)
+    assert asked == [{"rtsp_flags": "prefer_tcp"}]
 
 
 # Drops

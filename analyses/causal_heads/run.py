@@ -224,6 +224,7 @@ def one_model(study: Study, name: str) -> dict:
             "p_right": float(balanced(base[1], one.y, one.weights[:1])[0]),
             "decodable_and_causal": correlation(saliency, lost, shape, seed),
             "causal_on_calibration_and_test": correlation(trained, lost, shape, seed),
+            "fall_of_p": {what: float(values["mean", what, k]["p"][-1][0].mean()) for what in SETS},
             "cost_of_each_head": lost.reshape(shape),
             "saliency_of_each_head": saliency.reshape(shape),
             "largest_error_of_the_short_way": float(
@@ -348,11 +349,19 @@ def lines(results: Mapping) -> list[str]:
         f"{event} {one['spearman']:+.2f} (p {one['p_within_layers']:.3f})"
         for event, one in ((event, each["decodable_and_causal"]) for event, each in asked.items())
     )
+    split = "; ".join(
+        f"{event} "
+        + " | ".join(
+            ", ".join(f"{-one['questions'][event]['fall_of_p'][what]:+.3f}" for one in results["models"].values())
+            for what in ("hunted", "hunted under the question", "random")
+        )
+        for event in asked
+    )
     alone = []
     for event, one in asked.items():
         cost = {f"L{i}H{j}": value for i, row in enumerate(one["cost_of_each_head"]) for j, value in enumerate(row)}
         most = max(cost, key=lambda head: cost[head])
-        alone.append(f"{event} {most} {cost[most]:.3f} ({own['draws_that_hunt'].get(most, 0)})")
+        alone.append(f"{event} {most} {cost[most]:.3f} (hunted in {own['draws_that_hunt'].get(most, 0)} draws)")
     again = ", ".join(f"{one['causal_on_calibration_and_test']['spearman']:.2f}" for one in asked.values())
     everything = effects["mean"]["all"]["48"]
     return [
@@ -368,7 +377,9 @@ def lines(results: Mapping) -> list[str]:
         f"- Change of P(right) without {', '.join(str(n) for n in sizes)} heads (mean, last token): {over}; all 48 "
         f"{-everything['p']['mean']:+.2f} (accuracy falls by {everything['accuracy']['mean']:.2f}). All 48 patched "
         f"bring back {effects['patch']['all']['48']['restored']['mean']:.2f}.",
-        f"- The one head that costs most, by question (draws in which it is hunted): {', '.join(alone)}.",
+        "- Change of P(right) by question, all trainings in their order (hunted; hunted under the question; random): "
+        f"{split}.",
+        f"- The one head that costs most, by question: {', '.join(alone)}.",
         f"- Saliency under the question and cost of each head alone, Spearman over the 48 heads (p within layers): "
         f"{linked}. The costs themselves repeat on other scenes: {again}.",
     ]

@@ -19,6 +19,7 @@ from headprobe.plotting.explorer.content import contents, describe, shown_rows
 from headprobe.plotting.explorer.page import explorer_page, packed
 from headprobe.plotting.explorer.scores import Scores, read_scores
 from headprobe.plotting.explorer.views import extremes, head_view
+from headprobe.plotting.explorer.widget import explorer_widget
 
 if TYPE_CHECKING:
     from xarray import DataArray
@@ -58,6 +59,21 @@ class Explorer:
             f'<iframe srcdoc="{html.escape(self.text, quote=True)}" sandbox="allow-scripts" title="headprobe explorer" '
             'style="width:100%;height:820px;border:1px solid #c9c9c9" loading="lazy"></iframe>'
         )
+
+    def widget(self) -> Any:
+        """The page as a Jupyter widget, whose trait `chosen` is the label of the head clicked last.
+
+        Returns
+        -------
+        anywidget.AnyWidget
+            Shown as the last line of a cell; ``HeadSet([widget.chosen])`` goes on with the head.
+
+        Raises
+        ------
+        InputError
+            anywidget is not installed.
+        """
+        return explorer_widget(self.text)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the page as one file, which opens in a browser without a server and without the network.
@@ -139,7 +155,7 @@ def explore(
     Returns
     -------
     Explorer
-        ``.save("heads.html")`` writes it; in a notebook it is shown.
+        ``.save("heads.html")`` writes it; in a notebook it is shown; ``.widget()`` hands clicked heads to the notebook.
 
     Raises
     ------

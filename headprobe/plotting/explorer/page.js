@@ -260,7 +260,7 @@
     sides.append(make("p", { class: "quiet" }, what));
   }
 
-  function choose(cell, go) {
+  function choose(cell, go, asked = true) {
     if (cells.has(state.chosen)) {
       cells.get(state.chosen).classList.remove("chosen");
       cells.get(state.chosen).setAttribute("aria-selected", "false");
@@ -273,6 +273,8 @@
     showScores(cell);
     showHead(cell);
     say.textContent = `${label(cell)} chosen`;
+    // A widget that shows the page listens; a page on its own has nobody to tell.
+    if (asked && window.parent !== window) window.parent.postMessage({ headprobe: "chosen", head: label(cell) }, "*");
     if (go && window.innerWidth < 864) scoreTitle.scrollIntoView({ block: "nearest" });
   }
 
@@ -354,7 +356,7 @@
     make("p", { class: "quiet" }, "The examples are those that the scores came from: they illustrate a head and test nothing."), notes);
   app.replaceChildren(make("div", { class: "layout" }, left, right), say);
   const first = [...cells.keys()].filter((cell) => Number.isFinite(map[cell])).sort((a, b) => map[b] - map[a] || a - b)[0];
-  choose(first === undefined ? [...cells.keys()][0] : first, false);
+  choose(first === undefined ? [...cells.keys()][0] : first, false, false);
   say.textContent = "";
   app.dataset.ready = "true";
 })();

@@ -329,3 +329,41 @@ class HeadSet(Sequence[Head]):
             raise InputError(f"k is {k}; with {len(pool)} candidate heads it must lie in 1..{len(pool)}.")
         chosen = np.random.default_rng(random_state).choice(len(pool), size=k, replace=False)
         return cls(pool[int(i)] for i in np.sort(chosen))
+
+    def random_of_same_layers(
+        self, candidates: Iterable[Head | str | tuple[int, int]], random_state: int | np.random.Generator | None
+    ) -> HeadSet:
+        """Draw as many different heads of every layer as this set has there, all equally likely within a layer.
+
+        Parameters
+        ----------
+        candidates
+            Heads to draw from.
+        random_state
+            Seed or generator; the same seed draws the same heads.
+
+        Returns
+        -------
+        HeadSet
+            The drawn heads, layer by layer.
+
+        Raises
+        ------
+        InputError
+            There are fewer candidates in a layer than this set has there.
+
+        Examples
+        --------
+        >>> all_heads = [(layer, head) for layer in range(3) for head in range(4)]
+        >>> [head.layer for head in HeadSet(["L2H0", "L0H1", "L2H3"]).random_of_same_layers(all_heads, 0)]
+        [0, 2, 2]
+        """
+        pool, rng = HeadSet(candidates), np.random.default_rng(random_state)
+        drawn: list[Head] = []
+        for layer in self.layers:
+            there = [head for head in pool if head.layer == layer]
+            wanted = sum(head.layer == layer for head in self)
+            if wanted > len(there):
+                raise InputError(f"layer {layer} has {len(there)} candidate heads; {wanted} are to be drawn from it.")
+            drawn += [there[int(i)] for i in rng.choice(len(there), wanted, replace=False)]
+        return HeadSet(drawn)

@@ -200,12 +200,7 @@ class Fit:
         if row.heads == "random":
             return HeadSet([everything[int(i)] for i in rng.choice(len(everything), row.k, replace=False)])
         if row.heads == "same layers":
-            hunted = self.heads(replace(row, heads="rss"))
-            drawn = []
-            for layer in hunted.layers:
-                n = sum(head.layer == layer for head in hunted)
-                drawn += [(layer, int(i)) for i in rng.choice(n_heads, n, replace=False)]
-            return HeadSet(drawn)
+            return self.heads(replace(row, heads="rss")).random_of_same_layers(everything, rng)
         return top_heads(-self.robust(row) if row.heads == "worst" else self.robust(row), row.k)
 
     @property

@@ -114,11 +114,7 @@ class Bench:
         for _ in range(n):
             places = rng.choice(72, len(hunted), replace=False)
             yield "random five", HeadSet([(int(i) // 12, int(i) % 12) for i in places])
-            drawn = []
-            for layer in hunted.layers:
-                wanted = sum(head.layer == layer for head in hunted)
-                drawn += [(layer, int(i)) for i in rng.choice(12, wanted, replace=False)]
-            yield "same layers", HeadSet(drawn)
+            yield "same layers", hunted.random_of_same_layers(np.ndindex(6, 12), rng)
 
     def features(self, rows: np.ndarray, rng: np.random.Generator, draws: int) -> Iterator[tuple[str, np.ndarray]]:
         """Every condition with its features; the random ones several times."""

@@ -253,7 +253,7 @@ def _methods(
     worst = HeadSet([(int(layer), int(head)) for layer, head in ranked.indexes["entry"][:k]])
     rng = np.random.default_rng(seed)
     anywhere = [HeadSet.random(all_heads, k, random_state=int(rng.integers(2**31))) for _ in range(N_RANDOM)]
-    same_layers = [_same_layers(found.heads, all_heads, rng) for _ in range(N_RANDOM)]
+    same_layers = [found.heads.random_of_same_layers(all_heads, rng) for _ in range(N_RANDOM)]
 
     shuffler = np.random.default_rng([seed, 1])
     shuffled = [shuffler.permutation(y) for _ in range(N_RANDOM)]
@@ -286,16 +286,6 @@ def _methods(
         SHUFFLED: [hunted_with(labels) for labels in shuffled],
         "frame differences": [probe(m.motion_calibration[rows], m.motion_test)],
     }, list(found.heads.labels)
-
-
-def _same_layers(heads: HeadSet, all_heads: HeadSet, rng: np.random.Generator) -> HeadSet:
-    """As many random heads in each layer as the hunted set has there."""
-    chosen: list[Any] = []
-    for layer in heads.layers:
-        candidates = [h for h in all_heads if h.layer == layer]
-        n = sum(h.layer == layer for h in heads)
-        chosen += [candidates[int(i)] for i in rng.choice(len(candidates), n, replace=False)]
-    return HeadSet(chosen)
 
 
 def _auc(y: np.ndarray, scores: np.ndarray) -> float:

@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from headprobe.errors import InputError, SelectionError
-from headprobe.heads import Head, HeadSet
+from headprobe.heads import HeadSet
 from headprobe.metrics.features import label_array
 from headprobe.metrics.linear_probe import fold_index
 from headprobe.metrics.permutation import relabellings
@@ -319,15 +319,10 @@ def _splits(y: np.ndarray, fold: np.ndarray, n_splits: int, seeds: list[int]) ->
 
 
 def _draw(condition: str, heads: HeadSet, shape: tuple[int, ...], rng: np.random.Generator) -> HeadSet:
-    n_layers, n_heads = shape
+    everywhere = list(np.ndindex(*shape))
     if condition == "random_heads":
-        places = rng.choice(n_layers * n_heads, len(heads), replace=False)
-        return HeadSet([Head(int(i // n_heads), int(i % n_heads)) for i in places])
-    drawn = []
-    for layer in heads.layers:
-        wanted = sum(head.layer == layer for head in heads)
-        drawn += [Head(layer, int(i)) for i in rng.choice(n_heads, wanted, replace=False)]
-    return HeadSet(drawn)
+        return HeadSet.random(everywhere, len(heads), rng)
+    return heads.random_of_same_layers(everywhere, rng)
 
 
 def _row(condition: str, split: _Split, draw: int, score: float, heads: HeadSet) -> dict[str, Any]:

@@ -130,6 +130,23 @@ def test_random_draws_are_reproducible_and_uniform():
     assert all(230 < count < 370 for count in counts.values())  # 300 expected, about 15 standard deviation
 
 
+def test_random_heads_of_the_same_layers():
+    candidates = [(layer, head) for layer in range(3) for head in range(4)]
+    hunted = HeadSet(["L2H0", "L0H1", "L2H3"])
+    counts = {Head(*pair): 0 for pair in candidates}
+    rng = np.random.default_rng(0)
+    for _ in range(600):
+        drawn = hunted.random_of_same_layers(candidates, rng)
+        assert [head.layer for head in drawn] == [0, 2, 2]
+        for head in drawn:
+            counts[head] += 1
+    assert all(counts[Head(1, head)] == 0 for head in range(4))
+    assert all(100 < counts[Head(0, head)] < 200 and 240 < counts[Head(2, head)] < 360 for head in range(4))
+    assert hunted.random_of_same_layers(candidates, 3) == hunted.random_of_same_layers(candidates, 3)
+    with pytest.raises(InputError, match="layer 2 has 1 candidate heads; 2 are to be drawn"):
+        hunted.random_of_same_layers(["L0H0", "L2H0"], 0)
+
+
 @pytest.mark.parametrize("k", [0, 3])
 def test_random_refuses_an_impossible_k(k):
     with pytest.raises(InputError, match=f"k is {k}; with 2 candidate heads"):

@@ -72,7 +72,7 @@ PACKAGES = {
 
 # What the modules above are made of. They have a page of their own, for those who change headprobe.
 INSIDE = """
-attention cli cli_data cli_extract cli_headhunt cli_store head_weights report_blocks report_file report_heads
+attention cli cli_data cli_extract cli_headhunt cli_store cli_work head_weights report_blocks report_file report_heads
 report_page report_pictures stack tables values
 extraction.batching extraction.cutting extraction.decode_ahead extraction.decoder extraction.events
 extraction.keeping extraction.local_engine extraction.progress extraction.ray_engine extraction.reading

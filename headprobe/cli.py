@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from headprobe import __version__, cli_data, cli_extract, cli_headhunt, cli_store
+from headprobe.cli_work import INCOMPLETE, run
 from headprobe.errors import HeadprobeWarning
 
 app = typer.Typer(
@@ -82,7 +83,7 @@ def demo(
     from headprobe.headhunt.demo import Size, run_demo
 
     size = Size(10, 2, 4, 1, 2, n_frames=96, n_draws=3, videos_per_draw=10) if quick else Size()
-    done = _run(lambda: run_demo(out, seed=seed, size=size))
+    done = run(lambda: run_demo(out, seed=seed, size=size), INCOMPLETE)
     _print_rows(done.results)
     typer.echo(f"Expert heads: {', '.join(done.results['experts'])}   ({done.results['seconds']:.0f} s)")
     typer.echo(
@@ -126,7 +127,7 @@ def detect(
             events.interrupt()
         return events
 
-    done = _run(work)
+    done = run(work, INCOMPLETE)
     for detection in done.found:
         found = ", ".join(f"{e.start_seconds:.1f}-{e.end_seconds:.1f} s (peak {e.peak:.2f})" for e in detection.events)
         typer.echo(f"{shown_name(detection.path)}: {found or 'no event'}")
@@ -181,7 +182,7 @@ def inspect(
     from headprobe.models.inspection import inspect_model
     from headprobe.models.summary import describe, text_table
 
-    found = _run(lambda: _quietly(lambda: inspect_model(model)))
+    found = run(lambda: _quietly(lambda: inspect_model(model)), INCOMPLETE)
     if as_json:
         typer.echo(json.dumps(found.to_dict(), indent=2))
         return
@@ -201,23 +202,6 @@ def _quietly(work: Any) -> Any:
         return work()
     finally:
         transformers.logging.set_verbosity(before)
-
-
-def _run(work: Any) -> Any:
-    """Run a command's work; turn headprobe's own errors into one line and exit code 2, Ctrl-C into 130."""
-    from headprobe.errors import HeadprobeError
-
-    try:
-        return work()
-    except HeadprobeError as error:
-        typer.echo(f"headprobe: {error}", err=True)
-        raise typer.Exit(2) from error
-    except OSError as error:
-        typer.echo(f"headprobe: {error}", err=True)
-        raise typer.Exit(2) from error
-    except KeyboardInterrupt:
-        typer.echo("headprobe: interrupted before the results were complete", err=True)
-        raise typer.Exit(130) from None
 
 
 def _print_rows(results: dict[str, Any]) -> None:

@@ -7,9 +7,11 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
+
+from headprobe.cli_work import run
 
 __all__ = ["app", "evaluate"]
 
@@ -19,7 +21,6 @@ app = typer.Typer(
     help="Data sets: what is there, what is missing, and which videos to calibrate on.",
 )
 
-T = TypeVar("T")
 Root = Annotated[Path, typer.Argument(help="Folder that holds the videos, anywhere beneath it.", show_default=False)]
 Name = Annotated[
     str,
@@ -69,7 +70,7 @@ def check(
         )
         return check_dataset(data, listing, open_files=open_files)
 
-    found = _run(work)
+    found = run(work)
     typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else "\n".join(found.lines()))
     if not found.complete:
         raise typer.Exit(1)
@@ -110,7 +111,7 @@ def sample(
         drawn.save(out)
         return drawn
 
-    drawn = _run(work)
+    drawn = run(work)
     counts = ", ".join(f"{name} {count}" for name, count in class_counts(drawn).items())
     typer.echo(f"{len(drawn.videos)} of {drawn.n_pool} training videos ({counts}); list in {out}")
 
@@ -191,7 +192,7 @@ def evaluate(
             write_json(json_out, numbers)
         return numbers
 
-    numbers = _run(work)
+    numbers = run(work)
     typer.echo(_report(scores.name, numbers))
     if json_out is not None:
         typer.echo(f"\nAll numbers: {json_out}")
@@ -259,17 +260,3 @@ def _event_lines(events: Mapping[str, Any], text_table: Callable[..., str], widt
 
 def _shown(value: float | None) -> str:
     return "none" if value is None else f"{value:.4f}"
-
-
-def _run(work: Callable[[], T]) -> T:
-    """Do a command's work; headprobe's own errors become one line and exit code 2, Ctrl-C 130."""
-    from headprobe.errors import HeadprobeError
-
-    try:
-        return work()
-    except (HeadprobeError, OSError) as error:
-        typer.echo(f"headprobe: {error}", err=True)
-        raise typer.Exit(2) from error
-    except KeyboardInterrupt:
-        typer.echo("headprobe: interrupted", err=True)
-        raise typer.Exit(130) from None

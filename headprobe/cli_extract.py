@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from headprobe.cli_work import run
+
 __all__ = ["extract"]
 
 _SHOWN = 20
@@ -53,40 +55,36 @@ def extract(
     A run that was killed goes on with --resume. Files that cannot be decoded are listed, the others are still read, and
     the exit code is then 1.
     """
-    from headprobe.errors import HeadprobeError
     from headprobe.extraction.extract import Interrupted
-    from headprobe.extraction.extract import extract as work
+    from headprobe.extraction.extract import extract as read
     from headprobe.extraction.prompts import parse_positions, read_prompts
 
-    code = 0
-    try:
-        done = work(
-            sources,
-            model,
-            read_prompts(prompts),
-            out,
-            heads=_heads(heads),
-            positions=parse_positions(positions or ()),
-            segments=_number(segments, "segments", "whole", None),
-            frames=frames,
-            batch_size=_number(batch_size, "batch-size", "auto", "auto"),
-            resume=resume,
-            store_dtype=store_dtype,
-            device=device or None,
-            dtype=dtype or None,
-            workers=workers or None,
-            timeout=timeout,
-            engine=engine,  # type: ignore[arg-type]
-            actors=actors or None,
-        )
-    except Interrupted as error:
-        done, code = error.result, 128 + error.signal_number
-    except (HeadprobeError, OSError) as error:
-        typer.echo(f"headprobe: {error}", err=True)
-        raise typer.Exit(2) from error
-    except KeyboardInterrupt:
-        typer.echo("headprobe: interrupted", err=True)
-        raise typer.Exit(130) from None
+    def work() -> tuple[Any, int]:
+        try:
+            done = read(
+                sources,
+                model,
+                read_prompts(prompts),
+                out,
+                heads=_heads(heads),
+                positions=parse_positions(positions or ()),
+                segments=_number(segments, "segments", "whole", None),
+                frames=frames,
+                batch_size=_number(batch_size, "batch-size", "auto", "auto"),
+                resume=resume,
+                store_dtype=store_dtype,
+                device=device or None,
+                dtype=dtype or None,
+                workers=workers or None,
+                timeout=timeout,
+                engine=engine,  # type: ignore[arg-type]
+                actors=actors or None,
+            )
+        except Interrupted as error:
+            return error.result, 128 + error.signal_number
+        return done, 0
+
+    done, code = run(work)
     _report(done, code)
     if code or done.skipped:
         raise typer.Exit(code or 1)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 
+from headprobe.cli_work import INCOMPLETE, run
+
 __all__ = ["fit", "report", "score", "watch"]
 
-T = TypeVar("T")
 Detector = Annotated[Path, typer.Option(help="Folder of a fitted detector.", show_default=False)]
 ModelName = Annotated[str, typer.Option(help="The model the detector was fitted on; by default the one it names.")]
 
@@ -111,7 +112,7 @@ def fit(
             device=device or None,
         )
 
-    done = _run(work)
+    done = run(work, INCOMPLETE)
     typer.echo("\n".join(done.lines()))
 
 
@@ -169,7 +170,7 @@ def score(
             random_state=seed,
         )
 
-    done = _run(work)
+    done = run(work, INCOMPLETE)
     typer.echo(json.dumps(done.to_dict(), indent=2) if as_json else "\n".join(done.lines()))
 
 
@@ -225,7 +226,7 @@ def watch(
             typer.echo("headprobe: stopped", err=True)
         return n, n_abnormal, dropped
 
-    n, n_abnormal, dropped = _run(work)
+    n, n_abnormal, dropped = run(work, INCOMPLETE)
     typer.echo(f"{n} segments, {n_abnormal} abnormal, {dropped} frames dropped" + (f"; in {out}" if out else ""))
 
 
@@ -297,22 +298,8 @@ def report(
             max_events=max_events,
         )
 
-    page, told = _run(work)
+    page, told = run(work, INCOMPLETE)
     for name, explanations in told.items():
         for one in explanations:
             typer.echo(f"{name}, {one.event.start_seconds:.1f}-{one.event.end_seconds:.1f} s: {one.text}")
     typer.echo(f"Report: {page}")
-
-
-def _run(work: Callable[[], T]) -> T:
-    """Do a command's work; headprobe's own errors become one line and exit code 2, Ctrl-C 130."""
-    from headprobe.errors import HeadprobeError
-
-    try:
-        return work()
-    except (HeadprobeError, OSError) as error:
-        typer.echo(f"headprobe: {error}", err=True)
-        raise typer.Exit(2) from error
-    except KeyboardInterrupt:
-        typer.echo("headprobe: interrupted before the results were complete", err=True)
-        raise typer.Exit(130) from None

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from headprobe.cli_work import run
 
 if TYPE_CHECKING:
     from headprobe.store import Report, Store
@@ -21,7 +22,6 @@ app = typer.Typer(
     help="Look at a store of activations, check it, put it right, pack or export it.",
 )
 
-T = TypeVar("T")
 Folder = Annotated[Path, typer.Argument(help="Folder of the store.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Look at headers and sizes only, not at every byte.")]
@@ -32,7 +32,7 @@ def info(folder: Folder, as_json: AsJson = False) -> None:
     """Say what is in a store and how it was made."""
     from headprobe.store import Store
 
-    facts = _run(lambda: _facts(Store.open(folder)))
+    facts = run(lambda: _facts(Store.open(folder)))
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
         return
@@ -47,7 +47,7 @@ def verify(folder: Folder, quick: Quick = False, as_json: AsJson = False) -> Non
     """Look over every file of a store; exit code 1 if something is wrong."""
     from headprobe import store
 
-    report = _run(lambda: store.verify(folder, digests=not quick))
+    report = run(lambda: store.verify(folder, digests=not quick))
     _show(report, as_json)
     if not report.ok:
         raise typer.Exit(1)
@@ -58,7 +58,7 @@ def repair(folder: Folder, quick: Quick = False, as_json: AsJson = False) -> Non
     """Rebuild the manifest from the shards and set aside files that cannot be used; nothing of use is deleted."""
     from headprobe import store
 
-    _show(_run(lambda: store.repair(folder, digests=not quick)), as_json)
+    _show(run(lambda: store.repair(folder, digests=not quick)), as_json)
 
 
 @app.command()
@@ -71,7 +71,7 @@ def pack(
     """Join the shards into few large files, which are faster to read."""
     from headprobe.store import Store
 
-    names = _run(lambda: Store.open(folder).pack(remove_shards=remove_shards))
+    names = run(lambda: Store.open(folder).pack(remove_shards=remove_shards))
     typer.echo("\n".join(names) if names else "There is nothing to join.")
 
 
@@ -88,7 +88,7 @@ def export(
     from headprobe import store
 
     wanted = [label.strip() for label in heads.split(",")] if heads else None
-    files = _run(lambda: store.export(store.Store.open(folder), out, wanted, prompt or None))
+    files = run(lambda: store.export(store.Store.open(folder), out, wanted, prompt or None))
     typer.echo("\n".join(str(path) for path in files))
 
 
@@ -140,17 +140,3 @@ def _show(report: Report, as_json: bool) -> None:
         for line in lines:
             typer.echo(f"{title}: {line}")
     typer.echo(f"{report.n_files} files, {report.n_examples} examples, {report.n_bytes} bytes in order")
-
-
-def _run(work: Callable[[], T]) -> T:
-    """Do a command's work; headprobe's own errors become one line and exit code 2, Ctrl-C 130."""
-    from headprobe.errors import HeadprobeError
-
-    try:
-        return work()
-    except (HeadprobeError, OSError) as error:
-        typer.echo(f"headprobe: {error}", err=True)
-        raise typer.Exit(2) from error
-    except KeyboardInterrupt:
-        typer.echo("headprobe: interrupted", err=True)
-        raise typer.Exit(130) from None

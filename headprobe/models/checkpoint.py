@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from headprobe.models.adapter import adapter_for, families
 
 __all__ = [
     "Checkpoint",
+    "check_attention",
     "module_class",
     "own_tokenizer",
     "read_chat_template",
@@ -33,6 +34,9 @@ _PROCESSOR_FILES = (
 )
 # Keys of processor_config.json that do not shape inputs.
 _NOT_SETTINGS = ("processor_class", "chat_template", "auto_map")
+# What transformers computes attention with by its own code and torch's. Anything else is fetched code, also
+# flash attention where its package is not installed: its place is then taken by a kernel of the hub.
+_BUILT_IN_ATTENTION = ("eager", "sdpa", "flex_attention", "paged|eager", "paged|sdpa")
 
 
 class Checkpoint(NamedTuple):
@@ -104,6 +108,7 @@ def read_checkpoint(
     import transformers
 
     config = _fetch(source, "configuration", transformers.AutoConfig, revision)
+    check_attention(config, source, (options or {}).get("attn_implementation"))
     auto_class = module_class(config, transformers)
     given = {"dtype": dtype or "auto", "output_loading_info": True, **(options or {})}
     module, report = _fetch(source, "model", auto_class, revision, **given)
@@ -125,6 +130,56 @@ def read_checkpoint(
         processor_config = read_processor_config(source, revision)
     commit = getattr(config, "_commit_hash", None)
     return Checkpoint(module, tokenizer, processor_config, source, commit or revision)
+
+
+def check_attention(config: Any, source: str, given: Any = None) -> None:
+    """Refuse a configuration that names an attention implementation which transformers would have to fetch.
+
+    Parameters
+    ----------
+    config
+        A transformers configuration.
+    source
+        The checkpoint, for the error text.
+    given
+        The implementation that the caller asks for in place of the configuration's.
+
+    Raises
+    ------
+    InputError
+        The configuration, or one nested in it, names a kernel of the hub, or flash attention that is not installed.
+    """
+    if given is not None:
+        config._attn_implementation = given
+    for place, part in _nested_configs(config):
+        asked = getattr(part, "_attn_implementation", None)
+        if asked is None or asked in _BUILT_IN_ATTENTION or _is_installed_flash(asked):
+            continue
+        where = "attn_implementation=" if given is not None else f"config.json of {source!r}{place}"
+        raise InputError(
+            f"{where} names the attention implementation {asked!r}, which is not built into transformers: it would be "
+            "code fetched from a hub, and loading a model runs no code of others. Use 'eager' or 'sdpa', or remove "
+            "attn_implementation from config.json."
+        )
+
+
+def _nested_configs(config: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """A configuration and all within it, each with where it stands."""
+    from transformers import PreTrainedConfig
+
+    yield (f" ({place})" if place else ""), config
+    for name, value in vars(config).items():
+        if isinstance(value, PreTrainedConfig):
+            yield from _nested_configs(value, f"{place}.{name}" if place else name)
+
+
+def _is_installed_flash(asked: object) -> bool:
+    """Whether transformers would take flash attention from an installed package."""
+    from transformers import utils
+
+    version = str(asked).removeprefix("paged|").removeprefix("flash_attention_")
+    available = getattr(utils, f"is_flash_attn_{version}_available", None)
+    return str(asked).endswith(f"flash_attention_{version}") and available is not None and bool(available())
 
 
 def module_class(config: Any, transformers: Any) -> Any:

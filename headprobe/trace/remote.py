@@ -21,7 +21,7 @@ from nnsight.modeling.transformers import TransformersModel  # noqa: E402
 
 from headprobe.errors import HeadprobeError, InputError, UnsupportedModelError  # noqa: E402
 from headprobe.models.adapter import Adapter, adapter_for, families  # noqa: E402
-from headprobe.models.checkpoint import read_tokenizer  # noqa: E402
+from headprobe.models.checkpoint import check_attention, read_tokenizer  # noqa: E402
 from headprobe.models.model import Model  # noqa: E402
 from headprobe.sites import HeadSite, discover  # noqa: E402
 from headprobe.trace.plan import active  # noqa: E402
@@ -245,12 +245,14 @@ def _config(name: str, revision: str | None) -> Any:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
             f"The configuration of {name!r} cannot be loaded: {str(error).strip().splitlines()[0]} Give the name of a "
             "model of the hub; only its configuration and tokenizer are loaded here."
         ) from error
+    check_attention(config, name)
+    return config
 
 
 def _task(config: Any, adapter: Any) -> str:

@@ -196,6 +196,38 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
         headprobe.load(tmp_path)
 
 
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
+@pytest.mark.parametrize(
+    "kernel", ["kernels-community/flash-attn2", "someone/kernel@main:fn", "flash_attention_2", {"": "someone/kernel"}]
+)
+def test_a_checkpoint_that_asks_for_a_kernel_of_the_hub_is_refused_before_anything_is_fetched(
+    key, kernel, tmp_path, monkeypatch
+):
+    save("llama", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {key: kernel}))
+    fetched = []
+    kernels = types.ModuleType("kernels")  # as if the package were installed: transformers would fetch
+    kernels.__getattr__ = lambda name: fetched.append(name)
+    monkeypatch.setitem(sys.modules, "kernels", kernels)
+    with pytest.raises(InputError, match=r"names the attention implementation '.*', which is not built into"):
+        headprobe.load(tmp_path)
+    assert not fetched
+    for built_in in ("eager", "sdpa"):
+        (tmp_path / "config.json").write_text(json.dumps(config | {key: built_in}))
+        assert headprobe.load(tmp_path).config._attn_implementation == built_in
+
+
+def test_a_kernel_named_for_a_part_of_the_model_is_refused_by_its_place(tmp_path):
+    save("qwen2_vl", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["attn_implementation"] = {"text_config": "someone/kernel"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"config\.json of '.*' \(text_config\) names .* 'someone/kernel'"):
+        headprobe.load(tmp_path)
+    assert headprobe.inspect_model(tmp_path).n_layers == 3  # builds with plain attention, whatever is asked for
+
+
 def test_the_packing_is_read_from_the_folder_in_the_order_of_transformers(tmp_path):
     save("qwen2_vl", tmp_path)
     (tmp_path / "preprocessor_config.json").unlink()

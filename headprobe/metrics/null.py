@@ -175,6 +175,42 @@ class MaxStatistic:
         per_head = self.scores.copy(data=-np.sort(-self.null.values, axis=0)[allowed])
         return Thresholds(familywise.rename("family-wise threshold"), per_head.rename("threshold"))
 
+    def one_prompt(self, prompt: str | None = None) -> str | None:
+        """The prompt that is meant: the named one, or the only one.
+
+        Parameters
+        ----------
+        prompt
+            Its name, or None.
+
+        Returns
+        -------
+        str or None
+            None where the scores have no prompts.
+
+        Raises
+        ------
+        InputError
+            If there are several prompts and none of them is named, or there is none of this name.
+
+        Examples
+        --------
+        >>> from headprobe.metrics.significance import max_statistic
+        >>> z = np.random.default_rng(0).normal(size=(1, 20, 2, 3, 4))
+        >>> max_statistic(z, np.arange(20) % 2, n_permutations=19).one_prompt()
+        'p1'
+        """
+        if "prompt" not in self.scores.dims:
+            if prompt is not None:
+                raise InputError(f"the scores have no prompts, got prompt={prompt!r}")
+            return None
+        names = self.scores.coords["prompt"].values.tolist()
+        if prompt is None and len(names) == 1:
+            return names[0]
+        if prompt not in names:
+            raise InputError(f"prompt must be one of {names}, got {prompt!r}")
+        return prompt
+
     def significant(self, alpha: float = 0.05, method: str = "step_down", prompt: str | None = None) -> HeadSet:
         """Choose the heads that are significant at level alpha.
 
@@ -186,7 +222,7 @@ class MaxStatistic:
             `"step_down"`, `"single_step"` or `"holm"` (family-wise), `"bh"` or `"by"` (false discovery rate), or
             `"uncorrected"`.
         prompt
-            Which prompt's heads, where there are several; the correction is over all of them.
+            Which prompt's heads, where there are several; the correction is over all of them. None takes the only one.
 
         Returns
         -------
@@ -202,19 +238,15 @@ class MaxStatistic:
         Raises
         ------
         InputError
-            If the method is unknown, alpha is out of range, or a prompt is missing or not there.
+            If the method is unknown, alpha is out of range, or there are several prompts and none of them is named.
         """
         self._allowed(alpha)
         if method not in METHODS:
             raise InputError(f"unknown method {method!r}: known are {list(METHODS)}")
         p, scores = self._adjusted(method), self.scores
-        if "prompt" in scores.dims:
-            names = scores.coords["prompt"].values.tolist()
-            if prompt not in names:
-                raise InputError(f"prompt must be one of {names}, got {prompt!r}")
-            p, scores = p.sel(prompt=prompt), scores.sel(prompt=prompt)
-        elif prompt is not None:
-            raise InputError(f"the scores have no prompts, got prompt={prompt!r}")
+        name = self.one_prompt(prompt)
+        if name is not None:
+            p, scores = p.sel(prompt=name), scores.sel(prompt=name)
         found = np.argwhere(p.values <= alpha)
         if not len(found):
             self._warn_if_coarse(alpha, method)

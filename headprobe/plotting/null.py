@@ -53,7 +53,7 @@ def null_plot(
     alpha
         Levels of the family-wise error, each a line.
     prompt
-        Whose heads to show, where the result has several prompts; the null is that of all.
+        Whose heads to show, where the result has several prompts (None: the only one); the null is that of all.
     bins
         Number of bars over the whole range.
     label
@@ -86,13 +86,9 @@ def null_plot(
         raise InputError("alpha is empty: give one level or more, such as 0.05")
     limits = [result.limit(level) for level in levels]
     observed, null = result.compared()
-    if "prompt" in observed.dims:
-        names = observed.coords["prompt"].values.tolist()
-        if prompt not in names:
-            raise InputError(f"the result has several prompts: prompt must be one of {names}, got {prompt!r}")
-        observed, null = observed.sel(prompt=prompt, drop=True), null.sel(prompt=prompt, drop=True)
-    elif prompt is not None:
-        raise InputError(f"the result has no prompts, got prompt={prompt!r}")
+    name = result.one_prompt(prompt)
+    if name is not None:
+        observed, null = observed.sel(prompt=name, drop=True), null.sel(prompt=name, drop=True)
     shown = as_map(observed, "a null plot")
     marked, top = on_map(mark, shown), best(shown, annotate_top)
     check_scored(marked, shown)

@@ -118,7 +118,7 @@ def test_names_stand_apart_and_on_the_plot():
         ({"alpha": 0.001}, "199 permutations show no p-value below 0.005, but alpha is 0.001"),
         ({"alpha": 2}, "alpha must be between 0 and 1"),
         ({"alpha": []}, "alpha is empty"),
-        ({"prompt": "p"}, "the result has no prompts, got prompt='p'"),
+        ({"prompt": "p"}, "the scores have no prompts, got prompt='p'"),
         ({"mark": ["L9H9"]}, "L9H9 is to be marked, but the map has layers 0 to 3"),
         ({"mark": ["L3H5"]}, "L3H5 is to be marked, but has no score"),
     ],

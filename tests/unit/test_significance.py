@@ -19,6 +19,7 @@ from headprobe.metrics.labellings import score_labellings
 from headprobe.metrics.metric import METRICS
 from headprobe.metrics.saliency import saliency
 from headprobe.metrics.significance import compare_with_null, max_statistic, null_scale, relabellings
+from headprobe.plotting.null import null_plot
 from headprobe.provenance import Provenance
 from headprobe.scores import score_map
 
@@ -270,6 +271,20 @@ def test_prompts_are_one_family_or_one_rss() -> None:
     assert robust.significant().labels == ("L2H1",)
 
 
+def test_the_only_prompt_need_not_be_named() -> None:
+    z = noise(8)
+    z[:, 2, 1, 0] += 3 * Y
+    result = max_statistic(z[None], Y, n_permutations=39)
+    assert result.scores.dims == ("prompt", "layer", "head")
+    assert (
+        result.significant() == result.significant(prompt="p1") == max_statistic(z, Y, n_permutations=39).significant()
+    )
+    assert result.significant().labels == ("L2H1",)
+    assert null_plot(result, annotate_top=1).texts[0].get_text() == "L2H1"
+    with pytest.raises(InputError, match=r"prompt must be one of \['p1'\], got 'p2'"):
+        result.significant(prompt="p2")
+
+
 def ragged(groups: list[str] | None) -> HeadActivations:
     rng = np.random.default_rng(0)
     table = example_table(
@@ -416,8 +431,8 @@ def test_several_classes() -> None:
         (lambda z: max_statistic(z, Y, n_permutations=19).significant(method="fdr"), "unknown method 'fdr'"),
         (lambda z: max_statistic(z, Y, n_permutations=19).significant(prompt="p1"), "the scores have no prompts"),
         (
-            lambda z: max_statistic(z[None], Y, n_permutations=19).significant(),
-            r"prompt must be one of \['p1'\], got None",
+            lambda z: max_statistic(np.stack([z, z]), Y, n_permutations=19).significant(),
+            r"prompt must be one of \['p1', 'p2'\], got None",
         ),
     ],
 )

@@ -18,6 +18,7 @@ from headprobe.metrics.metric import METRICS, Metric, find_metrics
 from headprobe.metrics.normalisation import combine, min_max
 from headprobe.metrics.resampling import check_seed
 from headprobe.metrics.targets import read_target
+from headprobe.metrics.threads import one_thread
 from headprobe.scores import score_map
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def saliency(
     prompts = range(len(features.prompts or [None]))
     values = np.full((len(chosen), len(prompts), len(layers), len(heads)), np.nan)
     rows = any(metric.rows for metric in chosen)
-    with torch.no_grad():
+    with torch.no_grad(), one_thread():
         for block in features.blocks:
             row = np.array([layers.index(head.layer) for head in block.heads])
             column = np.array([heads.index(head.head) for head in block.heads])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 import numpy as np
@@ -13,13 +14,34 @@ from tqdm.auto import tqdm
 
 from headprobe.metrics.features import CHUNK_BYTES, Chunk, Features, chunks
 
-__all__ = ["BAR_DELAY", "in_threads", "over_heads"]
+__all__ = ["BAR_DELAY", "in_threads", "one_thread", "over_heads"]
 
 BAR_DELAY = 3.0
 """Seconds before a bar is shown: most work is done by then."""
 
 Item = TypeVar("Item")
 Done = TypeVar("Done")
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Set torch to one thread, and back afterwards.
+
+    The operations on small chunks of heads are over before a second thread has woken, and beside a busy core every one
+    of them waits until the scheduler lets that thread run.
+
+    Examples
+    --------
+    >>> with one_thread():
+    ...     torch.get_num_threads()
+    1
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def in_threads(function: Callable[[Item], Done], items: Iterable[Item]) -> Iterator[Done]:
@@ -56,17 +78,13 @@ def in_threads(function: Callable[[Item], Done], items: Iterable[Item]) -> Itera
         yield from map(call, items)
         return
     pending: deque[Future[Done]] = deque()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(threads) as pool:
-            for item in items:
-                pending.append(pool.submit(call, item))
-                if len(pending) > threads:
-                    yield pending.popleft().result()
-            while pending:
+    with one_thread(), ThreadPoolExecutor(threads) as pool:
+        for item in items:
+            pending.append(pool.submit(call, item))
+            if len(pending) > threads:
                 yield pending.popleft().result()
-    finally:
-        torch.set_num_threads(threads)
+        while pending:
+            yield pending.popleft().result()
 
 
 def over_heads(

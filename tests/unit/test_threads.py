@@ -11,6 +11,7 @@ import torch
 from headprobe.errors import InputError
 from headprobe.metrics import threads
 from headprobe.metrics.features import read_features
+from headprobe.metrics.saliency import saliency
 from headprobe.metrics.threads import in_threads, over_heads
 
 
@@ -83,3 +84,18 @@ def test_quick_work_shows_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
     features, _ = read_features(np.arange(24.0).reshape(3, 1, 2, 4), [0, 1, 1])
     over_heads(lambda chunk: chunk.x[:, 0, 0].numpy(), features, 1, "first", progress=True)
     assert capsys.readouterr() == ("", "")
+
+
+def test_saliency_runs_on_one_thread_and_puts_the_setting_back(count: int) -> None:
+    seen: list[int] = []
+
+    def metric(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        seen.append(torch.get_num_threads())
+        return x[:, y == 1].mean((1, 2))
+
+    z = np.random.default_rng(0).normal(size=(6, 2, 3, 4))
+    saliency(z, [0, 1] * 3, [metric])
+    with pytest.raises(InputError, match="L0H0"):
+        saliency(np.ones_like(z), [0, 1] * 3, [metric])
+    assert set(seen) == {1}
+    assert torch.get_num_threads() == count

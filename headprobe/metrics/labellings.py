@@ -26,8 +26,9 @@ from headprobe.metrics.targets import Target, read_target
 
 __all__ = ["Data", "bytes_per_head", "read_data", "score_labellings"]
 
-# Closer to a singular scatter than this, the update formula of the LDA score has lost too many digits.
-CANCELLED = 1e-6
+# Where less than these shares of a labelling's scatter are left within its classes, the update formula of the LDA score
+# has lost digits: about 1e-16 over the share is the relative error.
+LEFT, LEFT_SQUARED = 1e-3, 1e-4
 
 
 class Data(NamedTuple):
@@ -118,7 +119,9 @@ def score_labellings(
     Returns
     -------
     numpy.ndarray
-        `[head, labelling]`, float64; column by column what the metric gives.
+        `[head, labelling]`, float64; column by column what the metric gives, to rounding. Labellings that are equal, or
+        with a metric of `METRICS` differ by the names of the classes only, are scored once and get the same number:
+        ties among them are exact.
 
     Raises
     ------
@@ -134,12 +137,33 @@ def score_labellings(
     """
     batch = Batch.of(heads)
     numbers = None if groups is None else torch.from_numpy(groups).to(batch.device)
+    known = METRICS.get(metric.name) is metric
+    labels, place = _distinct(labels, renamed=known)
     labels = labels.to(batch.device)
-    together = _TOGETHER.get(metric.name) if METRICS.get(metric.name) is metric else None
+    together = _TOGETHER.get(metric.name) if known else None
     if together is None or (metric.name == "lda" and labels.dtype != torch.bool):
         columns = [metric(batch, row, batch.names, random_state, numbers) for row in labels]
-        return torch.stack(columns, 1).cpu().numpy()
-    return together(batch, labels, numbers, random_state).cpu().numpy()
+        return torch.stack(columns, 1).cpu().numpy()[:, place]
+    return together(batch, labels, numbers, random_state).cpu().numpy()[:, place]
+
+
+def _distinct(labels: Tensor, renamed: bool) -> tuple[Tensor, Int[np.ndarray, " labelling"]]:
+    """Different labellings, and which of them each one is; if `renamed`, up to the names of the classes."""
+    rows = labels.cpu().numpy()
+    if renamed and rows.dtype.kind != "f":
+        # Classes get the names that they have in the first row, in the order in which they occur in each.
+        codes = rows.astype(np.int64)
+        n_classes = int(codes.max()) + 1
+        first = np.stack(
+            [np.where((codes == c).any(1), (codes == c).argmax(1), rows.shape[1]) for c in range(n_classes)]
+        )
+        order = np.argsort(first, axis=0, kind="stable").T
+        names = np.empty_like(order)
+        np.put_along_axis(names, order, np.broadcast_to(order[0], order.shape), 1)
+        rows = np.take_along_axis(names, codes, 1).astype(rows.dtype)
+    places: dict[bytes, int] = {}
+    place = np.array([places.setdefault(row.tobytes(), len(places)) for row in np.ascontiguousarray(rows)])
+    return torch.from_numpy(rows[np.unique(place, return_index=True)[1]]), place
 
 
 def bytes_per_head(metric: Metric, n: int, d: int, labellings: int) -> int:
@@ -255,7 +279,9 @@ def _lda(batch: Batch, labels: Tensor, groups: Tensor | None, random_state: int)
     left = 1 - kept * pull * quadratic
     scores = pull.square() * quadratic / left / n
     # Near-singular labellings, where the metric itself decides whether there is a score at all.
-    unsure = (left < CANCELLED) | ~scores.isfinite() | (ridge <= 0)
+    unsure = (
+        (left < LEFT) | (squared * n**2 < LEFT_SQUARED * values.square().sum(1)) | ~scores.isfinite() | (ridge <= 0)
+    )
     for column in unsure.any(0).nonzero().flatten().tolist():
         some = unsure[:, column].nonzero().flatten()
         scores[some, column] = METRICS["lda"](batch.part(some.tolist()), labels[column])

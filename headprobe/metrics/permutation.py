@@ -176,7 +176,9 @@ def _members(fold: np.ndarray) -> list[np.ndarray]:
 def _distinct(blocks: list[np.ndarray], scheme: str, n_values: int) -> int:
     """Number of distinct relabellings; with two classes, up to their names where both are reachable."""
     if scheme == "shift":
-        return math.prod(_rotations(block) for block in blocks)
+        total = math.prod(_rotations(block) for block in blocks)
+        swapped = n_values == 2 and all(_is_rotation(1 - block, block) for block in blocks)
+        return total // 2 if swapped else total
     counts = [list(Counter(block.tolist()).values()) for block in blocks]
     total = math.prod(math.factorial(sum(c)) // math.prod(map(math.factorial, c)) for c in counts)
     swapped = n_values == 2 and all(len(c) == 2 and c[0] == c[1] for c in counts)
@@ -187,6 +189,11 @@ def _rotations(block: np.ndarray) -> int:
     """Number of different rotations of a sequence: its smallest period."""
     n = len(block)
     return next(p for p in range(1, n + 1) if n % p == 0 and np.array_equal(np.roll(block, p), block))
+
+
+def _is_rotation(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether a sequence is another one moved round in a circle."""
+    return any(np.array_equal(np.roll(other, p), one) for p in range(len(other)))
 
 
 def _warn_of_runs(blocks: list[np.ndarray]) -> None:

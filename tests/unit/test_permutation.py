@@ -65,8 +65,21 @@ def test_a_shift_keeps_the_circle() -> None:
 
 
 def test_a_periodic_series_has_as_many_shifts_as_its_period() -> None:
-    y = np.array([0, 1] * 15)
-    assert relabellings(y, np.repeat(np.arange(5), 6), scheme="shift").n_distinct == 2**5
+    y = np.array([0, 1] * 18)
+    # Half of 2^6: in every video the shift by one exchanges the names of the classes.
+    assert relabellings(y, np.repeat(np.arange(6), 6), scheme="shift").n_distinct == 2**5
+
+
+def test_shifts_that_differ_by_the_names_of_the_classes_count_once() -> None:
+    half, uneven = [0, 0, 0, 1, 1, 1], [0, 0, 1, 0, 1, 1]
+    for second, expected in ((half, 6**3 // 2), (uneven, 6**3)):
+        y, videos = np.array([*half, *second, *half]), np.repeat(np.arange(3), 6)
+        drawn = relabellings(y, videos, 5000, scheme="shift")
+        assert drawn.n_distinct == expected
+        up_to_names = {min(tuple(row), tuple(1 - v for v in row)) for row in drawn.labels.tolist()}
+        assert len(up_to_names) == expected
+    with pytest.raises(InputError, match="only 18 distinct relabellings"):
+        relabellings(half * 2, np.repeat([0, 1], 6), scheme="shift")
 
 
 def test_examples_of_a_group_need_not_stand_together() -> None:

@@ -16,7 +16,7 @@ from headprobe.examples import Example
 from headprobe.heads import HeadSet
 from headprobe.metrics.batch import Batch
 from headprobe.metrics.labellings import score_labellings
-from headprobe.metrics.metric import METRICS
+from headprobe.metrics.metric import METRICS, find_metrics
 from headprobe.metrics.saliency import saliency
 from headprobe.metrics.significance import compare_with_null, max_statistic, null_scale, relabellings
 from headprobe.plotting.null import null_plot
@@ -380,6 +380,59 @@ def test_lda_of_labellings_it_can_hardly_score() -> None:
     labels = torch.tensor([[True] * 4 + [False] * 4, [True, False] * 4])
     expected = [METRICS["lda"](x, row).numpy() for row in labels]
     np.testing.assert_allclose(score_labellings(METRICS["lda"], x, labels), np.stack(expected, 1), rtol=1e-9)
+
+
+@pytest.mark.parametrize("metric", ["lda", "kl", "mmd", "mmd_unbiased", "nmi", "auroc", "cka"])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_labellings_that_differ_by_the_names_of_the_classes_tie_exactly(metric: str, classes: int) -> None:
+    # Classes 30 and 1000 standard deviations apart, where the last digits of a score depend on the order of its sums.
+    rng = np.random.default_rng(0)
+    labels = np.arange(6 * classes) % classes
+    x = torch.from_numpy(rng.normal(size=(2, len(labels), 3)) / np.array([30, 1000])[:, None, None])
+    x += torch.from_numpy(labels)[:, None]
+    rows = np.stack([labels, (labels + 1) % classes, rng.permutation(labels), labels])
+    rows = np.concatenate([rows, (classes - 1) - rows])
+    given = torch.from_numpy(rows).bool() if classes == 2 else torch.from_numpy(rows)
+    scores = score_labellings(METRICS[metric], x, given)
+    same = [0, 1, 3, 4, 5, 7] if classes == 2 else [0, 1, 3, 4, 7]
+    assert (scores[:, same] == scores[:, :1]).all()
+    assert (scores[:, 2] == scores[:, 6]).all()
+    assert (scores[:, 2] < scores[:, 0]).all()
+
+
+def test_one_sided_functions_keep_the_names_of_the_classes() -> None:
+    def excess(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (x[:, y == 1].mean(1) - x[:, y == 0].mean(1)).sum(1)
+
+    (metric,) = find_metrics([excess])
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 6, 3)))
+    labels = torch.tensor([[True, False] * 3, [False, True] * 3, [True, False] * 3])
+    scores = score_labellings(metric, x, labels)
+    np.testing.assert_allclose(scores[:, 1], -scores[:, 0])
+    assert (scores[:, 2] == scores[:, 0]).all()
+
+
+def test_no_p_value_lies_below_what_the_design_allows() -> None:
+    # Four against four: 35 labellings up to names, so two of the 70 that are drawn reach a head that separates them.
+    y = np.arange(8) % 2
+    for seed in range(10):
+        z = 0.01 * np.random.default_rng([77, seed]).normal(size=(8, 1, 1, 3)) + y[:, None, None, None]
+        result = max_statistic(z, y, "lda", groups=False, n_permutations=499, random_state=seed, progress=False)
+        drawn = relabellings(y, None, 499, seed).labels
+        reached = ((drawn == y).all(1) | (drawn == 1 - y).all(1)).sum()
+        assert result.p_values.item() == (1 + reached) / 500
+        assert (result.null.values.ravel() == result.scores.item()).sum() == reached
+
+
+@pytest.mark.parametrize(("n", "d"), [(8, 3), (20, 3), (40, 8), (40, 64), (12, 12)])
+@pytest.mark.parametrize("noise", [0.1, 0.01, 0.0015])
+def test_the_lda_update_keeps_its_digits_where_classes_are_far_apart(n: int, d: int, noise: float) -> None:
+    rng = np.random.default_rng(n)
+    y = np.arange(n) % 2
+    x = torch.from_numpy(noise * rng.normal(size=(8, n, d)) + y[:, None])
+    labels = torch.from_numpy(np.stack([y, rng.permutation(y)])).bool()
+    expected = np.stack([METRICS["lda"](x, row).numpy() for row in labels], 1)
+    np.testing.assert_allclose(score_labellings(METRICS["lda"], x, labels), expected, rtol=2e-9)
 
 
 def test_numbers_as_target() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import select
@@ -218,6 +217,8 @@ class Decoder:
 def _widen(descriptor: int) -> None:
     """Let a pipe hold more than the usual 64 KiB, where that can be asked for: fewer turns for the same frames."""
     if sys.platform == "linux":
+        import fcntl
+
         try:
             fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         except OSError:  # more than this user may have; it works without

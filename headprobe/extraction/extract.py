@@ -27,6 +27,7 @@ from headprobe.heads import Head, HeadSet
 from headprobe.models.loading import load
 from headprobe.models.model import Model
 from headprobe.store import Store
+from headprobe.store.lock import check_locks
 from headprobe.trace.positions import Position
 from headprobe.trace.reading import Positions, named_positions
 
@@ -176,7 +177,7 @@ def extract(
     InputError
         Sources, prompts, heads, positions or numbers that make no sense, or a model that could read no clip at all.
     StoreError
-        There is a store and ``resume`` is False; it is damaged; or the disk is full.
+        There is a store and ``resume`` is False; it is damaged; the disk is full; or the system has no file locks.
     FingerprintError
         The store was written with another model, prompts, sampling or versions; the differences are listed.
     Interrupted
@@ -193,6 +194,7 @@ def extract(
     ...     done.n_new, done.store.z().shape  # example, layer, head, d_head
     (3, torch.Size([3, 6, 8, 16]))
     """
+    check_locks()
     videos = find_sources(sources)
     named = named_positions(positions)
     single = positions is None or isinstance(positions, Position)

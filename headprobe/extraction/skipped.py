@@ -13,7 +13,7 @@ from typing import TextIO
 
 from headprobe.errors import StoreError
 from headprobe.extraction.events import Skipped
-from headprobe.store.files import parse_json, read_regular
+from headprobe.store.files import NOFOLLOW, parse_json, read_regular
 
 __all__ = ["FILE", "SkippedList", "read_skipped", "summary"]
 
@@ -152,7 +152,7 @@ def read_skipped(folder: Path) -> list[Skipped]:
 
 def _appending(path: Path, flags: int) -> TextIO:
     """Open for writing at the end, wherever another run has moved it; never through a link."""
-    number = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | flags, 0o666)
+    number = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | NOFOLLOW | flags, 0o666)
     return os.fdopen(number, "a", encoding="utf-8")
 
 

@@ -20,7 +20,10 @@ from typing import Any
 from headprobe.errors import StoreError
 
 __all__ = [
+    "CLOEXEC",
     "MANIFEST",
+    "NOFOLLOW",
+    "NONBLOCK",
     "is_data_name",
     "is_name",
     "is_text",
@@ -34,6 +37,11 @@ __all__ = [
 ]
 
 MANIFEST = "manifest.json"
+
+# How files are opened, where the system knows it: Windows does not.
+NOFOLLOW, NONBLOCK, CLOEXEC, _DIRECTORY, _BINARY = (
+    getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_DIRECTORY", "O_BINARY")
+)
 
 # Numbers keep the order of writing, the random part keeps two processes apart even where locks do not work.
 _DATA_NAME = re.compile(r"(?:shard|pack)-[0-9]{6,9}-[0-9a-f]{16}\.safetensors")
@@ -149,7 +157,9 @@ def open_regular(path: Path) -> tuple[int, int]:
     """
     try:
         # Without O_NONBLOCK, opening a pipe would wait for a writer.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        if not NOFOLLOW and path.is_symlink():
+            raise OSError(errno.ELOOP, "")
+        descriptor = os.open(path, os.O_RDONLY | NOFOLLOW | NONBLOCK | CLOEXEC | _BINARY)
     except OSError as error:
         reason = "it is a link, and links are not followed" if error.errno == errno.ELOOP else error.strerror
         raise StoreError(f"{path}: the file cannot be read: {reason}.") from error
@@ -235,7 +245,9 @@ def sync_folder(folder: Path) -> None:
     folder
         The folder.
     """
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    if not _DIRECTORY:  # Windows opens no folders
+        return
+    descriptor = os.open(folder, os.O_RDONLY | _DIRECTORY | CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:
@@ -261,7 +273,7 @@ def publish(path: Path, data: bytes) -> None:
     with writing(path.parent, len(data), f"{path.name} is as it was before."):
         try:
             part.unlink(missing_ok=True)  # left by a killed process
-            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | CLOEXEC | _BINARY, 0o666)
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
                 file.flush()

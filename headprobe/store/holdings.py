@@ -16,7 +16,7 @@ from headprobe._notice import notice
 from headprobe.errors import InputError, StoreError
 from headprobe.store.catalog import Catalog, Entry
 from headprobe.store.contents import Contents
-from headprobe.store.files import MANIFEST, listing, sync_folder, writing
+from headprobe.store.files import CLOEXEC, MANIFEST, listing, sync_folder, writing
 from headprobe.store.lock import abandoned, exclusive, mark
 from headprobe.store.manifest import read_manifest, write_manifest
 from headprobe.store.reading import Index, Mappings
@@ -246,7 +246,7 @@ class Holdings:
             try:
                 with exclusive(self.folder):
                     self._clear()
-                    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+                    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | CLOEXEC, 0o666)
                     mark(descriptor)
                 with os.fdopen(descriptor, "wb") as file:  # marked as long as it is open
                     write_file(file, header, blocks)

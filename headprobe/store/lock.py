@@ -3,23 +3,53 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from headprobe.errors import StoreError
-from headprobe.store.files import writing
+from headprobe.store.files import CLOEXEC, NOFOLLOW, NONBLOCK, writing
 
-__all__ = ["LOCK", "abandoned", "exclusive", "mark"]
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+__all__ = ["LOCK", "abandoned", "check_locks", "exclusive", "mark"]
 
 LOCK = ".lock"
 _WAIT_SECONDS = 60.0
 _STEP_SECONDS = 0.005
 _PART = re.compile(r"\.[0-9a-f]{16}\.part")
+
+
+def check_locks() -> None:
+    """Refuse a system on which processes that write to one store cannot take turns.
+
+    Raises
+    ------
+    StoreError
+        The system has no ``flock``, as Windows.
+
+    Examples
+    --------
+    >>> check_locks()
+    """
+    _flock()
+
+
+def _flock() -> Any:
+    if fcntl is None:
+        raise StoreError(
+            "This system has no file locks (flock), as Windows has none, so activations cannot be stored here: use "
+            "`headprobe extract` and headprobe.Store on Linux, on macOS or in WSL. Captures in memory, scores and "
+            "figures do without."
+        )
+    return fcntl
 
 
 @contextmanager
@@ -38,7 +68,7 @@ def exclusive(folder: Path, wait_seconds: float = _WAIT_SECONDS) -> Iterator[Non
     Raises
     ------
     StoreError
-        Another process does not give up its turn, or the folder cannot be written to.
+        Another process does not give up its turn, the folder cannot be written to, or the system has no locks.
 
     Examples
     --------
@@ -46,8 +76,9 @@ def exclusive(folder: Path, wait_seconds: float = _WAIT_SECONDS) -> Iterator[Non
     >>> with tempfile.TemporaryDirectory() as folder, exclusive(Path(folder)):
     ...     pass
     """
+    locks = _flock()
     with writing(folder, 0, "The store cannot be changed here."):
-        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | NOFOLLOW | CLOEXEC, 0o666)
     try:
         end = time.monotonic() + wait_seconds
         while not _try(descriptor):
@@ -60,7 +91,7 @@ def exclusive(folder: Path, wait_seconds: float = _WAIT_SECONDS) -> Iterator[Non
         yield
     finally:
         # A child forked meanwhile has the lock too, until it is given up by name.
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        locks.flock(descriptor, locks.LOCK_UN)
         os.close(descriptor)
 
 
@@ -72,7 +103,8 @@ def mark(descriptor: int) -> None:
     descriptor
         The file, open; nobody else has seen it yet.
     """
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    locks = _flock()
+    locks.flock(descriptor, locks.LOCK_EX | locks.LOCK_NB)
 
 
 def abandoned(folder: Path) -> list[Path]:
@@ -92,7 +124,7 @@ def abandoned(folder: Path) -> list[Path]:
 
 def _is_free(path: Path) -> bool:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | NOFOLLOW | NONBLOCK | CLOEXEC)
     except OSError:
         return False  # finished meanwhile, or nothing that a store made
     try:
@@ -102,8 +134,9 @@ def _is_free(path: Path) -> bool:
 
 
 def _try(descriptor: int) -> bool:
+    locks = _flock()
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        locks.flock(descriptor, locks.LOCK_EX | locks.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EINTR):
             return False

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from headprobe._forks import free_in_children
 from headprobe._notice import notice
 from headprobe.errors import InputError, StoreError
 from headprobe.store.catalog import Catalog, Entry
@@ -64,7 +65,7 @@ class Holdings:
         self.record, entries = read_manifest(folder)
         self.catalog = Catalog(folder, self.record)
         self.maps = Mappings()
-        self.turn = threading.RLock()
+        self.turn = free_in_children(threading.RLock())
         self._sizes: tuple[int, ...] | None = None
         self._shards: dict[str, Shard] = {}
         self._built: tuple[tuple[Entry, ...], Index] | None = None

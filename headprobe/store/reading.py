@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from headprobe._forks import free_in_children
 from headprobe.errors import InputError, StoreError
 from headprobe.store.columns import Columns
 from headprobe.store.contents import entries_by_size
@@ -175,7 +176,7 @@ class Mappings:
     """Memory maps of the files used last, shared by threads."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = free_in_children(threading.Lock())
         self._maps: OrderedDict[str, dict[int, Tensor]] = OrderedDict()
 
     def __getitem__(self, shard: Shard) -> Mapping[int, Float[Tensor, "head prompt example d_head"]]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from headprobe import _torchvision
+from headprobe._forks import free_in_children
 
 _torchvision.guard()  # nnsight imports transformers
 
@@ -25,7 +26,7 @@ from headprobe.trace.plan import Batch, plan  # noqa: E402
 __all__ = ["ReadPoint", "run", "run_steps", "take_turns"]
 
 _STATE = "_headprobe_trace"
-_creation = threading.Lock()
+_creation = free_in_children(threading.Lock())
 
 
 class _Wrapper(NNsight):
@@ -55,7 +56,7 @@ class _Traced:
             warnings.filterwarnings("ignore", message="Module '.*' has a submodule named", category=UserWarning)
             self.wrapper = _Wrapper(module)
         self.envoys = {id(envoy._module): envoy for envoy in self.wrapper.modules()}
-        self.lock = threading.RLock()
+        self.lock = free_in_children(threading.RLock())
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return (type(None), ())

@@ -5,6 +5,7 @@ import sys
 import threading
 import weakref
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -321,6 +322,15 @@ def test_bad_options_are_named(options, text):
 def test_a_tracer_needs_a_loaded_model():
     with pytest.raises(InputError, match=r"needs a model from headprobe.load\(...\); got LlamaForCausalLM"):
         HeadTracer(make_module("llama"))
+
+
+def test_a_process_forked_while_other_threads_capture_can_capture_itself(tmp_path):
+    worker = Path(__file__).parents[1] / "fork_worker.py"
+    done = subprocess.run(
+        [sys.executable, worker, tmp_path / "z"], capture_output=True, text=True, check=False, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["right"] * 6
 
 
 def test_two_threads_with_one_model_give_right_answers():

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from headprobe import __version__, cli_data, cli_extract, cli_headhunt, cli_store
-from headprobe.cli_work import INCOMPLETE, run
+from headprobe.cli_work import INCOMPLETE, Sigma, Tau, run
 from headprobe.errors import HeadprobeWarning
 
 app = typer.Typer(
@@ -104,30 +104,43 @@ def detect(
         str,
         typer.Option(help="The model the detector was fitted on: a name or folder; by default the one it names."),
     ] = "",
+    sigma: Sigma = None,
+    tau: Tau = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the results that are there: only what is missing or failed.")
+    ] = False,
+    timelines: Annotated[
+        bool, typer.Option("--timelines/--no-timelines", help="Whether to draw a timeline of every video.")
+    ] = True,
 ) -> None:
     """Score video files with a fitted detector and write the events that it finds.
 
-    Files that cannot be decoded are named, the others are still processed, and the exit code is then 1.
+    Files that cannot be decoded are named, the others are still processed, and the exit code is then 1. What an earlier
+    run left in the folder stays until the first video of this one is done. A run that was stopped goes on with
+    --resume; with another --sigma or --tau, events are located anew from the scores that are there.
     """
-    from headprobe.headhunt.detect import detect_videos, shown_name
+    from headprobe.headhunt.detect import detect_videos, locator_of, shown_name
     from headprobe.headhunt.detector_file import load_detector
     from headprobe.headhunt.events_file import EventsFile
     from headprobe.models.loading import load
+    from headprobe.video.clips import find_videos
 
-    def work() -> EventsFile:
+    def work() -> tuple[EventsFile, bool]:
         hunter = load_detector(detector)
-        events = EventsFile(out, hunter)
+        hunter.locator_ = locator_of(hunter, sigma, tau)
+        asked = find_videos(videos)
         fitted = hunter.provenance_
         loaded = load(model or fitted.model, dtype=fitted.dtype or None, revision=fitted.revision)
         hunter.check_model(loaded)
+        events = EventsFile(out, hunter, asked, resume=resume, timelines=timelines)
         try:
-            for result in detect_videos(hunter, loaded, videos):
+            for result in detect_videos(hunter, loaded, events.todo) if events.todo else ():
                 events.add(result)
         except KeyboardInterrupt:
-            events.interrupt()
-        return events
+            return events, bool(events.found)
+        return events, events.finish()
 
-    done = run(work, INCOMPLETE)
+    done, written = run(work, INCOMPLETE)
     for detection in done.found:
         found = ", ".join(f"{e.start_seconds:.1f}-{e.end_seconds:.1f} s (peak {e.peak:.2f})" for e in detection.events)
         typer.echo(f"{shown_name(detection.path)}: {found or 'no event'}")
@@ -135,11 +148,11 @@ def detect(
         typer.echo(f"FAILED {shown_name(error.path)}: {error.reason}", err=True)
     n_found, n_failed = len(done.found), len(done.failed)
     typer.echo(
-        f"{n_found} of {n_found + n_failed} videos processed, {sum(len(d.events) for d in done.found)} events, "
-        f"{n_failed} failed; results in {done.path}"
+        f"{n_found} of {len(done.asked)} videos processed, {sum(len(d.events) for d in done.found)} events, "
+        f"{n_failed} failed; " + (f"results in {done.path}" if written else f"{done.path} is of an earlier run")
     )
     if done.interrupted:
-        typer.echo("headprobe: interrupted; the videos after these were not processed", err=True)
+        typer.echo("headprobe: interrupted; the same command with --resume goes on from here", err=True)
         raise typer.Exit(130)
     if n_failed:
         raise typer.Exit(1)

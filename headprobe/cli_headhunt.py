@@ -273,7 +273,8 @@ def report(
     """
     from headprobe.errors import InputError
     from headprobe.headhunt.detector_file import load_detector
-    from headprobe.headhunt.events_report import read_events, report_events
+    from headprobe.headhunt.events_file import read_events, read_run
+    from headprobe.headhunt.events_report import report_events
     from headprobe.headhunt.judgement import truth_of
     from headprobe.models.loading import load
 
@@ -302,4 +303,7 @@ def report(
     for name, explanations in told.items():
         for one in explanations:
             typer.echo(f"{name}, {one.event.start_seconds:.1f}-{one.event.end_seconds:.1f} s: {one.text}")
+    missing = run(lambda: read_run(events).sentence())
+    if missing:
+        typer.echo(missing, err=True)
     typer.echo(f"Report: {page}")

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import typer
 
-__all__ = ["INCOMPLETE", "run"]
+__all__ = ["INCOMPLETE", "Sigma", "Tau", "run"]
 
 INCOMPLETE = "interrupted before the results were complete"
+
+Sigma = Annotated[
+    float | None,
+    typer.Option(help="Smoothing of scores, in segments; by default the detector's locator.", show_default=False),
+]
+Tau = Annotated[
+    float | None,
+    typer.Option(
+        help="Threshold on the smoothed score; by default the detector's locator. A detector fitted without one needs "
+        "both.",
+        show_default=False,
+    ),
+]
 
 T = TypeVar("T")
 

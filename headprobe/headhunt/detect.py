@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from jaxtyping import Float
 from tqdm.auto import tqdm
 
 from headprobe.errors import InputError, VideoError
-from headprobe.headhunt.locate import Event
+from headprobe.headhunt.locate import Event, Locator
 from headprobe.provenance import Provenance
 from headprobe.video.clips import clip_examples, find_videos
 from headprobe.video.decode import VideoInfo, shared_reader
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from headprobe.headhunt.detector import Detector
     from headprobe.models.model import Model
 
-__all__ = ["Detection", "detect_video", "detect_videos", "frame_edges", "shown_name"]
+__all__ = ["Detection", "detect_video", "detect_videos", "frame_edges", "locator_of", "shown_name"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +104,47 @@ def shown_name(path: str | os.PathLike[str]) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
+def locator_of(hunter: Detector, sigma: float | None = None, tau: float | None = None) -> Locator:
+    """The locator of a detector, with another smoothing width or threshold where they are given.
+
+    Parameters
+    ----------
+    hunter
+        A fitted detector.
+    sigma
+        Smoothing width in segments, 0 or more; None takes the detector's.
+    tau
+        Threshold on the smoothed score; None takes the detector's.
+
+    Returns
+    -------
+    Locator
+        With the detector's hysteresis and minimum duration.
+
+    Raises
+    ------
+    InputError
+        The detector has no locator, and not both numbers are given; or a number makes no sense.
+
+    Examples
+    --------
+    >>> from headprobe.headhunt.pipeline import HeadHunt
+    >>> hunter = HeadHunt(min_seconds=2.0)
+    >>> hunter.locator_ = None
+    >>> locator_of(hunter, sigma=1.5, tau=0.65)
+    Locator(sigma=1.5, tau=0.65, release=1.0, min_seconds=2.0)
+    """
+    own = hunter.locator_
+    if own is not None:
+        return replace(own, sigma=own.sigma if sigma is None else sigma, tau=own.tau if tau is None else tau)
+    if sigma is None or tau is None:
+        raise InputError(
+            "the detector has no locator, which cuts scores into events: give both a smoothing width and a threshold "
+            "(--sigma 1.5 --tau 0.65 are the published ones), or fit it on videos whose events are annotated"
+        )
+    return Locator(sigma, tau, hunter.release, hunter.min_seconds)
+
+
 def detect_video(hunter: Detector, model: Model, path: str | os.PathLike[str], batch_size: int = 16) -> Detection:
     """Score every segment of one video with what the detector reads only, and locate the events.
 
@@ -134,9 +175,7 @@ def detect_video(hunter: Detector, model: Model, path: str | os.PathLike[str], b
     from headprobe.trace.tracer import HeadTracer
 
     hunter.check_model(model)
-    locator = hunter.locator_
-    if locator is None:
-        raise InputError("the detector has no locator: fit it with frame_truth= to find events")
+    locator = locator_of(hunter)
     path = Path(path)
     reader = shared_reader(path)
     info = reader.info

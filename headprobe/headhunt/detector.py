@@ -62,6 +62,8 @@ class Detector(BaseEstimator):
     segment_frames: int
     sample_frames: int
     match_frame_rate: bool
+    release: float
+    min_seconds: float
 
     # What fitting leaves.
     scorer_: Scorer

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from headprobe.errors import ArtefactError, InputError, VideoError
-from headprobe.headhunt.detect import Detection, frame_edges, shown_name
-from headprobe.headhunt.locate import Event
+from headprobe.errors import ArtefactError, FingerprintError, InputError, VideoError
+from headprobe.headhunt.detect import Detection, frame_edges, locator_of, shown_name
+from headprobe.headhunt.locate import Event, Locator
 from headprobe.provenance import Provenance, versions
 from headprobe.video.decode import shared_reader
 
 if TYPE_CHECKING:
     from headprobe.headhunt.detector import Detector
+    from headprobe.headhunt.scorer import Scorer
 
-__all__ = ["EventsFile", "read_events", "read_failures", "timeline_figure", "write_json"]
+__all__ = ["EventsFile", "Run", "read_events", "read_run", "timeline_figure", "write_json"]
 
 _LONGEST_TITLE = 90
 _LONGEST_STEM = 120  # with the ending well below the 255 bytes that file systems allow
@@ -46,12 +50,22 @@ def write_json(path: Path, data: Any) -> None:
 class EventsFile:
     """Collects the results of a run and keeps ``events.json`` up to date.
 
+    The record counts as interrupted until `finish`, so that a run that was killed never passes for a finished one. What
+    an earlier run left in the folder stays until this run has processed its first video.
+
     Parameters
     ----------
     folder
         Created at once, so that an unusable one is found before any work.
     hunter
         The detector in use.
+    asked
+        The videos that the run is asked to process; the record names them.
+    resume
+        Whether to go on with the record that is there. Videos that it holds are not processed again, those that failed
+        are; where the locator has changed since, their events are located anew from their scores.
+    timelines
+        Whether to draw a timeline of every video.
     thumbnails
         Pictures under each timeline; 0 for none.
 
@@ -59,27 +73,58 @@ class EventsFile:
     ------
     InputError
         The folder is a file or cannot be written to.
+    ArtefactError
+        There is something to resume, but it is no record of a run.
+    FingerprintError
+        There is something to resume, but another detector made it.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], hunter: Detector, thumbnails: int = 6) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        hunter: Detector,
+        asked: Iterable[str | os.PathLike[str]] = (),
+        *,
+        resume: bool = False,
+        timelines: bool = True,
+        thumbnails: int = 6,
+    ) -> None:
         self.folder = Path(folder)
         self.hunter = hunter
+        self.asked = [Path(path) for path in asked]
+        self.timelines = timelines
         self.thumbnails = thumbnails
         self.found: list[Detection] = []
         self.failed: list[VideoError] = []
         self.pictures: dict[Path, str] = {}
-        self.interrupted = False
+        self.interrupted = True
+        self._new = self.asked
+        self._kept: dict[str, Any] = {}  # results of videos that cannot be read at present
+        self._run: Mapping[str, Any] | None = None
+        self._earlier = self.path.exists()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.write()
+            if self._earlier:
+                with NamedTemporaryFile(dir=self.folder, prefix=".events."):
+                    pass
+            else:
+                self.write()
         except OSError as error:
             reason = f"cannot write results into {shown_name(folder)} ({error.strerror}); name another folder"
             raise InputError(reason) from error
+        if resume and self._earlier:
+            self._go_on()
 
     @property
     def path(self) -> Path:
         """The JSON file."""
         return self.folder / "events.json"
+
+    @property
+    def todo(self) -> list[Path]:
+        """The videos asked for now that have no result yet."""
+        done = {_key(detection.path) for detection in self.found}
+        return [path for path in self._new if _key(path) not in done]
 
     def add(self, result: Detection | VideoError) -> None:
         """Take one result, and write it down before anything else can go wrong.
@@ -91,50 +136,97 @@ class EventsFile:
         """
         if isinstance(result, VideoError):
             self.failed.append(result)
-            self.write()
+            self._write_over()
             return
         self.found.append(result)
-        self.write()
-        name = self._picture_name(result.path)
-        figure = timeline_figure(result, self.hunter, thumbnails=self.thumbnails)
-        figure.savefig(os.fspath(self.folder / name), dpi=110, bbox_inches="tight")
-        self.pictures[result.path] = name
-        self.write()
+        self._write_over()
+        self._draw(result)
 
-    def interrupt(self) -> None:
-        """Note that videos after these were not processed."""
-        self.interrupted = True
-        self.write()
+    def finish(self) -> bool:
+        """Note that the run has come to its end.
+
+        Returns
+        -------
+        bool
+            False where no video could be processed and the record of an earlier run was left as it was.
+        """
+        self.interrupted = False
+        return self._write_over()
 
     def write(self) -> None:
         """Write ``events.json``."""
         hunter, locator = self.hunter, self.hunter.locator_
-        run = self.found[0].provenance.to_dict() if self.found else {"versions": versions()}
+        run = self._run or (self.found[0].provenance.to_dict() if self.found else {"versions": versions()})
         write_json(
             self.path,
             {
                 "detector": {
-                    **_what_is_read(hunter),
-                    "prompt": hunter.prompt_,
+                    **_fitted(hunter),
                     "sigma": None if locator is None else locator.sigma,
                     "tau": None if locator is None else locator.tau,
                     "release": None if locator is None else locator.release,
                     "min_seconds": None if locator is None else locator.min_seconds,
-                    "scorer": hunter.scorer_.kind,
-                    "calibrated": hunter.scorer_.platt_ is not None,
-                    "fps": hunter.fps_,
-                    "segment_frames": hunter.segment_frames,
-                    "sample_frames": hunter.sample_frames,
-                    "calibration": hunter.provenance_.to_dict(),
                 },
                 "run": run,
                 "interrupted": self.interrupted,
-                "videos": {
-                    shown_name(d.path): d.to_dict() | {"timeline": self.pictures.get(d.path)} for d in self.found
-                },
+                "asked": [shown_name(path) for path in self.asked],
+                "videos": self._kept
+                | {shown_name(d.path): d.to_dict() | {"timeline": self.pictures.get(d.path)} for d in self.found},
                 "failed": {shown_name(error.path): error.reason for error in self.failed},
             },
         )
+
+    def _write_over(self) -> bool:
+        """Write, unless that would put nothing in the place of what an earlier run found."""
+        if self.found or not self._earlier:
+            self.write()
+            return True
+        return False
+
+    def _go_on(self) -> None:
+        """Take over the record that is there."""
+        fitted = _fitted(self.hunter)
+        record = read_run(self.path)
+        differ = [name for name, value in fitted.items() if record.detector.get(name) != value]
+        if differ:
+            raise FingerprintError(
+                f"{self.path} was made by another detector: {', '.join(differ)} differ; name another folder, or leave "
+                "--resume out to start anew"
+            )
+        found, missing = read_events(self.path)
+        data = _json(self.path)
+        self._kept = {name: data["videos"][name] for name in missing}
+        self._run = data["run"] if data["videos"] else None
+        known = {_key(path) for path in self.asked}
+        earlier = [Path(name) for name in record.asked if _key(name) not in known]
+        self.asked = [*earlier, *self.asked]
+        self.failed = [VideoError(path, record.failed[str(path)]) for path in earlier if str(path) in record.failed]
+        locator = locator_of(self.hunter)
+        same = record.locator == locator
+        if missing and not same:
+            name, reason = next(iter(missing.items()))
+            raise InputError(
+                f"{self.path} was located with {record.locator}, and {len(missing)} of its videos cannot be read to be "
+                f"located with {locator} ({name}: {reason}); give the locator that it was made with"
+            )
+        self._earlier = False
+        self.found = found if same else [_located(detection, locator) for detection in found]
+        for detection in self.found if same else ():
+            picture = record.pictures.get(shown_name(detection.path))
+            if picture and Path(picture).name == picture and (self.folder / picture).is_file():
+                self.pictures[detection.path] = picture
+        self.write()
+        for detection in self.found:
+            if detection.path not in self.pictures:
+                self._draw(detection)
+
+    def _draw(self, detection: Detection) -> None:
+        if self.timelines:
+            name = self._picture_name(detection.path)
+            figure = timeline_figure(detection, self.hunter, thumbnails=self.thumbnails)
+            figure.savefig(os.fspath(self.folder / name), dpi=110, bbox_inches="tight")
+            self.pictures[detection.path] = name
+            self.write()
 
     def _picture_name(self, path: Path) -> str:
         """The video's name, cut and numbered so that no picture overwrites another."""
@@ -147,6 +239,16 @@ class EventsFile:
 
 def _record(path: str | os.PathLike[str]) -> Path:
     return Path(path) / "events.json" if Path(path).is_dir() else Path(path)
+
+
+def _json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArtefactError(
+            f"{file}: no record of a detection run ({type(error).__name__}: {error}); name what `headprobe detect` "
+            "wrote"
+        ) from error
 
 
 def read_events(path: str | os.PathLike[str]) -> tuple[list[Detection], dict[str, str]]:
@@ -170,15 +272,12 @@ def read_events(path: str | os.PathLike[str]) -> tuple[list[Detection], dict[str
         The file is missing or no record of a run.
     """
     file = _record(path)
+    data = _json(file)
     try:
-        data: Any = json.loads(file.read_text(encoding="utf-8"))
         provenance = Provenance.from_dict(data["run"]) if data["videos"] else Provenance("")
         records = dict(data["videos"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtefactError(
-            f"{file}: no record of a detection run ({type(error).__name__}: {error}); name what `headprobe detect` "
-            "wrote"
-        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtefactError(f"{file}: no record of a detection run ({type(error).__name__}: {error})") from error
     found: list[Detection] = []
     missing: dict[str, str] = {}
     for name, record in records.items():
@@ -209,8 +308,60 @@ def _detection(path: Path, record: Mapping[str, Any], provenance: Provenance) ->
     )
 
 
-def read_failures(path: str | os.PathLike[str]) -> tuple[dict[str, str], bool]:
-    """What a run could not process, from its ``events.json``.
+@dataclass(frozen=True)
+class Run:
+    """What an ``events.json`` says of its run, beside what was found.
+
+    Parameters
+    ----------
+    failed
+        Video to why it could not be processed.
+    interrupted
+        Whether the run has not come to its end: it was stopped or killed, or is still at work.
+    asked
+        The videos that it was asked to process; empty in records that do not say it.
+    absent
+        Those of them with neither a result nor a reason.
+    detector
+        What the record says of the detector.
+    pictures
+        Video to the file of its timeline, where there is one.
+    """
+
+    failed: Mapping[str, str]
+    interrupted: bool
+    asked: Sequence[str]
+    absent: Sequence[str]
+    detector: Mapping[str, Any]
+    pictures: Mapping[str, str]
+
+    @property
+    def locator(self) -> Locator | None:
+        """The locator of the run; None where the record has none."""
+        values = {name: self.detector.get(name) for name in ("sigma", "tau", "release", "min_seconds")}
+        numbers = {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
+        return Locator(**numbers) if len(numbers) == len(values) else None
+
+    def sentence(self) -> str:
+        """What is missing of the run, in a sentence; empty for a run that has come to its end.
+
+        Returns
+        -------
+        str
+        """
+        if not self.interrupted:
+            return ""
+        n, m = len(self.absent), len(self.asked)
+        what = f"{n} of {m} video{'' if m == 1 else 's'} asked for {'has' if n == 1 else 'have'} no result"
+        return (
+            "The run has not come to its end (stopped, killed or still at work): "
+            f"{what if m else 'which videos it was asked for is not recorded'}, and no number here covers them. The "
+            "command with --resume goes on."
+        )
+
+
+def read_run(path: str | os.PathLike[str]) -> Run:
+    """What a run was asked for, and what it could not process, from its ``events.json``.
 
     Parameters
     ----------
@@ -219,13 +370,63 @@ def read_failures(path: str | os.PathLike[str]) -> tuple[dict[str, str], bool]:
 
     Returns
     -------
-    failed : dict
-        Video to the reason.
-    interrupted : bool
-        Whether the run was stopped, so that videos after these were not processed.
+    Run
+
+    Raises
+    ------
+    ArtefactError
+        The file is missing or no record of a run.
     """
-    data: Any = json.loads(_record(path).read_text(encoding="utf-8"))
-    return dict(data.get("failed", {})), bool(data.get("interrupted", False))
+    file = _record(path)
+    data = _json(file)
+    try:
+        videos, failed = dict(data["videos"]), dict(data.get("failed", {}))
+        asked = [str(name) for name in data.get("asked", [])]
+        return Run(
+            failed={str(name): str(reason) for name, reason in failed.items()},
+            interrupted=bool(data.get("interrupted", False)),
+            asked=asked,
+            absent=[name for name in asked if name not in videos and name not in failed],
+            detector=dict(data.get("detector", {})),
+            pictures={str(name): record["timeline"] for name, record in videos.items() if record.get("timeline")},
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ArtefactError(f"{file}: no record of a detection run ({type(error).__name__}: {error})") from error
+
+
+def _key(path: str | os.PathLike[str]) -> str:
+    """One name for one file, as far as its name tells."""
+    return os.path.abspath(shown_name(path))
+
+
+def _located(detection: Detection, locator: Locator) -> Detection:
+    """The same scores, located anew."""
+    found = locator.events(detection.scores, detection.spans, detection.info.fps, detection.edges)
+    return replace(detection, smoothed=locator.smooth(detection.scores), events=tuple(found))
+
+
+def _fitted(hunter: Detector) -> dict[str, Any]:
+    """What tells one detector from another, without its locator."""
+    return {
+        **_what_is_read(hunter),
+        "prompt": hunter.prompt_,
+        "scorer": hunter.scorer_.kind,
+        "scorer_digest": _digest(hunter.scorer_),
+        "calibrated": hunter.scorer_.platt_ is not None,
+        "fps": hunter.fps_,
+        "segment_frames": hunter.segment_frames,
+        "sample_frames": hunter.sample_frames,
+        "calibration": json.loads(json.dumps(hunter.provenance_.to_dict())),
+    }
+
+
+def _digest(scorer: Scorer) -> str:
+    """SHA-256 over the numbers of a scorer."""
+    digest = hashlib.sha256(repr((scorer.kind, scorer.platt_)).encode())
+    for name in sorted(scorer.arrays_):
+        array = np.ascontiguousarray(scorer.arrays_[name])
+        digest.update(f"{name} {array.dtype.str} {array.shape}".encode() + array.tobytes())
+    return digest.hexdigest()
 
 
 def _what_is_read(hunter: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from tqdm.auto import tqdm
 
 from headprobe.headhunt.detect import Detection, shown_name
 from headprobe.headhunt.detector_report import describe_detector, detector_facts, read_by
-from headprobe.headhunt.events_file import read_events, read_failures, timeline_figure, write_json
+from headprobe.headhunt.events_file import Run, read_events, read_run, timeline_figure, write_json
 from headprobe.headhunt.explain import Explanation, attention_figure, contributions_figure, explain_events
 from headprobe.headhunt.judgement import SELF, Judgement, judge, label_of
 from headprobe.report import Figure, Report, Table
@@ -90,10 +91,11 @@ def report_events(
     page = (source if source.is_dir() else source.parent) / "report.html" if out is None else Path(out)
     page.parent.mkdir(parents=True, exist_ok=True)
     detections, missing = read_events(events)
-    failed, interrupted = read_failures(events)
+    ran = read_run(events)
+    hunter = _as_it_ran(hunter, ran)
     judged = None if truth is None else judge(detections, truth, hunter.calibration_groups_)
     explained: dict[str, list[Explanation]] = {}
-    report = Report("Events in video", _summary(hunter, detections, judged))
+    report = Report("Events in video", _summary(hunter, detections, judged, ran))
     report.question(
         "Where in these videos is something abnormal, by a detector that reads a frozen model's insides, and what does "
         "the model say about it?",
@@ -124,8 +126,10 @@ def report_events(
         report.add("explanations", "The model was not asked in this run.")
     elif not any(explained.values()):
         report.add("explanations", "There is no event to explain.")
-    if interrupted:
-        failed |= {"the run itself": "it was interrupted; videos after these were not processed"}
+    failed = dict(ran.failed)
+    if ran.interrupted:
+        failed = {"the run itself": ran.sentence()} | failed
+    failed |= dict.fromkeys(ran.absent, "the run asked for it and has no result of it")
     report.failed(failed | {name: f"cannot be read again: {reason}" for name, reason in missing.items()})
     report.limits(LIMITS)
     report.write(page)
@@ -136,13 +140,20 @@ def report_events(
     return page, explained
 
 
-def _summary(hunter: Detector, detections: Sequence[Detection], judged: Judgement | None) -> str:
+def _as_it_ran(hunter: Detector, ran: Run) -> Detector:
+    """The detector with the locator of the run, which may have been given another one."""
+    hunter = copy(hunter)
+    hunter.locator_ = ran.locator or hunter.locator_
+    return hunter
+
+
+def _summary(hunter: Detector, detections: Sequence[Detection], judged: Judgement | None, ran: Run) -> str:
     n_events = sum(len(d.events) for d in detections)
     text = f"{n_events} events in {len(detections)} videos, found by {read_by(hunter)}."
     if judged is not None and judged.rows:
         own = judged.rows[0]
         text += f" Frame AUC {own['auc']:.3f} on {len(judged.videos)} videos with ground truth."
-    return text
+    return f"{text} {ran.sentence()}".rstrip()
 
 
 def _videos(detections: Sequence[Detection], judged: Judgement | None) -> Table:

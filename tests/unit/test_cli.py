@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 import headprobe
 from headprobe.cli import app
 from headprobe.headhunt import detect as detect_module
+from headprobe.headhunt.pipeline import HeadHunt
 from headprobe.video.encode import write_video
 
 run = CliRunner().invoke
@@ -221,3 +222,125 @@ def test_warnings_of_ours_name_no_line_of_typer_s() -> None:
     ours, others = done.stderr.split("\n", 1)
     assert ours == "Warning: one head sets the scale"
     assert "UserWarning: of another" in others
+
+
+def record_of(folder) -> dict:
+    return json.loads((folder / "events.json").read_text())
+
+
+@pytest.fixture
+def films(tmp_path):
+    rng = np.random.default_rng(1)
+    folder = tmp_path / "films"
+    folder.mkdir()
+    for name in "abc":
+        write_video(folder / f"{name}.mp4", rng.integers(0, 255, (40, 48, 64, 3), dtype=np.uint8), fps=10)
+    return folder
+
+
+def test_results_of_an_earlier_run_stay_until_a_new_one_works(detector, films, tmp_path, monkeypatch) -> None:
+    command = ["detect", str(films), "--detector", detector, "--out", str(tmp_path / "out"), "--no-timelines"]
+    assert run(app, command).exit_code == 0
+    before = (tmp_path / "out" / "events.json").read_bytes()
+    assert not list((tmp_path / "out").glob("*.png"))
+    assert run(app, [*command, "--model", "nope"]).exit_code == 2
+    assert run(app, [*command, "--model", "tiny-untrained"]).exit_code == 2
+    (tmp_path / "cut.mp4").write_bytes(b"")
+    done = run(app, ["detect", str(tmp_path / "cut.mp4"), *command[2:]])
+    assert done.exit_code == 1
+    assert "0 of 1 videos processed" in done.output
+    assert "events.json is of an earlier run" in done.output
+
+    def stopped(*_args, **_kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(detect_module, "detect_video", stopped)
+    assert run(app, command).exit_code == 130
+    assert (tmp_path / "out" / "events.json").read_bytes() == before
+
+
+def test_a_killed_detection_is_not_a_finished_one_and_goes_on(detector, films, tmp_path) -> None:
+    out, kill = tmp_path / "out", "import os; from headprobe.headhunt import detect as d; real = d.detect_video\n"
+    kill += "def once(*a, **k):\n    if str(a[2]).endswith('b.mp4'): os._exit(9)\n    return real(*a, **k)\n"
+    kill += "d.detect_video = once\nfrom headprobe.cli import main; main()\n"
+    command = ["detect", str(films), "--detector", detector, "--out", str(out)]
+    assert subprocess.run([sys.executable, "-c", kill, *command], capture_output=True).returncode == 9
+    record = record_of(out)
+    names = [str(films / f"{name}.mp4") for name in "abc"]
+    assert (record["interrupted"], record["asked"], list(record["videos"])) == (True, names, names[:1])
+    truth = tmp_path / "truth.csv"
+    truth.write_text("video,abnormal,start,end\na,1,8,24\nb,0,,\nc,0,,\n")
+    report = ["report", str(out), "--detector", detector, "--no-explain", "--dataset", "table"]
+    told = run(app, [*report, "--ground-truth", str(truth)])
+    assert told.exit_code == 0, told.output
+    assert "2 of 3 videos asked for have no result" in told.output
+    page = (out / "report.html").read_text()
+    assert page.count("2 of 3 videos asked for have no result, and no number here covers them") >= 2
+    assert f"{names[1]}" in page.split("What failed")[-1]
+    first = record["videos"][names[0]]
+    done = run(app, [*command, "--resume"])
+    assert done.exit_code == 0, done.output
+    assert "3 of 3 videos processed" in done.output
+    record = record_of(out)
+    assert (record["interrupted"], list(record["videos"])) == (False, names)
+    assert record["videos"][names[0]] == first
+    assert run(app, report[:-2]).output.count("asked for") == 0
+
+
+def test_resume_locates_anew_keeps_what_cannot_be_read_and_refuses_another_detector(
+    detector, films, tmp_path, monkeypatch
+) -> None:
+    command = ["detect", str(films), "--detector", detector, "--out", str(tmp_path / "out")]
+    assert run(app, [*command, "--tau", "0.0"]).exit_code == 0
+    before = record_of(tmp_path / "out")
+    assert before["detector"]["tau"] == 0.0
+    assert all(len(one["events"]) == 1 for one in before["videos"].values())
+
+    def never(*_args, **_kwargs):
+        raise AssertionError("a video was scored again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(detect_module, "detect_video", never)
+        done = run(app, [*command, "--resume", "--sigma", "0", "--tau", "1.1"])
+        assert done.exit_code == 0, done.output
+    after = record_of(tmp_path / "out")
+    assert (after["detector"]["sigma"], after["detector"]["tau"]) == (0.0, 1.1)
+    for name, one in after["videos"].items():
+        assert one["events"] == []
+        assert [s["score"] for s in one["segments"]] == [s["score"] for s in before["videos"][name]["segments"]]
+        assert [s["smoothed"] for s in one["segments"]] == [s["score"] for s in one["segments"]]
+    gone = films / "a.mp4"
+    aside = gone.rename(tmp_path / "aside.mp4")
+    again = [*command, "--resume", "--sigma", "0"]
+    done = run(app, ["detect", str(films / "b.mp4"), *again[2:], "--tau", "1.1"])
+    assert done.exit_code == 0, done.output
+    assert record_of(tmp_path / "out")["videos"][str(gone)] == after["videos"][str(gone)]
+    refused = run(app, [*again, "--tau", "0.5"])
+    assert (refused.exit_code, "1 of its videos cannot be read to be located" in refused.output) == (2, True)
+    aside.rename(gone)
+    state = record_of(tmp_path / "out")
+    state["detector"]["scorer_digest"] = "0"
+    (tmp_path / "out" / "events.json").write_text(json.dumps(state))
+    refused = run(app, [*again, "--tau", "1.1"])
+    assert refused.exit_code == 2
+    assert "was made by another detector: scorer_digest differ" in refused.output
+    assert record_of(tmp_path / "out") == state
+
+
+def test_a_detector_without_a_locator_is_given_one(detector, films, tmp_path) -> None:
+    bare = tmp_path / "bare"
+    hunter = HeadHunt.from_pretrained(detector)
+    hunter.locator_ = None
+    hunter.save_pretrained(bare)
+    command = ["detect", str(films / "a.mp4"), "--detector", str(bare), "--out", str(tmp_path / "out")]
+    for more in ([], ["--tau", "0.5"]):
+        refused = run(app, [*command, *more, "--model", "not loaded"])
+        assert refused.exit_code == 2
+        assert "the detector has no locator" in refused.output
+        assert "--sigma" in refused.output
+    done = run(app, [*command, "--sigma", "0.5", "--tau", "0.0"])
+    assert done.exit_code == 0, done.output
+    assert len(record_of(tmp_path / "out")["videos"][str(films / "a.mp4")]["events"]) == 1
+    told = run(app, ["report", str(tmp_path / "out"), "--detector", str(bare), "--no-explain"])
+    assert told.exit_code == 0, told.output
+    assert "smoothing 0.5 segments" in (tmp_path / "out" / "report.html").read_text()

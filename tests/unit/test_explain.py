@@ -39,6 +39,7 @@ def run(tiny, hunter, tmp_path_factory):
     video(folder / "a <b> & c.mp4", 40)
     events = EventsFile(folder / "out", hunter)
     events.add(detect_video(hunter, tiny, folder / "a <b> & c.mp4"))
+    assert events.finish()
     return folder
 
 

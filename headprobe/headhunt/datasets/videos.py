@@ -323,8 +323,10 @@ def frame_labels(events: Sequence[Span], n_frames: int, *, max_overrun: int = 0)
     for start, end in events:
         if not 0 <= start < min(end, n_frames) or end - n_frames > max_overrun:
             raise InputError(
-                f"event ({start}, {end}) does not lie in a video of {n_frames} frames (allowed overrun "
-                f"{max_overrun}): annotation and video do not belong together, or max_overrun must be raised"
+                f"event ({start}, {end}) does not lie in a video of {n_frames} frames"
+                + f", which it may pass by {max_overrun}" * bool(max_overrun)
+                + ": the annotation belongs to another cut or frame rate of the video, or counts otherwise (from "
+                "frame 0, the end is not part of the event); correct the event, or give the video that was annotated."
             )
         labels[start:end] = True
     return labels

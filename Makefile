@@ -21,13 +21,14 @@ INPUTS := pyproject.toml constraints.txt
 MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint ruff pyright format notebooks docs clean
+.PHONY: help demo test lint ruff pyright format lock notebooks docs clean
 
 help:
 	@echo "make demo    run the whole pipeline on the embedded model, results in $(DEMO_OUT)/"
 	@echo "make test    run the tests; PYTEST_ARGS='-k heads' selects some"
 	@echo "make lint    ruff check, ruff format --check, pyright"
 	@echo "make format  apply ruff's fixes and formatting"
+	@echo "make lock    write constraints-tested.txt: the releases that are installed in $(VENV)"
 	@echo "make notebooks  write notebooks/*.ipynb from the .py beside them"
 	@echo "make docs    build the documentation into docs/_build/html, warnings are errors"
 	@echo "make clean   remove $(VENV), caches and what was built"
@@ -52,6 +53,9 @@ pyright: $(VENV)/.installed-dev
 format: $(VENV)/.installed-dev
 	@$(PY) -m ruff check --fix .
 	@$(PY) -m ruff format .
+
+lock: $(VENV)/.installed-dev
+	@$(PY) .ci/lock > constraints-tested.txt.part && mv constraints-tested.txt.part constraints-tested.txt
 
 notebooks: $(VENV)/.installed-dev
 	@$(PY) -m jupytext --quiet --update --to ipynb notebooks/*.py

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+import yaml
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "headprobe"
@@ -188,6 +192,54 @@ def test_rewritten_libraries_are_capped() -> None:
     requirements = {distribution(r): r for group in declared().values() for r in group}
     assert requirements["nnsight"].endswith("<0.9")
     assert requirements["transformer-lens"].endswith("<5")
+    # Below the next major release than the tested one.
+    for name in ("transformers", "numpy", "pandas"):
+        assert requirements[name].endswith(f",<{int(tested()[name].partition('.')[0]) + 1}"), name
+
+
+def tested() -> dict[str, str]:
+    """Return the releases of the tested set by distribution."""
+    lines = (ROOT / "constraints-tested.txt").read_text("utf-8").splitlines()
+    return dict(line.split("==") for line in lines if not line.startswith("#"))
+
+
+def test_the_tested_set_holds_every_dependency_in_the_range_that_is_asked_for() -> None:
+    releases = tested()
+    assert list(releases) == sorted(releases)
+    for line in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]:
+        wanted = Requirement(line)
+        if wanted.name != PROJECT["name"]:
+            assert releases[wanted.name] in wanted.specifier, line
+    assert f"torch=={releases['torch']}" in (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+
+
+def test_the_tested_set_is_what_the_environment_gives() -> None:
+    done = subprocess.run([sys.executable, ROOT / ".ci" / "lock"], capture_output=True, text=True, check=True)
+    here = dict(line.split("==") for line in done.stdout.splitlines() if not line.startswith("#"))
+    # A later environment has later releases and drops some; what headprobe itself asks for is always among them.
+    for line in PROJECT["dependencies"]:
+        name = distribution(line)
+        assert here[name] == metadata.version(name).partition("+")[0]
+    assert not {"headprobe", "pip"} & set(here)
+
+
+def test_the_hosted_check_is_the_one_of_a_clone() -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "checks.yml").read_text("utf-8"))
+    (job,) = workflow["jobs"].values()
+    assert [step["run"] for step in job["steps"] if "run" in step] == [".ci/run"]
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+    oldest = PROJECT["requires-python"].removeprefix(">=")
+    assert oldest in job["strategy"]["matrix"]["python"]
+    assert workflow["permissions"] == {"contents": "read"}
+
+
+def test_the_page_names_the_licences_that_a_wheel_carries() -> None:
+    page = (ROOT / "docs" / "dependencies.md").read_text("utf-8")
+    carried = {file.name.split("-")[0] for file in metadata.files("av") or () if "libx26" in file.name}
+    (row,) = [line for line in page.splitlines() if line.startswith("| av |")]
+    for library in carried:
+        assert library.removeprefix("lib") in row
+        assert "GPL-2.0" in row
 
 
 def test_torch_is_pinned_by_the_constraints_alone() -> None:

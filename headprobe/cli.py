@@ -121,6 +121,7 @@ def detect(
     """
     from headprobe.headhunt.detect import detect_videos, locator_of, shown_name
     from headprobe.headhunt.detector_file import load_detector
+    from headprobe.headhunt.detector_report import counted
     from headprobe.headhunt.events_file import EventsFile
     from headprobe.models.loading import load
     from headprobe.video.clips import find_videos
@@ -148,7 +149,8 @@ def detect(
         typer.echo(f"FAILED {shown_name(error.path)}: {error.reason}", err=True)
     n_found, n_failed = len(done.found), len(done.failed)
     typer.echo(
-        f"{n_found} of {len(done.asked)} videos processed, {sum(len(d.events) for d in done.found)} events, "
+        f"{n_found} of {counted(len(done.asked), 'video')} processed, "
+        f"{counted(sum(len(d.events) for d in done.found), 'event')}, "
         f"{n_failed} failed; " + (f"results in {done.path}" if written else f"{done.path} is of an earlier run")
     )
     if done.interrupted:

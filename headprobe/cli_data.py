@@ -211,6 +211,7 @@ def _file(path: Path) -> dict[str, str]:
 
 
 def _report(name: str, numbers: Mapping[str, Any]) -> str:
+    from headprobe.headhunt.detector_report import counted
     from headprobe.models.summary import text_table
 
     width = shutil.get_terminal_size((120, 40)).columns
@@ -222,9 +223,11 @@ def _report(name: str, numbers: Mapping[str, Any]) -> str:
     for title, row in numbers.get("by_class", {}).items():
         rows.append((f"{name}, {title}", *(_shown(row[key]) for key in keys)))
     share = numbers["within_weight"]
+    n_within = numbers["n_within_videos"]
     lines = [
-        f"{numbers['dataset']}: {numbers['n_videos']} videos, {numbers['n_frames']:,} frames, "
-        f"{numbers['n_abnormal_frames']:,} abnormal; {numbers['n_within_videos']} videos have both kinds of frames",
+        f"{numbers['dataset']}: {counted(numbers['n_videos'], 'video')}, {counted(numbers['n_frames'], 'frame')}, "
+        f"{numbers['n_abnormal_frames']:,} abnormal; {counted(n_within, 'video')} {'has' if n_within == 1 else 'have'} "
+        "both kinds of frames",
         "",
         text_table(rows, width),
         "",

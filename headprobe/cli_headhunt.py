@@ -200,11 +200,13 @@ def watch(
     When the source is lost it is tried again. Frames that come faster than the model sees them are dropped and counted.
     """
     from headprobe.headhunt.detector_file import load_detector
+    from headprobe.headhunt.detector_report import counted
     from headprobe.headhunt.stream import stream
     from headprobe.models.loading import load
 
-    def work() -> tuple[int, int, int]:
+    def work() -> str:
         hunter = load_detector(detector)
+        judged = hunter.locator_ is not None
         fitted = hunter.provenance_
         loaded = load(
             model or fitted.model, dtype=fitted.dtype or None, revision=fitted.revision, device=device or None
@@ -212,7 +214,7 @@ def watch(
         name: Any = int(source) if source.isdigit() else source
         live = isinstance(name, int) or "://" in source
         attempts = (None if live else 0) if tries == -1 else tries
-        n = n_abnormal = dropped = 0
+        n = n_abnormal = unscored = dropped = 0
         try:
             for part in stream(hunter, loaded, name, fps=fps or None, reconnect=attempts, wait_seconds=wait):
                 typer.echo(_segment_line(part))
@@ -220,14 +222,17 @@ def watch(
                     with out.open("a", encoding="utf-8") as file:
                         file.write(json.dumps(part.to_dict(), allow_nan=False) + "\n")
                 n, n_abnormal, dropped = n + 1, n_abnormal + bool(part.abnormal), part.total_dropped
+                unscored += part.score is None
                 if seconds and part.end_seconds >= seconds:
                     break
         except KeyboardInterrupt:
             typer.echo("headprobe: stopped", err=True)
-        return n, n_abnormal, dropped
+        verdict = f"{n_abnormal} abnormal" if judged else "none judged, as the detector has no locator"
+        missed = f", {unscored} not scored" if unscored else ""
+        return f"{counted(n, 'segment')}, {verdict}{missed}, {counted(dropped, 'frame')} dropped"
 
-    n, n_abnormal, dropped = run(work, INCOMPLETE)
-    typer.echo(f"{n} segments, {n_abnormal} abnormal, {dropped} frames dropped" + (f"; in {out}" if out else ""))
+    told = run(work, INCOMPLETE)
+    typer.echo(told + (f"; in {out}" if out else ""))
 
 
 def _segment_line(part: Any) -> str:

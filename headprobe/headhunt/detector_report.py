@@ -9,9 +9,31 @@ import numpy as np
 from headprobe.report import Facts, Figure, Report, Table
 from headprobe.report_heads import heads_figures
 
-__all__ = ["describe_detector", "detector_facts", "read_by"]
+__all__ = ["counted", "describe_detector", "detector_facts", "read_by"]
 
 CALIBRATION = "the calibration videos"
+
+
+def counted(n: int, noun: str) -> str:
+    """A number of things in words, in the singular where there is one.
+
+    Parameters
+    ----------
+    n
+        How many.
+    noun
+        What they are, in the singular; its plural ends in s.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> counted(1, "video"), counted(0, "video"), counted(1200, "clip")
+    ('1 video', '0 videos', '1,200 clips')
+    """
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
 def read_by(hunter: Any) -> str:
@@ -54,8 +76,8 @@ def detector_facts(hunter: Any) -> Facts:
         "Prompt": hunter.prompt_,
         "Segments": f"{hunter.segment_frames} frames, {hunter.sample_frames} of them shown to the model"
         + ("" if hunter.fps_ is None else f", at {hunter.fps_:g} frames per second"),
-        "Calibration": f"{balance['normal']} normal and {balance['abnormal']} abnormal clips of {balance['videos']} "
-        f"videos ({balance['videos_with_abnormal']} with abnormal clips)",
+        "Calibration": f"{balance['normal']} normal and {balance['abnormal']} abnormal clips of "
+        f"{counted(balance['videos'], 'video')} ({balance['videos_with_abnormal']} with abnormal clips)",
         "Scorer": f"{hunter.scorer_.kind}, "
         + ("classes weighted to count the same" if hunter.class_weight else "clips weighted alike"),
         "Probabilities": "calibrated on held-out calibration videos"
@@ -65,7 +87,7 @@ def detector_facts(hunter: Any) -> Facts:
     if held_out:
         facts["Held-out calibration videos"] = (
             f"AUC {held_out['auc']:.3f}, Brier score {held_out['brier']:.3f}, calibration error {held_out['ece']:.3f} "
-            f"over {held_out['n']:.0f} clips"
+            f"over {counted(int(held_out['n']), 'clip')}"
         )
     facts["Locator"] = (
         "none: no threshold was calibrated"
@@ -135,16 +157,23 @@ def describe_detector(report: Report, hunter: Any) -> Report:
             rows,
             f"The expert heads on {CALIBRATION}.",
         ),
-        "RSS is the mean saliency over the prompts less the instability penalty times its sd. In folds, in resamples: "
-        "share of the choices on parts of the videos that chose the head too. AUROC: of a linear probe on the head "
-        "alone, on videos that it was not fitted to; p: the chance that any head at all reaches it when labels mean "
-        "nothing.",
+        " ".join(text for key, text in _COLUMN_TEXTS.items() if key in shown),
         experts.sentence() or "Stability and significance were not computed.",
     )
     found = hunter.identification_
     if found is not None and found.combined.sizes["prompt"] > 1:
         report.add("heads", *heads_figures(hunter.heads_, found.combined, CALIBRATION, hunter.instability_penalty))
     return report
+
+
+_COLUMN_TEXTS = {
+    "rss": "RSS is the mean saliency over the prompts less the instability penalty times its sd.",
+    "in_folds": "In folds: share of the choices without one fold of the videos each that chose the head too.",
+    "in_resamples": "In resamples: share of the choices on videos drawn with replacement that chose the head too.",
+    "auroc": "AUROC: of a linear probe on the head alone, on videos that it was not fitted to.",
+    "p": "p: the chance that any head at all reaches its AUROC when labels mean nothing.",
+}
+"""What the columns of the table of heads mean; only those that are there are explained."""
 
 
 def _layer(report: Report, hunter: Any) -> Report:

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from tqdm.auto import tqdm
 
 from headprobe.headhunt.detect import Detection, shown_name
-from headprobe.headhunt.detector_report import describe_detector, detector_facts, read_by
+from headprobe.headhunt.detector_report import counted, describe_detector, detector_facts, read_by
 from headprobe.headhunt.events_file import Run, read_events, read_run, timeline_figure, write_json
 from headprobe.headhunt.explain import Explanation, attention_figure, contributions_figure, explain_events
 from headprobe.headhunt.judgement import SELF, Judgement, judge, label_of
@@ -149,10 +149,10 @@ def _as_it_ran(hunter: Detector, ran: Run) -> Detector:
 
 def _summary(hunter: Detector, detections: Sequence[Detection], judged: Judgement | None, ran: Run) -> str:
     n_events = sum(len(d.events) for d in detections)
-    text = f"{n_events} events in {len(detections)} videos, found by {read_by(hunter)}."
+    text = f"{counted(n_events, 'event')} in {counted(len(detections), 'video')}, found by {read_by(hunter)}."
     if judged is not None and judged.rows:
         own = judged.rows[0]
-        text += f" Frame AUC {own['auc']:.3f} on {len(judged.videos)} videos with ground truth."
+        text += f" Frame AUC {own['auc']:.3f} on {counted(len(judged.videos), 'video')} with ground truth."
     return f"{text} {ran.sentence()}".rstrip()
 
 
@@ -178,11 +178,11 @@ def _controls(report: Report, judged: Judgement | None) -> None:
         return
     if judged.seen:
         n = len(judged.seen)
-        used = "was" if n == 1 else "were"
-        report.add("controls", f"{n} video{_s(n)} {used} used in the calibration and left out of every number here.")
+        used = f"{counted(n, 'video')} {'was' if n == 1 else 'were'} used in the calibration"
+        report.add("controls", f"{used} and left out of every number here.")
     if judged.unknown:
         n = len(judged.unknown)
-        report.add("controls", f"{n} video{_s(n)} {'has' if n == 1 else 'have'} no ground truth.")
+        report.add("controls", f"{counted(n, 'video')} {'has' if n == 1 else 'have'} no ground truth.")
     if judged.note:
         report.add("controls", judged.note)
     if judged.rows:
@@ -190,7 +190,7 @@ def _controls(report: Report, judged: Judgement | None) -> None:
         report.controls(
             judged.rows,
             {"name": "scores", "auc": "frame AUC", "ap": "average precision", "within_auc": "AUC within videos"},
-            split=f"{len(judged.videos)} videos that no calibration saw",
+            split=f"{counted(len(judged.videos), 'video')} that no calibration saw",
             highlight=SELF,
         )
         n = judged.n_within
@@ -198,7 +198,7 @@ def _controls(report: Report, judged: Judgement | None) -> None:
             "controls",
             "The constant and its product know from the truth which videos are abnormal and look at no frame; the rows "
             "called own are this detector's scores, averaged over a video or moved to another time or video. The AUC "
-            f"within videos is the mean over {n} video{_s(n)} with normal and abnormal frames.{interval}",
+            f"within videos is the mean over {counted(n, 'video')} with normal and abnormal frames.{interval}",
         )
     if judged.events:
         found = judged.events
@@ -210,19 +210,15 @@ def _controls(report: Report, judged: Judgement | None) -> None:
         report.add(
             "controls",
             Table(["temporal IoU at least", "precision", "recall", "F1"], rows, "Events found against true events."),
-            f"{found['n_found']} events found, {found['n_true']} true, {found['n_missed']} of them missed altogether; "
-            f"mean delay {_number(found['delay_mean'])} s; {found['n_false_alarms']} false alarms, "
-            f"{_number(found['false_alarms_per_hour'])} per hour.",
+            f"{counted(found['n_found'], 'event')} found, {found['n_true']} true, {found['n_missed']} of them missed "
+            f"altogether; mean delay {_number(found['delay_mean'])} s; "
+            f"{counted(found['n_false_alarms'], 'false alarm')}, {_number(found['false_alarms_per_hour'])} per hour.",
         )
     report.add(
         "controls",
         "Random heads, a never-trained model and shuffled labels are controls of a fit, not of a run: each needs a "
         "detector of its own.",
     )
-
-
-def _s(n: int) -> str:
-    return "" if n == 1 else "s"
 
 
 def _found(detections: Sequence[Detection], judged: Judgement | None) -> list[Any]:
@@ -241,7 +237,7 @@ def _found(detections: Sequence[Detection], judged: Judgement | None) -> list[An
         better = [str(row["name"]) for row in judged.rows[1:] if row["auc"] is not None and row["auc"] >= own["auc"]]
         n = len(judged.videos)
         blocks.append(
-            f"On {n} video{_s(n)} with ground truth the frame AUC is {own['auc']:.3f}. Controls that reach it: "
+            f"On {counted(n, 'video')} with ground truth the frame AUC is {own['auc']:.3f}. Controls that reach it: "
             f"{', '.join(better) or 'none'}."
         )
     return blocks
@@ -261,7 +257,7 @@ def _timeline(report: Report, detection: Detection, hunter: Detector, truth: Arr
             detection, hunter, truth=None if truth is None else np.asarray(truth).astype(int), thumbnails=6
         ),
         caption=f"Events: {found}." if events else "No event was found.",
-        alt=f"Timeline of {name}: score of every segment, with {len(events)} events.",
+        alt=f"Timeline of {name}: score of every segment, with {counted(len(events), 'event')}.",
     )
 
 
@@ -273,8 +269,11 @@ def _explanation(report: Report, detection: Detection, one: Explanation, model: 
     shown = np.unique(np.linspace(0, n - 1, min(SHOWN_FRAMES, n)).round().astype(int)).tolist()
     facts = {"Score of the segment": f"{one.score:.3f}", "Peak of the event, smoothed": f"{one.event.peak:.3f}"}
     if one.heads:
-        added = (f"{head} {value:+.2f}" for head, value in zip(one.heads, one.contributions, strict=True))
-        facts["Added to the decision"] = ", ".join(added)
+        added = [f"{head} {value:+.2f}" for head, value in zip(one.heads, one.contributions, strict=True)]
+        if one.intercept is not None:
+            added.append(f"intercept {one.intercept:+.2f}")
+        together = "together the decision," if one.intercept is not None else "which need not add up to the decision,"
+        facts["Added to the decision"] = f"{', '.join(added)}; {together} {one.decision:+.2f}"
     figures = []
     if model is not None and one.attention is not None:
         figures.append(
@@ -292,7 +291,9 @@ def _explanation(report: Report, detection: Detection, one: Explanation, model: 
             Figure(
                 contributions_figure(one),
                 alt=f"What each head adds to the decision about {name}, {times}.",
-                caption="What each expert head adds to the decision.",
+                caption="What each expert head adds to the decision"
+                + ("" if one.intercept is None else ", and the intercept, which no head adds")
+                + ".",
                 dpi=110,
             )
         )

@@ -42,6 +42,11 @@ class Explanation:
         Labels of the expert heads; empty for a detector of another kind.
     contributions
         ``[head]``, what each adds to the decision (`headprobe.headhunt.scorer.Scorer.contributions`).
+    intercept
+        What the scorer adds whatever the heads say: with `contributions` it is the decision. None where contributions
+        do not add up (scorers ``mlp`` and ``sav``) and without heads.
+    decision
+        What the scorer makes its probability of; above 0 is abnormal, before probabilities are calibrated.
     score
         Probability of an anomaly of this segment.
     attention
@@ -60,6 +65,8 @@ class Explanation:
     finished: bool
     heads: tuple[str, ...]
     contributions: Float[np.ndarray, " head"]
+    intercept: float | None
+    decision: float
     score: float
     attention: AttentionPattern | None
     notes: tuple[str, ...] = ()
@@ -79,7 +86,9 @@ class Explanation:
             "text": self.text,
             "finished": self.finished,
             "score": self.score,
+            "decision": self.decision,
             "contributions": dict(zip(self.heads, self.contributions.tolist(), strict=True)),
+            "intercept": self.intercept,
             "notes": list(self.notes),
         }
 
@@ -139,7 +148,8 @@ def explain(
     except UnsupportedModelError as error:
         notes.append(f"no description: {error}")
     z = hunter.read(model, [shown], progress=False)
-    score = float(hunter.scorer_.probability(z)[0])
+    decision = hunter.scorer_.decision(z)
+    score = float(hunter.scorer_.link(decision)[0])
     labels: tuple[str, ...] = ()
     contributions, pattern = np.zeros(0), None
     heads = getattr(hunter, "heads_", None)
@@ -160,6 +170,8 @@ def explain(
         finished=finished,
         heads=labels,
         contributions=contributions,
+        intercept=None if heads is None else hunter.scorer_.intercept,
+        decision=float(decision[0]),
         score=score,
         attention=pattern,
         notes=tuple(notes),
@@ -252,7 +264,7 @@ def attention_figure(explanation: Explanation, model: Model, show: int = 6) -> A
 
 
 def contributions_figure(explanation: Explanation) -> Any:
-    """What each expert head adds to the decision, as a matplotlib figure.
+    """What each expert head adds to the decision, and the intercept, as a matplotlib figure.
 
     Parameters
     ----------
@@ -273,13 +285,17 @@ def contributions_figure(explanation: Explanation) -> Any:
     heads: Sequence[str] = explanation.heads
     if not heads:
         raise InputError("a detector that reads a layer has no heads whose contributions could be drawn")
-    figure = Figure(figsize=(5.2, 0.36 * len(heads) + 1.0), layout="constrained")
+    values = explanation.contributions.tolist()
+    colours = ["#b2182b" if v > 0 else "#2166ac" for v in values]
+    names = list(heads)
+    if explanation.intercept is not None:
+        names, values, colours = [*names, "intercept"], [*values, explanation.intercept], [*colours, "0.6"]
+    figure = Figure(figsize=(5.2, 0.36 * len(names) + 1.0), layout="constrained")
     ax = figure.add_subplot()
-    values = explanation.contributions
-    places = np.arange(len(heads))[::-1]
-    ax.barh(places, values, color=["#b2182b" if v > 0 else "#2166ac" for v in values], height=0.6)
+    places = np.arange(len(names))[::-1]
+    ax.barh(places, values, color=colours, height=0.6)
     ax.axvline(0, color="0.3", linewidth=0.8)
-    ax.set_yticks(places, heads)
+    ax.set_yticks(places, names)
     ax.set_xlabel("adds to the decision (right: abnormal)")
     ax.spines[["top", "right"]].set_visible(False)
     return figure

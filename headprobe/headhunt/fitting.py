@@ -22,7 +22,7 @@ from headprobe.headhunt.datasets import (
     match_videos,
     read_text,
 )
-from headprobe.headhunt.detector_report import describe_detector, detector_facts, read_by
+from headprobe.headhunt.detector_report import counted, describe_detector, detector_facts, read_by
 from headprobe.headhunt.kept import kept_activations
 from headprobe.headhunt.layers import LayerHunt
 from headprobe.headhunt.locate import Locator
@@ -47,10 +47,13 @@ class Fitted:
         The detector, of the class `HeadHunt` or `LayerHunt`.
     folder
         What `from_pretrained` takes.
+    no_locator
+        Why there is no locator; empty where there is one.
     """
 
     hunter: Any
     folder: Path
+    no_locator: str = ""
 
     def lines(self) -> list[str]:
         """What a user wants to know, a line each.
@@ -62,7 +65,7 @@ class Fitted:
         hunter, balance, quality = self.hunter, self.hunter.balance_, self.hunter.held_out_
         out = [
             f"calibrated on {balance['normal']} normal and {balance['abnormal']} abnormal clips of "
-            f"{balance['videos']} videos"
+            f"{counted(balance['videos'], 'video')}"
         ]
         if hunter.kind == "heads":
             out.append(f"expert heads: {', '.join(hunter.heads_.labels)}")
@@ -76,7 +79,7 @@ class Fitted:
             )
         where = hunter.locator_
         out.append(
-            "no locator: the events of these videos are not annotated; give --sigma and --tau to detect"
+            f"no locator: {self.no_locator}; give --sigma and --tau to detect"
             if where is None
             else f"locator: sigma {where.sigma:g} segments, tau {where.tau:g}"
         )
@@ -167,7 +170,8 @@ def fit_detector(
         sample_frames=hunter.sample_frames,
         truth=truth or None,
     )
-    complete = set(truth) == set(chosen.videos) and any(one.any() for one in truth.values())
+    annotated = [name for name, one in truth.items() if one.any()]
+    complete = set(truth) == set(chosen.videos) and bool(annotated)
     if store is not None and layer:
         raise InputError("a store keeps outputs of heads: a detector that reads a layer is fitted without --store")
     loaded = load(model, dtype=dtype, device=device)
@@ -188,8 +192,8 @@ def fit_detector(
         hunter.locator_ = locator
     folder = hunter.save_pretrained(out)
     chosen.save(folder / VIDEOS_FILE)
-    _report(hunter, chosen, truth, folder)
-    return Fitted(hunter, folder)
+    _report(hunter, chosen, annotated, folder)
+    return Fitted(hunter, folder, "" if hunter.locator_ is not None else _no_locator(how, chosen, annotated))
 
 
 def _chosen(data: Dataset, sample: Any, videos: str, split: str) -> CalibrationSample:
@@ -276,32 +280,58 @@ LIMITS = (
 )
 
 
-def _report(hunter: Any, chosen: CalibrationSample, truth: Mapping[str, Any], folder: Path) -> None:
-    what = (
-        "Segments are labelled by the annotated events: abnormal where at least half of the frames are."
-        if truth
-        else "Every clip has the label of its video, which is all that is known, and for segments often wrong."
+def _no_locator(how: str, chosen: CalibrationSample, annotated: Sequence[str]) -> str:
+    """Why a fit calibrated no locator."""
+    if how == "whole_video":
+        return "clips of whole videos say nothing about when"
+    n = sum(chosen.labels.values())
+    return f"no file says when the events of {n - len(annotated)} of the {n} abnormal videos happen"
+
+
+def _labelled_by(how: str, chosen: CalibrationSample, annotated: Sequence[str]) -> str:
+    """Where the labels of the calibration clips come from, in a sentence."""
+    n = sum(chosen.labels.values())
+    if how == "whole_video":
+        return "Every clip shows a whole video and has its label."
+    if not annotated:
+        return (
+            "Every segment has the label of its video, because no annotation says when an event happens: normal "
+            "segments of abnormal videos are labelled abnormal too."
+        )
+    by_event = "Segments are labelled by the annotated events: abnormal where at least half of the frames are."
+    if len(annotated) == n:
+        return by_event
+    return (
+        f"Events are annotated in {len(annotated)} of {n} abnormal videos. {by_event} Every segment of the other "
+        f"{n - len(annotated)} is labelled abnormal, because no annotation says when their events happen."
     )
+
+
+def _report(hunter: Any, chosen: CalibrationSample, annotated: Sequence[str], folder: Path) -> None:
     held_out = hunter.held_out_
-    quality = (
-        f"Held-out AUC {held_out['auc']:.3f} over {held_out['n']:.0f} clips of calibration videos." if held_out else ""
-    )
-    report = Report("Fitted detector", f"Fitted on {len(chosen.videos)} videos; reads {read_by(hunter)}. {quality}")
+    summary = f"Fitted on {counted(len(chosen.videos), 'video')}; reads {read_by(hunter)}."
+    if held_out:
+        clips = counted(int(held_out["n"]), "clip")
+        summary += f" Held-out AUC {held_out['auc']:.3f} over {clips} of calibration videos."
+    report = Report("Fitted detector", summary)
     report.question(
         "Which parts of the model tell abnormal from normal clips of these videos, and how far can they be relied on?",
         detector_facts(hunter),
-        what,
+        _labelled_by(hunter.calibration_clips, chosen, annotated),
         Table(
             ["video", "class", "events annotated"],
-            [[name, chosen.classes[name], "yes" if name in truth else "no"] for name in chosen.videos],
-            f"The {len(chosen.videos)} calibration videos, out of {chosen.n_pool}.",
+            [
+                [name, chosen.classes[name], ("yes" if name in annotated else "no") if label else "has none"]
+                for name, label in chosen.labels.items()
+            ],
+            f"The calibration videos, {len(chosen.videos)} out of {chosen.n_pool}.",
         ),
     )
     if held_out:
         report.found(
             f"On clips of calibration videos that a fold did not see, with everything chosen anew without them: AUC "
             f"{held_out['auc']:.3f}, Brier score {held_out['brier']:.3f}, calibration error {held_out['ece']:.3f}, "
-            f"{held_out['n']:.0f} clips."
+            f"{counted(int(held_out['n']), 'clip')}."
         )
     describe_detector(report, hunter)
     report.add(

@@ -306,6 +306,12 @@ class Scorer(BaseEstimator):
             return out
         return (self._standard(x) * self.arrays_["coef"]).reshape(len(x), k, d).sum(2)
 
+    @property
+    def intercept(self) -> float | None:
+        """What a fitted `logistic` or `svm` adds whatever the heads say; None for kinds whose parts do not add up."""
+        self._check_fitted()
+        return float(self.arrays_["intercept"][0]) if "intercept" in self.arrays_ else None
+
     def _fit_logistic(self, x: np.ndarray, y: Int[np.ndarray, " example"]) -> dict[str, np.ndarray]:
         return _linear(make_scorer(self.random_state, self.C, self.class_weight).fit(x, y))
 
@@ -360,9 +366,12 @@ class Scorer(BaseEstimator):
         sizes = np.linalg.norm(z, axis=-1)[:, None] * np.linalg.norm(means, axis=-1)
         return np.divide(dots, sizes, out=np.zeros_like(dots), where=sizes > 0)
 
-    def _checked(self, z: np.ndarray | Tensor) -> np.ndarray:
+    def _check_fitted(self) -> None:
         if not hasattr(self, "arrays_"):
             raise InputError("the scorer is not fitted: call fit(z, labels) first")
+
+    def _checked(self, z: np.ndarray | Tensor) -> np.ndarray:
+        self._check_fitted()
         x = features(z)
         if tuple(z.shape[1:]) != self.shape_:
             raise InputError(f"the scorer was fitted to [head, d_head] = {self.shape_}, got {tuple(z.shape[1:])}")

@@ -74,12 +74,14 @@ def test_fit_writes_a_detector_its_videos_and_a_report(detector) -> None:
     assert sum(sample.labels.values()) == ABNORMAL
     page = (detector / "report.html").read_text()
     for text in (
-        "calibration videos, out of",
+        "The calibration videos, 12 out of 12.",
         "p (family-wise)",
         "Stability of the choice",
         "labelled by the annotated events",
+        "In folds: share of the choices",
     ):
         assert text in page
+    assert "in resamples" not in page.lower()  # none were drawn, so there is no such column
 
 
 def test_fit_then_detect_report_and_watch(detector, folder, tmp_path) -> None:
@@ -105,10 +107,10 @@ def test_fit_then_detect_report_and_watch(detector, folder, tmp_path) -> None:
     assert done.exit_code == 0, done.output
     online = [json.loads(line) for line in lines.read_text().splitlines()]
     np.testing.assert_allclose([s["score"] for s in online], [s["score"] for s in offline], atol=1e-6)
-    assert f"{len(offline)} segments, " in done.output
+    assert f"{len(offline)} segments, {sum(bool(s['abnormal']) for s in online)} abnormal, " in done.output
     assert "0 frames dropped" in done.output
     ended = run(app, ["watch", str(film), "--detector", str(detector), "--seconds", "1.6"])
-    assert "1 segments, " in ended.output
+    assert "1 segment, " in ended.output
 
 
 def test_fit_a_layer_and_the_published_way(folder, tmp_path) -> None:
@@ -119,7 +121,8 @@ def test_fit_a_layer_and_the_published_way(folder, tmp_path) -> None:
     assert f"layer: {layered.layer_}" in done.output
     done = fit(folder, tmp_path / "paper", "--preset", "paper", "--k", "2")
     assert done.exit_code == 0, done.output
-    assert "no locator" in done.output
+    assert "no locator: clips of whole videos say nothing about when; give --sigma and --tau" in done.output
+    assert "Every clip shows a whole video and has its label." in (tmp_path / "paper" / "report.html").read_text()
     paper = HeadHunt.from_pretrained(tmp_path / "paper")
     assert (paper.metrics[0], paper.calibration_clips, paper.k) == ("lda_ridge", "whole_video", 2)
     assert paper.balance_ == {
@@ -132,6 +135,35 @@ def test_fit_a_layer_and_the_published_way(folder, tmp_path) -> None:
     refused = run(app, ["detect", str(folder), "--detector", str(tmp_path / "paper"), "--out", str(tmp_path / "o")])
     assert refused.exit_code == 2
     assert "the detector has no locator" in refused.output
+    seen = run(app, ["watch", str(next(folder.glob("*.mp4"))), "--detector", str(tmp_path / "paper")])
+    assert seen.exit_code == 0, seen.output
+    assert "segments, none judged, as the detector has no locator, 0 frames dropped" in seen.output
+    assert " abnormal" not in seen.output
+
+
+@pytest.mark.filterwarnings("ignore:probabilities stay uncalibrated")  # so few labels of segments tell little
+@pytest.mark.parametrize(("known", "text"), [(0, "Every segment has the label of its video, because"), (2, "2 of 6")])
+def test_the_report_says_where_labels_come_from(folder, tmp_path, known, text) -> None:
+    with (folder / "truth.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    abnormal = sorted({row["video"] for row in rows if row["abnormal"] == "1"})
+    table = tmp_path / "part.csv"
+    with table.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["video", "abnormal", "start", "end"])
+        for row in rows:
+            if row["abnormal"] == "0" or row["video"] in abnormal[:known]:
+                writer.writerow([row["video"], row["abnormal"], row["start"], row["end"]])
+        for name in abnormal[known:]:
+            writer.writerow([name, 1, "", ""])
+    done = fit(folder, tmp_path / "d", "--table", str(table), "--permutations", "0")
+    assert done.exit_code == 0, done.output
+    n = len(abnormal) - known
+    assert f"no locator: no file says when the events of {n} of the 6 abnormal videos happen" in done.output
+    page = (tmp_path / "d" / "report.html").read_text()
+    assert text in page
+    assert ("labelled by the annotated events" in page) == bool(known)
+    assert page.count("<td>has none</td>") == NORMAL
 
 
 def test_prompts_from_a_file_and_some_of_the_videos(folder, tmp_path) -> None:

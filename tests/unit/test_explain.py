@@ -55,6 +55,9 @@ def test_an_explanation_is_what_the_model_says_and_what_the_heads_say(tiny, hunt
     intercept = hunter.scorer_.arrays_["intercept"][0]
     decision = hunter.scorer_.decision(hunter.read(tiny, [example], progress=False))[0]
     assert told.contributions.sum() + intercept == pytest.approx(decision)
+    assert (told.intercept, told.decision) == (pytest.approx(intercept), pytest.approx(decision))
+    kept = json.loads(json.dumps(told.to_dict()))
+    assert sum(kept["contributions"].values()) + kept["intercept"] == pytest.approx(kept["decision"])
     pattern = attention(tiny, [example], hunter.heads_, hunter.prompt_, progress=False).patterns[0][0]
     np.testing.assert_array_equal(told.attention.weights, pattern.weights)
     assert np.array_equal(told.frames, example.content)
@@ -85,8 +88,8 @@ def test_figures(tiny, hunter) -> None:
     figure = attention_figure(told, tiny)
     assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["frame", *hunter.heads_.labels]
     bars = contributions_figure(told).axes[0]
-    assert [tick.get_text() for tick in bars.get_yticklabels()] == list(hunter.heads_.labels)
-    np.testing.assert_allclose([bar.get_width() for bar in bars.patches], told.contributions)
+    np.testing.assert_allclose([bar.get_width() for bar in bars.patches], [*told.contributions, told.intercept])
+    assert [label.get_text() for label in bars.get_yticklabels()] == [*told.heads, "intercept"]
 
 
 def test_the_report_shows_all_of_it(tiny, hunter, run) -> None:
@@ -97,6 +100,9 @@ def test_the_report_shows_all_of_it(tiny, hunter, run) -> None:
     assert "a &lt;b&gt; &amp; c.mp4" in text
     assert "<b>" not in text.split("<main>")[1]
     assert one.text in text
+    assert f"intercept {one.intercept:+.2f}; together the decision, {one.decision:+.2f}" in text
+    assert "1 event in 1 video, found by" in text
+    assert "1 videos" not in text
     assert EMBEDDED_DESCRIBE in text
     for head in hunter.heads_.labels:
         assert head in text

@@ -90,6 +90,7 @@ def test_contributions_of_heads_add_up_to_the_decision(kind):
     z, y, new = material()
     made = Scorer(kind).fit(z, y)
     parts = made.contributions(new)
+    np.testing.assert_allclose(parts.sum(1) + made.intercept, made.decision(new))
     np.testing.assert_allclose(parts.sum(1) + made.arrays_["intercept"][0], made.decision(new), atol=1e-12)
 
 
@@ -99,6 +100,7 @@ def test_a_head_at_its_mean_adds_nothing_to_a_network():
     new[:, 1] = made.arrays_["mean"].reshape(3, 4)[1]
     np.testing.assert_allclose(made.contributions(new)[:, 1], 0, atol=1e-12)
     assert (made.contributions(new)[:, 0] != 0).all()
+    assert made.intercept is None
 
 
 @pytest.mark.parametrize("kind", ["logistic", "svm"])

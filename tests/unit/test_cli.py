@@ -65,7 +65,7 @@ def test_python_dash_m_is_the_same_command_line() -> None:
 def test_detect_writes_every_segment_once(detector, good, tmp_path) -> None:
     result = run(app, ["detect", str(good), "--detector", detector, "--out", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
-    assert "1 of 1 videos processed" in result.output
+    assert "1 of 1 video processed" in result.output
     record = json.loads((tmp_path / "out" / "events.json").read_text())
     video = record["videos"][str(good)]
     assert (video["fps"], video["n_frames"]) == (12.5, 37)
@@ -248,7 +248,7 @@ def test_results_of_an_earlier_run_stay_until_a_new_one_works(detector, films, t
     (tmp_path / "cut.mp4").write_bytes(b"")
     done = run(app, ["detect", str(tmp_path / "cut.mp4"), *command[2:]])
     assert done.exit_code == 1
-    assert "0 of 1 videos processed" in done.output
+    assert "0 of 1 video processed" in done.output
     assert "events.json is of an earlier run" in done.output
 
     def stopped(*_args, **_kwargs):

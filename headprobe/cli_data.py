@@ -153,10 +153,10 @@ def evaluate(
     ] = None,
 ) -> None:
     """Evaluate the scores of any method, beside controls that look at no frame."""
+    from headprobe._files import write_json
     from headprobe.errors import InputError
     from headprobe.headhunt.datasets import read_truth
     from headprobe.headhunt.evaluate import full_evaluation, read_scores
-    from headprobe.headhunt.events_file import write_json
     from headprobe.provenance import versions
 
     def work() -> dict[str, Any]:

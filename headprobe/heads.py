@@ -15,16 +15,16 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 
+from headprobe._files import parse_json, read_text, write_file
 from headprobe.errors import ArtefactError, InputError
 
 __all__ = ["Head", "HeadSet"]
 
-_LABEL = re.compile(r"L(\d+)H(\d+)")
+_LABEL = re.compile(r"L([0-9]{1,9})H([0-9]{1,9})")
 _FORMAT = "headprobe.heads/1"
 
 
@@ -245,10 +245,7 @@ class HeadSet(Sequence[Head]):
         ArtefactError
             The text is not JSON or has another form.
         """
-        try:
-            data: Any = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ArtefactError(f"A head set must be JSON, but reading it failed: {error}.") from error
+        data: Any = parse_json(text, "a head set")
         if not isinstance(data, dict) or data.get("format") != _FORMAT or not isinstance(data.get("heads"), list):
             raise ArtefactError(
                 f'A head set must look like {{"format": "{_FORMAT}", "heads": ["L18H4"]}}; got {text[:80]!r}.'
@@ -268,7 +265,7 @@ class HeadSet(Sequence[Head]):
         path
             File to write; its folder must exist.
         """
-        Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
+        write_file(path, self.to_json() + "\n")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> HeadSet:
@@ -288,7 +285,7 @@ class HeadSet(Sequence[Head]):
         ArtefactError
             The file is not a saved head set.
         """
-        return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        return cls.from_json(read_text(path, ArtefactError))
 
     @classmethod
     def random(

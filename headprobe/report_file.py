@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from headprobe._files import write_file
 from headprobe.errors import InputError
 from headprobe.report_blocks import Block, Figure, Paragraph, Pictures, Section
 from headprobe.report_page import html_of, page
@@ -75,19 +76,14 @@ def write_report(
     sections = [replace(section, blocks=[drawn(block) for block in section.blocks]) for section in sections]
     headings = [section.title for section in sections] if shed is None else shed
     sections = fitting(title, sections, headings, language, summary, max_bytes)
-    text = page(title, sections, language, summary).encode()
+    text = page(title, sections, language, summary).encode("utf-8", "backslashreplace")
     if len(text) > max_bytes:
         raise InputError(
             f"the report {title!r} would have {len(text) / 1e6:.1f} MB, more than the {max_bytes / 1e6:g} MB that it "
             "may have: give less text, or fewer figures outside of what may be left out"
         )
     path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(text)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_file(path, text)
     return path
 
 
@@ -114,7 +110,7 @@ def fitting(
     >>> fitting("Run", sections, ["Result"], "en", "", MAX_BYTES) == sections
     True
     """
-    if len(page(title, sections, language, summary).encode()) <= max_bytes:
+    if len(page(title, sections, language, summary).encode("utf-8", "backslashreplace")) <= max_bytes:
         return list(sections)
     smaller = [_each(s, _smaller) if s.title in shed else s for s in sections]
     sizes: list[int] = []

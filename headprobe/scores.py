@@ -8,12 +8,12 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from headprobe._files import parse_json, read_text, write_file
 from headprobe.errors import InputError
 from headprobe.heads import Head, HeadSet
 
@@ -275,18 +275,19 @@ def from_json(text: str) -> xr.DataArray:
     >>> from_json(to_json(score_map([[0.5, 0.25]]))).values.tolist()
     [[0.5, 0.25]]
     """
-    try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"not a score map: the text is not JSON ({error})") from error
+    data = parse_json(text, "not a score map", InputError)
     if not isinstance(data, dict) or not {"name", "dims", "coords", "values"} <= data.keys():
         raise InputError("not a score map: the JSON needs the keys name, dims, coords and values")
     coords, dims = data["coords"], data["dims"]
     if not isinstance(coords, dict) or dims != [d for d in DIMS if d in coords] or set(dims) != set(coords):
         raise InputError(f"not a score map: dims {dims!r} do not fit the coordinates or the order {DIMS}")
+    wrong = [dim for dim, labels in coords.items() if not _are_labels(labels, str if dim in DIMS[:-2] else int)]
+    if wrong:
+        kind = "names" if wrong[0] in DIMS[:-2] else "whole numbers from 0"
+        raise InputError(f"not a score map: the coordinates of {wrong[0]} must be {kind}, got {coords[wrong[0]]!r:.80}")
     try:
         values = np.array(data["values"], dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (OverflowError, TypeError, ValueError) as error:
         raise InputError(f"not a score map: the values are not a rectangular array of numbers ({error})") from error
     origin = data.get("origin", {})
     if not isinstance(origin, dict) or not all(k in ORIGIN and isinstance(v, str) for k, v in origin.items()):
@@ -324,7 +325,7 @@ def to_csv(score_map: xr.DataArray, path: str | os.PathLike[str]) -> None:
     for index, value in np.ndenumerate(score_map.values):
         row = [labels[axis][i] for axis, i in enumerate(index)]
         writer.writerow([*row, "" if math.isnan(value) else repr(float(value))])
-    Path(path).write_text(out.getvalue(), encoding="utf-8", newline="")
+    write_file(path, out.getvalue())
 
 
 def from_csv(path: str | os.PathLike[str], *, name: str = "score") -> xr.DataArray:
@@ -356,8 +357,10 @@ def from_csv(path: str | os.PathLike[str], *, name: str = "score") -> xr.DataArr
     ...     from_csv(path).sizes["head"]
     2
     """
-    with Path(path).open(encoding="utf-8", newline="") as file:
-        rows = list(csv.reader(file))
+    try:
+        rows = list(csv.reader(io.StringIO(read_text(path), newline="")))
+    except csv.Error as error:
+        raise InputError(f"{path}: no readable table: {error}.") from error
     header = rows[0] if rows else []
     dims = header[:-1]
     if not header or header[-1] != "score" or dims != [d for d in DIMS if d in dims] or dims[-2:] != ["layer", "head"]:
@@ -394,6 +397,11 @@ def _from_coords(values: np.ndarray, coords: Mapping[str, list], name: str) -> x
         metrics=coords.get("metric"),
         name=name,
     )
+
+
+def _are_labels(given: object, kind: type) -> bool:
+    fits = isinstance(given, list) and all(type(one) is kind for one in given)
+    return fits and (kind is str or all(0 <= number < 1 << 31 for number in given))
 
 
 def _known_dims(score_map: xr.DataArray) -> None:

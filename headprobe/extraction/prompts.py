@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import os
 import re
 import tomllib
@@ -11,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from headprobe._files import parse_json, read_text
 from headprobe.errors import InputError
 from headprobe.examples import as_prompts
 from headprobe.trace import positions as _positions
@@ -48,18 +48,16 @@ def read_prompts(path: str | os.PathLike[str]) -> dict[str, str]:
     {'fight': 'is there a fight ?'}
     """
     path = Path(path)
+    text = read_text(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
         data: Any = text.splitlines()
         if path.suffix.lower() == ".toml":
             data = tomllib.loads(text)
         elif path.suffix.lower() == ".json":
-            data = json.loads(text)
+            data = parse_json(text, path, InputError)
         else:
             data = [line.strip() for line in data if line.strip()]
-    except OSError as error:
-        raise InputError(f"{path}: the prompts cannot be read: {error.strerror}.") from error
-    except ValueError as error:  # also bad UTF-8, TOML and JSON
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise InputError(f"{path}: the prompts cannot be read: {error}.") from error
     if isinstance(data, dict) and isinstance(data.get("prompts"), dict | list):
         data = data["prompts"]

@@ -11,9 +11,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
+from headprobe._files import NOFOLLOW, parse_json, read_regular
 from headprobe.errors import StoreError
 from headprobe.extraction.events import Skipped
-from headprobe.store.files import NOFOLLOW, parse_json, read_regular
 
 __all__ = ["FILE", "SkippedList", "read_skipped", "summary"]
 
@@ -140,9 +140,9 @@ def read_skipped(folder: Path) -> list[Skipped]:
     if not path.is_file():
         return []
     items: list[Skipped] = []
-    lines = read_regular(path, _LIMIT).split(b"\n")
+    lines = read_regular(path, _LIMIT, StoreError).split(b"\n")
     for number, line in enumerate(lines[:-1], start=1):
-        data = parse_json(line, f"{path}, line {number}")
+        data = parse_json(line, f"{path}, line {number}", StoreError)
         texts = isinstance(data, dict) and set(data) == {"path", "name", "id", "reason"}
         if not texts or not all(isinstance(v, str) or (v is None and k == "id") for k, v in data.items()):
             raise StoreError(f"{path}, line {number}: not a skipped clip; move the file away.")

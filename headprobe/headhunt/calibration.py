@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 from collections import Counter
@@ -15,9 +14,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from headprobe._files import read_json, write_json
 from headprobe.errors import ArtefactError, InputError
 from headprobe.examples import Example
-from headprobe.headhunt.events_file import write_json
 from headprobe.headhunt.frames import check_truth
 from headprobe.video.clips import Clip, Segment, clip_examples
 from headprobe.video.decode import probe
@@ -119,10 +118,7 @@ class CalibrationSample:
         ArtefactError
             If the file is not one, or contradicts itself.
         """
-        try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ArtefactError(f"{os.fspath(path)} is no JSON file ({error})") from error
+        data = read_json(path)
         wanted = {"format", *cls.__dataclass_fields__}
         if not isinstance(data, dict) or set(data) != wanted or data["format"] != _FORMAT:
             raise ArtefactError(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from headprobe._files import write_json
 from headprobe.activations import HeadActivations
 from headprobe.errors import HeadprobeWarning
 from headprobe.examples import Example, read_content
@@ -25,7 +26,6 @@ from headprobe.headhunt.comparison import (
     summary,
 )
 from headprobe.headhunt.detect import Detection, detect_video
-from headprobe.headhunt.events_file import write_json
 from headprobe.headhunt.findings import bars
 from headprobe.headhunt.pipeline import HeadHunt
 from headprobe.headhunt.prompts import EMBEDDED_PROMPTS

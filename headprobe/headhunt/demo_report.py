@@ -104,7 +104,8 @@ def write_figures(demo: Demo) -> dict[str, Path]:
     paths = {}
     for name, figure in drawn.items():
         paths[name] = demo.folder / f"{name}.png"
-        figure.savefig(paths[name], dpi=DPI, bbox_inches="tight")
+        with replacing(paths[name], ".png") as part:
+            figure.savefig(part, dpi=DPI, bbox_inches="tight")
     return paths
 
 

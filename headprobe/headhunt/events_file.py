@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from headprobe._files import read_json, replacing, write_json
 from headprobe.errors import ArtefactError, FingerprintError, InputError, VideoError
 from headprobe.headhunt.detect import Detection, frame_edges, locator_of, shown_name
 from headprobe.headhunt.locate import Event, Locator
@@ -23,28 +25,12 @@ if TYPE_CHECKING:
     from headprobe.headhunt.detector import Detector
     from headprobe.headhunt.scorer import Scorer
 
-__all__ = ["EventsFile", "Run", "read_events", "read_run", "timeline_figure", "write_json"]
+__all__ = ["EventsFile", "Run", "read_events", "read_run", "timeline_figure"]
 
+_FIX = "Name what `headprobe detect` wrote."
+_SCORES = (-1e-6, 1 + 1e-6)  # smoothing rounds
 _LONGEST_TITLE = 90
 _LONGEST_STEM = 120  # with the ending well below the 255 bytes that file systems allow
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Write JSON so that the file is the old one or the complete new one, never a part; NaN is refused.
-
-    Parameters
-    ----------
-    path
-        The file; it is replaced.
-    data
-        JSON values.
-    """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 class EventsFile:
@@ -194,7 +180,7 @@ class EventsFile:
                 "--resume out to start anew"
             )
         found, missing = read_events(self.path)
-        data = _json(self.path)
+        data = _read_record(self.path)
         self._kept = {name: data["videos"][name] for name in missing}
         self._run = data["run"] if data["videos"] else None
         known = {_key(path) for path in self.asked}
@@ -224,7 +210,8 @@ class EventsFile:
         if self.timelines:
             name = self._picture_name(detection.path)
             figure = timeline_figure(detection, self.hunter, thumbnails=self.thumbnails)
-            figure.savefig(os.fspath(self.folder / name), dpi=110, bbox_inches="tight")
+            with replacing(self.folder / name, ".png") as part:
+                figure.savefig(os.fspath(part), dpi=110, bbox_inches="tight")
             self.pictures[detection.path] = name
             self.write()
 
@@ -237,18 +224,46 @@ class EventsFile:
         return name
 
 
+class _Wrong(Exception):
+    """What is wrong with the record of a video."""
+
+
+def _read_record(file: Path) -> dict[str, Any]:
+    """The file's content, with ``videos``, ``failed`` and ``interrupted`` of the right kinds."""
+    data = read_json(file, fix=_FIX)
+    if not isinstance(data, dict) or not isinstance(data.get("videos"), dict) or "run" not in data:
+        raise ArtefactError(f"{file}: this is no record of a detection run. {_FIX}")
+    failed, interrupted = data.setdefault("failed", {}), data.setdefault("interrupted", False)
+    if not isinstance(failed, dict) or not all(isinstance(why, str) for why in failed.values()):
+        raise ArtefactError(f"{file}: failed must hold a text for each video, got {failed!r:.80}. {_FIX}")
+    if not isinstance(interrupted, bool):
+        raise ArtefactError(f"{file}: interrupted must be true or false, got {interrupted!r:.80}. {_FIX}")
+    asked = data.setdefault("asked", [])
+    if not isinstance(asked, list) or not all(isinstance(name, str) for name in asked):
+        raise ArtefactError(f"{file}: asked must be a list of videos, got {asked!r:.80}. {_FIX}")
+    if not isinstance(data.setdefault("detector", {}), dict):
+        raise ArtefactError(f"{file}: detector must be an object, got {data['detector']!r:.80}. {_FIX}")
+    return data
+
+
+def _number(record: Any, name: str, low: float, high: float, kind: type = float) -> Any:
+    """An entry that is a number of this kind in this range."""
+    value = record.get(name) if isinstance(record, dict) else None
+    fits = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
+    if not fits or not low <= value <= high:  # pyright: ignore[reportOptionalOperand]
+        raise _Wrong(f"{name} must be a number from {low:g} to {high:g}, got {value!r:.80}")
+    return kind(value)
+
+
+def _list(record: Any, name: str) -> list[Any]:
+    value = record.get(name) if isinstance(record, dict) else None
+    if not isinstance(value, list):
+        raise _Wrong(f"{name} must be a list, got {value!r:.80}")
+    return value
+
+
 def _record(path: str | os.PathLike[str]) -> Path:
     return Path(path) / "events.json" if Path(path).is_dir() else Path(path)
-
-
-def _json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ArtefactError(
-            f"{file}: no record of a detection run ({type(error).__name__}: {error}); name what `headprobe detect` "
-            "wrote"
-        ) from error
 
 
 def read_events(path: str | os.PathLike[str]) -> tuple[list[Detection], dict[str, str]]:
@@ -272,12 +287,9 @@ def read_events(path: str | os.PathLike[str]) -> tuple[list[Detection], dict[str
         The file is missing or no record of a run.
     """
     file = _record(path)
-    data = _json(file)
-    try:
-        provenance = Provenance.from_dict(data["run"]) if data["videos"] else Provenance("")
-        records = dict(data["videos"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ArtefactError(f"{file}: no record of a detection run ({type(error).__name__}: {error})") from error
+    data = _read_record(file)
+    records = data["videos"]
+    provenance = Provenance.from_dict(data["run"]) if records else Provenance("")
     found: list[Detection] = []
     missing: dict[str, str] = {}
     for name, record in records.items():
@@ -285,26 +297,34 @@ def read_events(path: str | os.PathLike[str]) -> tuple[list[Detection], dict[str
             found.append(_detection(Path(name), record, provenance))
         except VideoError as error:
             missing[name] = error.reason
-        except (KeyError, TypeError) as error:
-            raise ArtefactError(f"{file}: {name}: {type(error).__name__}: {error}") from error
+        except _Wrong as error:
+            raise ArtefactError(f"{file}: {name}: {error}. {_FIX}") from error
     return found, missing
 
 
 def _detection(path: Path, record: Mapping[str, Any], provenance: Provenance) -> Detection:
+    n = _number(record, "n_frames", 1, 1 << 53, int)
+    length = _number(record, "segment_frames", 1, 1 << 53, int)
+    segments, events = _list(record, "segments"), _list(record, "events")
+    spans = [tuple(_number(s, name, 0, n, int) for name in ("start_frame", "end_frame")) for s in segments]
+    if not spans or [0, *(end for _, end in spans)] != [*(start for start, _ in spans), n]:
+        raise _Wrong(f"the segments must cover the frames 0 to {n}, one after another")
+    if any(end <= start for start, end in spans):
+        raise _Wrong("a segment has no frames")
+    scores = {name: np.array([_number(s, name, *_SCORES) for s in segments]) for name in ("score", "smoothed")}
+    found = []
+    for event in events:
+        start, end = (_number(event, name, 0, n, int) for name in ("start_frame", "end_frame"))
+        begins, ends = (_number(event, name, 0, math.inf) for name in ("start_seconds", "end_seconds"))
+        if not (start < end and begins <= ends):
+            raise _Wrong(f"an event goes from frame {start} to {end}")
+        found.append(Event(start, end, begins, ends, _number(event, "peak", *_SCORES)))
     info = shared_reader(path).info
-    if info.n_frames != record["n_frames"]:
-        raise VideoError(path, f"it has {info.n_frames} frames now and had {record['n_frames']} when it was scored")
-    segments: Sequence[Mapping[str, Any]] = record["segments"]
+    if info.n_frames != n:
+        raise VideoError(path, f"it has {info.n_frames} frames now and had {n} when it was scored")
+    edges = frame_edges(path)
     return Detection(
-        path,
-        info,
-        frame_edges(path),
-        tuple((int(s["start_frame"]), int(s["end_frame"])) for s in segments),
-        np.array([float(s["score"]) for s in segments]),
-        np.array([float(s["smoothed"]) for s in segments]),
-        tuple(Event(**event) for event in record["events"]),
-        provenance,
-        int(record["segment_frames"]),
+        path, info, edges, tuple(spans), scores["score"], scores["smoothed"], tuple(found), provenance, length
     )
 
 
@@ -378,20 +398,17 @@ def read_run(path: str | os.PathLike[str]) -> Run:
         The file is missing or no record of a run.
     """
     file = _record(path)
-    data = _json(file)
-    try:
-        videos, failed = dict(data["videos"]), dict(data.get("failed", {}))
-        asked = [str(name) for name in data.get("asked", [])]
-        return Run(
-            failed={str(name): str(reason) for name, reason in failed.items()},
-            interrupted=bool(data.get("interrupted", False)),
-            asked=asked,
-            absent=[name for name in asked if name not in videos and name not in failed],
-            detector=dict(data.get("detector", {})),
-            pictures={str(name): record["timeline"] for name, record in videos.items() if record.get("timeline")},
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ArtefactError(f"{file}: no record of a detection run ({type(error).__name__}: {error})") from error
+    data = _read_record(file)
+    videos, failed, asked = data["videos"], data["failed"], data["asked"]
+    shown = {name: record.get("timeline") for name, record in videos.items() if isinstance(record, dict)}
+    return Run(
+        failed=failed,
+        interrupted=data["interrupted"],
+        asked=asked,
+        absent=[name for name in asked if name not in videos and name not in failed],
+        detector=data["detector"],
+        pictures={name: picture for name, picture in shown.items() if isinstance(picture, str) and picture},
+    )
 
 
 def _key(path: str | os.PathLike[str]) -> str:

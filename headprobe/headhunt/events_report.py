@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 from tqdm.auto import tqdm
 
+from headprobe._files import write_json
 from headprobe.headhunt.detect import Detection, shown_name
 from headprobe.headhunt.detector_report import counted, describe_detector, detector_facts, read_by
-from headprobe.headhunt.events_file import Run, read_events, read_run, timeline_figure, write_json
+from headprobe.headhunt.events_file import Run, read_events, read_run, timeline_figure
 from headprobe.headhunt.explain import Explanation, attention_figure, contributions_figure, explain_events
 from headprobe.headhunt.judgement import SELF, Judgement, judge, label_of
 from headprobe.report import Figure, Report, Table

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from headprobe._files import read_text, replacing, write_file
 from headprobe.errors import InputError
 from headprobe.headhunt.identify import identify
 from headprobe.headhunt.presets import metrics_by_name
@@ -132,7 +133,7 @@ def score_heads(
         if Path(out).suffix.lower() == ".csv":
             to_csv(scores, out)
         else:
-            Path(out).write_text(to_json(scores) + "\n", encoding="utf-8")
+            write_file(out, to_json(scores) + "\n")
     if figure is not None:
         from matplotlib.figure import Figure
 
@@ -140,7 +141,8 @@ def score_heads(
 
         canvas = Figure(figsize=(7.0, 5.0), layout="constrained")
         heatmap(scores, mark=heads, ax=canvas.add_subplot(), label=str(scores.name))
-        canvas.savefig(os.fspath(figure), dpi=150)
+        with replacing(figure, ".png") as part:
+            canvas.savefig(os.fspath(part), dpi=150)
     return Scored(scores, heads, what, comparison, "" if given is None else given.source)
 
 
@@ -149,7 +151,7 @@ def _scores(
 ) -> tuple[xr.DataArray, str]:
     ending = source.suffix.lower()
     if source.is_file() and ending in (".csv", ".json"):
-        score_map = from_csv(source) if ending == ".csv" else from_json(source.read_text(encoding="utf-8"))
+        score_map = from_csv(source) if ending == ".csv" else from_json(read_text(source))
         if "metric" in score_map.dims:
             from headprobe.metrics.saliency import combine
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from headprobe._files import replacing
 from headprobe.errors import InputError, StoreError
-from headprobe.store.files import publish, sync_folder, writing
+from headprobe.store.files import publish, writing
 from headprobe.values import dense
 
 if TYPE_CHECKING:
@@ -92,7 +93,6 @@ def export(
         folder.mkdir(parents=True, exist_ok=True)
         for path, (of_size, size) in files.items():
             _write_values(store, path, of_size, size, shape, rows)
-        sync_folder(folder)
     publish(table, shape.examples.to_csv(index=False).encode("utf-8", "surrogateescape"))
     text = json.dumps(_about(store, files, shape), indent=1, allow_nan=False)
     publish(about, (text + "\n").encode())
@@ -102,19 +102,12 @@ def export(
 def _write_values(store: Store, path: Path, heads: Any, size: int, shape: HeadActivations, rows: np.ndarray) -> None:
     dims = (len(shape.prompts), len(rows), len(heads), size)
     step = max(1, _BLOCK_BYTES // (4 * len(heads) * size))
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": dims})
-            for prompt in shape.prompts:
-                for begin in range(0, len(rows), step):
-                    block = store.activations(heads, [prompt], rows[begin : begin + step])
-                    file.write(np.ascontiguousarray(dense(block.tensors)[0].numpy(), "<f4").data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path) as part, part.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": dims})
+        for prompt in shape.prompts:
+            for begin in range(0, len(rows), step):
+                block = store.activations(heads, [prompt], rows[begin : begin + step])
+                file.write(np.ascontiguousarray(dense(block.tensors)[0].numpy(), "<f4").data)
 
 
 def _about(store: Store, files: dict[Path, tuple[Any, int]], shape: HeadActivations) -> dict[str, Any]:

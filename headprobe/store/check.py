@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from headprobe._files import sync_folder
 from headprobe.errors import StoreError
 from headprobe.store.catalog import Catalog, Entry
-from headprobe.store.files import MANIFEST, listing, sync_folder, writing
+from headprobe.store.files import MANIFEST, listing, writing
 from headprobe.store.lock import abandoned, exclusive
 from headprobe.store.manifest import read_manifest, write_manifest
 from headprobe.store.record import Record, differences

@@ -12,12 +12,13 @@ from pathlib import Path
 
 from torch import Tensor
 
+from headprobe._files import CLOEXEC, sync_folder
 from headprobe._forks import free_in_children
 from headprobe._notice import notice
 from headprobe.errors import InputError, StoreError
 from headprobe.store.catalog import Catalog, Entry
 from headprobe.store.contents import Contents
-from headprobe.store.files import CLOEXEC, MANIFEST, listing, sync_folder, writing
+from headprobe.store.files import MANIFEST, listing, writing
 from headprobe.store.lock import abandoned, exclusive, mark
 from headprobe.store.manifest import read_manifest, write_manifest
 from headprobe.store.reading import Index, Mappings

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from headprobe._files import CLOEXEC, NOFOLLOW, NONBLOCK
 from headprobe.errors import StoreError
-from headprobe.store.files import CLOEXEC, NOFOLLOW, NONBLOCK, writing
+from headprobe.store.files import writing
 
 try:
     import fcntl

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from headprobe._files import parse_json, read_regular
 from headprobe.errors import StoreError
 from headprobe.store.catalog import Entry
-from headprobe.store.files import MANIFEST, is_data_name, is_name, parse_json, publish, read_regular
+from headprobe.store.files import MANIFEST, is_data_name, is_name, publish
 from headprobe.store.record import FORMAT, Record
 
 __all__ = ["read_manifest", "write_manifest"]
@@ -75,7 +76,7 @@ def read_manifest(folder: Path) -> tuple[Record, list[Entry]]:
         There is none, or it is damaged.
     """
     path = folder / MANIFEST
-    data = parse_json(read_regular(path, _LIMIT), path)
+    data = parse_json(read_regular(path, _LIMIT, StoreError), path, StoreError)
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         found = data.get("format") if isinstance(data, dict) else type(data).__name__
         raise StoreError(f"{path}: the format is {found!r:.60}; this version reads {FORMAT!r}.")

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from headprobe._files import sync_folder
 from headprobe.errors import InputError, StoreError
 from headprobe.store.catalog import Entry
 from headprobe.store.columns import Columns
 from headprobe.store.contents import Contents
-from headprobe.store.files import sync_folder, writing
+from headprobe.store.files import writing
 from headprobe.store.lock import exclusive
 from headprobe.store.shard import Shard, check_digest
 

@@ -23,9 +23,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from headprobe._files import open_regular, parse_json
 from headprobe.errors import StoreError
 from headprobe.store.contents import HEADER_LIMIT, NO_DIGEST, Contents
-from headprobe.store.files import open_regular, parse_json
 from headprobe.store.record import FORMAT, Record
 
 __all__ = ["Shard", "check_digest", "map_blocks", "read_shard", "write_file"]
@@ -95,7 +95,7 @@ def check_digest(shard: Shard) -> None:
     StoreError
         It is not as it was written.
     """
-    descriptor, _ = open_regular(shard.path)
+    descriptor, _ = open_regular(shard.path, StoreError)
     with os.fdopen(descriptor, "rb") as file:
         first = file.read(8)
         header = file.read(min(int.from_bytes(first, "little"), HEADER_LIMIT))
@@ -124,7 +124,7 @@ def map_blocks(shard: Shard) -> dict[int, Float[Tensor, "head prompt example d_h
     StoreError
         The file is gone or has another size.
     """
-    descriptor, size = open_regular(shard.path)
+    descriptor, size = open_regular(shard.path, StoreError)
     try:
         if size != shard.size:
             raise StoreError(f"{shard.path}: the file had {shard.size} bytes and has {size} now; open the store again.")
@@ -162,14 +162,14 @@ def read_shard(path: Path) -> Shard:
     StoreError
         The file is no shard, is cut short, or contradicts itself.
     """
-    descriptor, size = open_regular(path)
+    descriptor, size = open_regular(path, StoreError)
     with os.fdopen(descriptor, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if not 2 <= length <= min(HEADER_LIMIT, size - 8):
             raise StoreError(
                 f"{path}: a header of {length} bytes does not fit a file of {size}; it is cut or no shard."
             )
-        header = parse_json(file.read(length), path)
+        header = parse_json(file.read(length), path, StoreError)
     metadata = header.pop("__metadata__", None) if isinstance(header, dict) else None
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise StoreError(f"{path}: the file has no metadata of a store.")
@@ -181,7 +181,7 @@ def read_shard(path: Path) -> Shard:
         record = _record(metadata["record"])
     except StoreError as error:
         raise StoreError(f"{path}: {error}") from error
-    contents = Contents.from_json(record, parse_json(metadata["rows"], path), path)
+    contents = Contents.from_json(record, parse_json(metadata["rows"], path, StoreError), path)
     expected, start = contents.tensors(), 8 + length
     if start + contents.n_bytes != size:
         raise StoreError(
@@ -197,4 +197,4 @@ def read_shard(path: Path) -> Shard:
 @functools.lru_cache(maxsize=4)
 def _record(text: str) -> Record:
     """The record of a store, read once for all its shards."""
-    return Record.from_json(parse_json(text, "the record of the store"), "the record of the store")
+    return Record.from_json(parse_json(text, "the record of the store", StoreError), "the record of the store")

@@ -12,6 +12,7 @@ import av
 import numpy as np
 from jaxtyping import UInt8
 
+from headprobe._files import replacing
 from headprobe.errors import InputError
 
 __all__ = ["write_video"]
@@ -61,26 +62,21 @@ def write_video(
     rate = Fraction(fps).limit_denominator(1001)
     if rate <= 0:
         raise InputError(f"fps must be above 0, got {fps}")
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
-    try:
-        with av.open(str(part), "w") as container:
-            stream: Any = container.add_stream("libx264", rate=rate, options={"crf": str(crf), **(options or {})})
-            stream.pix_fmt = "yuv420p"
-            # x264's output depends on its number of threads; the same frames shall give the same file.
-            stream.codec_context.thread_count = 1
-            size = None
-            for number, frame in enumerate(frames):
-                size = size or _check_frame(frame, number, None)
-                _check_frame(frame, number, size)
-                if number == 0:
-                    stream.height, stream.width = size
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-            if size is None:
-                raise InputError(f"no frames were given for {path}")
-            container.mux(stream.encode(None))
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path, path.suffix) as part, av.open(str(part), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=rate, options={"crf": str(crf), **(options or {})})
+        stream.pix_fmt = "yuv420p"
+        # x264's output depends on its number of threads; the same frames shall give the same file.
+        stream.codec_context.thread_count = 1
+        size = None
+        for number, frame in enumerate(frames):
+            size = size or _check_frame(frame, number, None)
+            _check_frame(frame, number, size)
+            if number == 0:
+                stream.height, stream.width = size
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        if size is None:
+            raise InputError(f"no frames were given for {path}")
+        container.mux(stream.encode(None))
     return path
 
 

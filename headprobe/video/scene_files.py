@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool
 from tqdm.auto import tqdm
 
+from headprobe._files import write_json
 from headprobe.errors import InputError
 from headprobe.video.encode import write_video
 from headprobe.video.scenes import FPS, untrimmed
@@ -87,7 +87,5 @@ def write_videos(
         }
         for v in videos
     }
-    (folder / "annotations.json").write_text(
-        json.dumps({"split": split, "fps": FPS, "seed": seed, "videos": table}, indent=1) + "\n"
-    )
+    write_json(folder / "annotations.json", {"split": split, "fps": FPS, "seed": seed, "videos": table})
     return videos

@@ -116,7 +116,7 @@ def test_a_damaged_list_is_refused(tmp_path, change, text):
     with pytest.raises(ArtefactError, match=text):
         CalibrationSample.load(path)
     path.write_text("{")
-    with pytest.raises(ArtefactError, match="is no JSON file"):
+    with pytest.raises(ArtefactError, match="no readable JSON"):
         CalibrationSample.load(path)
 
 

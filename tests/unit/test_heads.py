@@ -104,7 +104,7 @@ def test_saving_and_loading(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "must be JSON"),
+        ("{", "no readable JSON"),
         ("[]", "must look like"),
         ('{"format": "headprobe.heads/9", "heads": []}', "must look like"),
         ('{"format": "headprobe.heads/1", "heads": [1]}', "must be a label"),

@@ -60,7 +60,8 @@ for found in pkgutil.walk_packages(headprobe.__path__, "headprobe."):
     if found.name != "headprobe.__main__":
         importlib.import_module(found.name)
 from headprobe.errors import StoreError
-from headprobe.store.files import publish, read_regular
+from headprobe._files import read_regular
+from headprobe.store.files import publish
 from headprobe.video.scenes import labelled_clips
 acts = headprobe.HeadTracer(headprobe.load("tiny")).capture(labelled_clips(2, seed=1), ["what ?"], progress=False)
 print(tuple(acts.z.shape))
@@ -71,7 +72,7 @@ print(read_regular(here / "a.json", 99))
 for write in (
     lambda: headprobe.Store.create(here / "z", acts.provenance, acts.heads),
     lambda: headprobe.extract(here, "tiny", ["what ?"], here / "z", progress=False),
-    lambda: read_regular(here / "link", 99),
+    lambda: read_regular(here / "link", 99, StoreError),
 ):
     try:
         write()

@@ -133,7 +133,7 @@ def test_json_keeps_every_float(value):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "not JSON"),
+        ("{", "no readable JSON"),
         ("[1]", "needs the keys"),
         (
             '{"name": "s", "dims": ["layer"], "coords": {"layer": [0], "head": [0]}, "values": [[1]]}',

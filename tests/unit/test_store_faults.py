@@ -240,7 +240,7 @@ def test_a_store_on_a_read_only_medium_is_read(store, monkeypatch):
     def refuse(*_arguments, **_options):
         raise OSError(errno.EROFS, "Read-only file system")
 
-    for name in ("headprobe.store.files.os.fsync", "headprobe.store.files.os.replace"):
+    for name in ("headprobe._files.os.fsync", "headprobe._files.os.replace"):
         monkeypatch.setattr(name, refuse)
     opened = Store.open(store.folder)
     assert torch.equal(opened.activations().values, make(KEYS[:2]).values)

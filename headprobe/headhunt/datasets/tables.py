@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
-import io
 import os
+import zlib
 from collections.abc import Iterable, Mapping
-from pathlib import Path, PurePath
+from pathlib import PurePath
 
 import numpy as np
 
+from headprobe._files import csv_records, read_bytes
 from headprobe.errors import InputError
 from headprobe.headhunt.datasets.videos import NORMAL, Dataset, Video
 from headprobe.headhunt.frames import Span
@@ -40,12 +40,12 @@ def read_text(path: str | os.PathLike[str]) -> str:
     InputError
         If it is no UTF-8 text, or no gzip file in spite of its ending.
     """
+    data = read_bytes(path)
     try:
-        data = Path(path).read_bytes()
         return (gzip.decompress(data) if os.fspath(path).endswith(".gz") else data).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{os.fspath(path)} is no text in UTF-8 ({error.reason} at byte {error.start})") from error
-    except (gzip.BadGzipFile, EOFError) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise InputError(f"{os.fspath(path)} ends in .gz but is no complete gzip file ({error})") from error
 
 
@@ -84,18 +84,14 @@ def from_table(text: str, name: str = "table", source: str | None = None) -> Dat
     >>> [(video.name, video.class_name, video.events) for video in data.videos]
     [('a', 'fall', ((2, 5), (7, 8))), ('b', 'Normal', ())]
     """
-    reader = csv.DictReader(io.StringIO(text.removeprefix("\ufeff"), newline=""))
-    columns = list(reader.fieldnames or ())
+    columns, records = csv_records(text, "the table")
     lacking = [column for column in ("video", "abnormal") if column not in columns]
-    if lacking or len(set(columns)) < len(columns):
+    if lacking:
         raise InputError(
-            f"the table's header is {columns}; it needs the columns video and abnormal, each once, separated by commas"
+            f"the table's header is {columns}; it needs the columns video and abnormal, separated by commas"
         )
     rows: list[tuple[int, dict[str, str]]] = []
-    for row in reader:
-        number = reader.line_num
-        if None in row or None in row.values():
-            raise InputError(f"row {number}: it has not as many fields as the header, which has {len(columns)}")
+    for number, row in records:
         cleaned = {key: value.strip() for key, value in row.items()}
         if not cleaned["video"]:
             raise InputError(f"row {number}: the video has no name")

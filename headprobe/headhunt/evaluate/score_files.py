@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
-import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from headprobe._files import csv_records, parse_json
 from headprobe.errors import InputError
 from headprobe.headhunt.datasets.grammar import name_of
 from headprobe.headhunt.datasets.tables import read_text
@@ -198,20 +196,7 @@ def _frames(rows: list[Any], n_frames: int, video: str, frames_per_score: int | 
 
 
 def _from_json(text: str) -> dict[str, list[Any]]:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in found:
-                raise InputError(f"the scores name the video {key!r} twice")
-            found[key] = value
-        return found
-
-    try:
-        data = json.loads(text, object_pairs_hook=unique)
-    except ValueError as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"the scores are no JSON ({error})") from error
+    data = parse_json(text, "the scores", InputError)
     if not isinstance(data, dict) or not all(isinstance(rows, list) for rows in data.values()):
         raise InputError(
             'the scores must be an object with a list for every video, {"video": [score, ...]} or '
@@ -221,8 +206,8 @@ def _from_json(text: str) -> dict[str, list[Any]]:
 
 
 def _from_csv(text: str) -> dict[str, list[Any]]:
-    reader = csv.DictReader(io.StringIO(text.removeprefix("\ufeff"), newline=""))
-    columns = set(reader.fieldnames or ())
+    names, rows = csv_records(text, "the score table")
+    columns = set(names)
     by_frame = {"video", "frame", "score"} <= columns
     if not by_frame and not {"video", "first", "last", "score"} <= columns:
         raise InputError(
@@ -231,12 +216,12 @@ def _from_csv(text: str) -> dict[str, list[Any]]:
         )
     out: dict[str, list[Any]] = {}
     places: dict[str, list[int]] = {}
-    for row in reader:
+    for number, row in rows:
         try:
             score = float(row["score"])
             place = [int(row[name]) for name in (("frame",) if by_frame else ("first", "last"))]
         except (TypeError, ValueError) as error:
-            raise InputError(f"row {reader.line_num} of the score table: expected numbers ({error})") from error
+            raise InputError(f"row {number} of the score table: expected numbers ({error})") from error
         out.setdefault(row["video"], []).append(score if by_frame else [*place, score])
         places.setdefault(row["video"], []).append(place[0])
     if not by_frame:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import asdict, dataclass
 from importlib.resources import files
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from headprobe._files import parse_json, read_text
 from headprobe.errors import ArtefactError, InputError
 from headprobe.heads import HeadSet
 from headprobe.metrics.ranks import best_heads
@@ -143,13 +143,10 @@ def published(name: str | os.PathLike[str]) -> PublishedHeads:
     if text_name in known:
         text = files("headprobe.headhunt.published").joinpath(f"{text_name}.json").read_text(encoding="utf-8")
     elif Path(text_name).is_file():
-        text = Path(text_name).read_text(encoding="utf-8")
+        text = read_text(text_name, ArtefactError)
     else:
         raise InputError(f"{text_name!r} is neither a published list ({', '.join(known)}) nor a file")
-    try:
-        data: Any = json.loads(text)
-    except ValueError as error:
-        raise ArtefactError(f"{text_name}: a list of heads must be JSON ({error})") from error
+    data: Any = parse_json(text, f"{text_name}: a list of heads must be JSON")
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise ArtefactError(f'{text_name}: a list of heads is an object with "format": "{FORMAT}"')
     wrong = [key for key in _TEXTS if not isinstance(data.get(key), str) or not data[key]]

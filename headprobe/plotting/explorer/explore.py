@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from headprobe._files import write_file
 from headprobe.activations import HeadActivations
 from headprobe.errors import InputError
 from headprobe.examples import Example
@@ -89,12 +90,7 @@ class Explorer:
             The file written.
         """
         path = Path(path)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            part.write_text(self.text, encoding="utf-8")
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+        write_file(path, self.text)
         return path
 
 

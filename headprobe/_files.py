@@ -1,0 +1,424 @@
+"""Files as all of headprobe writes and reads them: the old one or the complete new one, and nothing read with trust.
+
+What is read may come from a stranger: only regular files are opened, JSON and CSV name nothing twice, and whatever is
+wrong with a file is said in one of headprobe's own errors.
+"""
+
+from __future__ import annotations
+
+import csv
+import errno
+import io
+import json
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from headprobe.errors import ArtefactError, HeadprobeError, InputError
+
+__all__ = [
+    "CLOEXEC",
+    "NOFOLLOW",
+    "NONBLOCK",
+    "csv_records",
+    "open_regular",
+    "parse_json",
+    "read_bytes",
+    "read_json",
+    "read_regular",
+    "read_text",
+    "replacing",
+    "sync_folder",
+    "write_file",
+    "write_json",
+]
+
+# How files are opened, where the system knows it: Windows does not.
+NOFOLLOW, NONBLOCK, CLOEXEC, _DIRECTORY, _BINARY = (
+    getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_DIRECTORY", "O_BINARY")
+)
+
+_LARGEST = 1 << 30  # bytes of a file that is read whole
+_DIGITS = 300  # of a whole number, which then still is a finite float
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str], suffix: str = "") -> Iterator[Path]:
+    """A file beside ``path`` to write to, which takes its place if all goes well.
+
+    Whenever somebody looks, and wherever the process is killed, ``path`` is the old file or the complete new one. Its
+    mode is that of any new file of this user; a link is replaced, not followed.
+
+    Parameters
+    ----------
+    path
+        The file; its folder must exist.
+    suffix
+        Ending of the file beside, for a writer that takes its format from it.
+
+    Yields
+    ------
+    Path
+        The file to write to; it exists and is empty.
+
+    Raises
+    ------
+    OSError
+        It cannot be written; the old file is still there.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with replacing(f"{folder}/a.txt") as part:
+    ...         _ = part.write_text("whole")
+    ...     os.listdir(folder), Path(folder, "a.txt").read_text()
+    (['a.txt'], 'whole')
+    """
+    path = Path(path)
+    part = path.with_name(f".{secrets.token_hex(8)}.part{suffix}")
+    try:
+        os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | CLOEXEC, 0o666))
+        yield part
+        descriptor = os.open(part, os.O_RDWR | CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(part, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        if error.errno is None or error.filename not in (os.fspath(part), part):
+            raise
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_file(path: str | os.PathLike[str], data: str | bytes) -> None:
+    """Write a file as `replacing` does.
+
+    Parameters
+    ----------
+    path
+        The file; it is replaced.
+    data
+        What it holds; text is written as UTF-8.
+
+    Raises
+    ------
+    OSError
+        It cannot be written; the old file is still there.
+    """
+    with replacing(path) as part:
+        part.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
+
+
+def write_json(path: str | os.PathLike[str], data: Any) -> None:
+    """Write JSON as `replacing` does; NaN is refused.
+
+    Parameters
+    ----------
+    path
+        The file; it is replaced.
+    data
+        JSON values.
+
+    Raises
+    ------
+    OSError
+        It cannot be written; the old file is still there.
+    """
+    write_file(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder last through a power cut.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+    """
+    if not _DIRECTORY:  # Windows opens no folders
+        return
+    descriptor = os.open(folder, os.O_RDONLY | _DIRECTORY | CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def open_regular(path: Path, kind: type[HeadprobeError] = ArtefactError, follow: bool = False) -> tuple[int, int]:
+    """Open a file for reading that must be a regular one, not a pipe or a device.
+
+    Parameters
+    ----------
+    path
+        The file.
+    kind
+        Class of the errors.
+    follow
+        Whether a link to such a file is one too.
+
+    Returns
+    -------
+    tuple of int
+        File descriptor, for the caller to close, and size in bytes.
+
+    Raises
+    ------
+    HeadprobeError
+        Of this class: there is no such file, it is of another kind, or it cannot be opened.
+    """
+    try:
+        # Without O_NONBLOCK, opening a pipe would wait for a writer.
+        if not (follow or NOFOLLOW) and path.is_symlink():
+            raise OSError(errno.ELOOP, "")
+        descriptor = os.open(path, os.O_RDONLY | NONBLOCK | CLOEXEC | _BINARY | (0 if follow else NOFOLLOW))
+    except OSError as error:
+        link = error.errno == errno.ELOOP and not follow
+        reason = "it is a link, and links are not followed" if link else error.strerror
+        raise kind(f"{path}: the file cannot be read: {reason}.") from error
+    except ValueError as error:  # a null character in the name
+        raise kind(f"{str(path)!r}: the file cannot be read: {error}.") from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise kind(f"{path}: this is not a regular file.")
+    return descriptor, status.st_size
+
+
+def read_regular(
+    path: Path, limit: int = _LARGEST, kind: type[HeadprobeError] = ArtefactError, follow: bool = False
+) -> bytes:
+    """Read a whole regular file.
+
+    Parameters
+    ----------
+    path
+        The file.
+    limit
+        Largest size in bytes that is read.
+    kind, follow
+        As for `open_regular`.
+
+    Returns
+    -------
+    bytes
+
+    Raises
+    ------
+    HeadprobeError
+        As `open_regular`; or the file is larger than the limit.
+    """
+    descriptor, size = open_regular(path, kind, follow)
+    with os.fdopen(descriptor, "rb") as file:
+        if size > limit:
+            raise kind(f"{path}: the file has {size} bytes; at most {limit} are expected.")
+        try:
+            return file.read(size)
+        except OSError as error:
+            raise kind(f"{path}: the file cannot be read: {error.strerror}.") from error
+
+
+def parse_json(data: bytes | str, what: object, kind: type[HeadprobeError] = ArtefactError) -> Any:
+    """Read JSON that names nothing twice and holds only finite numbers.
+
+    Parameters
+    ----------
+    data
+        The text.
+    what
+        Where it comes from, for the error text.
+    kind
+        Class of the errors.
+
+    Returns
+    -------
+    Any
+
+    Raises
+    ------
+    HeadprobeError
+        Of this class: the text is not such JSON.
+
+    Examples
+    --------
+    >>> parse_json('{"a": [1, null]}', "example")
+    {'a': [1, None]}
+    """
+    try:
+        return json.loads(
+            data, object_pairs_hook=_unique, parse_constant=_no_number, parse_float=_finite, parse_int=_whole
+        )
+    except (ValueError, RecursionError) as error:  # ValueError: also bad UTF-8 and numbers of absurd length
+        raise kind(f"{what}: no readable JSON: {str(error)[:200]}.") from error
+
+
+def read_json(path: str | os.PathLike[str], kind: type[HeadprobeError] = ArtefactError, fix: str = "") -> Any:
+    """Read a JSON file as `parse_json` does; a link to a regular file is followed.
+
+    Parameters
+    ----------
+    path
+        The file.
+    kind
+        Class of the errors.
+    fix
+        What to do about it, a sentence that is put after the error.
+
+    Returns
+    -------
+    Any
+
+    Raises
+    ------
+    HeadprobeError
+        Of this class: the file cannot be read, or is not such JSON.
+
+    Examples
+    --------
+    >>> read_json("nowhere.json", fix="Save it again.")
+    Traceback (most recent call last):
+    headprobe.errors.ArtefactError: nowhere.json: the file cannot be read: No such file or directory. Save it again.
+    """
+    path = Path(path)
+    try:
+        return parse_json(read_regular(path, kind=kind, follow=True), path, kind)
+    except kind as error:
+        if not fix:
+            raise
+        raise kind(f"{error} {fix}") from error
+
+
+def read_bytes(path: str | os.PathLike[str], kind: type[HeadprobeError] = InputError) -> bytes:
+    """Content of a file that the user named, which may be a pipe.
+
+    Parameters
+    ----------
+    path
+        The file.
+    kind
+        Class of the errors.
+
+    Returns
+    -------
+    bytes
+
+    Raises
+    ------
+    HeadprobeError
+        Of this class: the file cannot be read.
+    """
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise kind(f"{os.fspath(path)}: the file cannot be read: {error.strerror}.") from error
+    except ValueError as error:  # a null character in the name
+        raise kind(f"{os.fspath(path)!r}: the file cannot be read: {error}.") from error
+
+
+def read_text(path: str | os.PathLike[str], kind: type[HeadprobeError] = InputError) -> str:
+    """Content of a text file in UTF-8 that the user named, without a mark of its byte order.
+
+    Parameters
+    ----------
+    path
+        The file.
+    kind
+        Class of the errors.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    HeadprobeError
+        Of this class: the file cannot be read, or is no text in UTF-8.
+    """
+    try:
+        return read_bytes(path, kind).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise kind(f"{os.fspath(path)}: this is no text in UTF-8 ({error.reason} at byte {error.start}).") from error
+
+
+def csv_records(text: str, what: str, delimiter: str = ",") -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """Rows of a table with a heading, each cell under the name of its column.
+
+    Parameters
+    ----------
+    text
+        Content of the file.
+    what
+        What the table is called in error texts.
+    delimiter
+        What stands between cells.
+
+    Returns
+    -------
+    columns : list of str
+        The heading.
+    rows : list of (int, dict)
+        Number of the line on which a row ends, and its cells.
+
+    Raises
+    ------
+    InputError
+        A column is there twice, a row has another number of cells than the heading, or the text is no table.
+
+    Examples
+    --------
+    >>> csv_records("a,b\\n1,2\\n", "t.csv")
+    (['a', 'b'], [(2, {'a': '1', 'b': '2'})])
+    """
+    reader = csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""), delimiter=delimiter)
+    try:
+        columns = next(reader, [])
+        twice = sorted({name for name in columns if columns.count(name) > 1})
+        if twice:
+            raise InputError(f"{what}: the column {twice[0]!r} is there twice; name every column once.")
+        rows = []
+        for cells in reader:
+            if not cells:
+                continue
+            if len(cells) != len(columns):
+                raise InputError(
+                    f"{what}, line {reader.line_num}: it has {len(cells)} cells, the heading has {len(columns)}; "
+                    "give every row as many."
+                )
+            rows.append((reader.line_num, dict(zip(columns, cells, strict=True))))
+    except csv.Error as error:
+        raise InputError(f"{what}: the table cannot be read: {error}.") from error
+    return columns, rows
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"a name occurs twice in one object: {twice[:80]!r}")
+    return result
+
+
+def _whole(text: str) -> int:
+    if len(text) > _DIGITS:
+        raise ValueError(f"the number {text[:40]}... is too large")
+    return int(text)
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no JSON number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if number in (float("inf"), float("-inf")):
+        raise ValueError(f"the number {text[:40]} is too large")
+    return number

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
+import re
 import stat
 import threading
 import time
@@ -20,7 +22,7 @@ from headprobe.video.container import error_text
 from headprobe.video.index import FAULTS, display_turn
 from headprobe.video.reader import VideoReader
 
-__all__ = ["ENDED", "Break", "Feed", "Frame", "open_feed"]
+__all__ = ["ENDED", "Break", "Feed", "Frame", "open_feed", "without_secrets"]
 
 _log = logging.getLogger(__name__)
 
@@ -115,6 +117,9 @@ class Feed:
     ) -> Generator[Frame | Break, None, None]:
         """All frames of all connections, and a `Break` after each connection.
 
+        Where the picture size changes or the time jumps back, the connection counts as ended and another begins, which
+        needs no new try.
+
         Parameters
         ----------
         reconnect
@@ -133,18 +138,26 @@ class Feed:
         last = ended = step = 0.0
         while True:
             number, first, offset, reason = 0, 0.0, 0.0, ENDED
+            before: tuple[float, tuple[int, ...]] | None = None  # time and shape of the frame before
             try:
-                for number, given in enumerate(self.open()):
-                    seconds, pixels = _split(given, number, self.rate())
+                for count, given in enumerate(self.open()):
+                    seconds, pixels = _split(given, count, self.rate())
+                    pixels = _checked(pixels)
+                    jump = before and _jump(*before, seconds, pixels.shape)
+                    if jump:
+                        yield Break(connection, jump, False)
+                        _log.warning("%s: %s; going on from there", self.name, jump)
+                        number, connection, before = 0, connection + 1, None
                     if number == 0:
                         first, tries = seconds, 0
                         # Live time goes on while the source is away; that of a recording goes on where it ended.
-                        offset = time.monotonic() - start if self.live else ended
+                        offset = max(time.monotonic() - start, ended) if self.live else ended
                     shown = offset + seconds - first
                     if number:
                         step = shown - last
-                    last, ended = shown, shown + step
-                    yield Frame(number, shown, _checked(pixels), connection, time.monotonic())
+                    last, ended, before = shown, shown + step, (seconds, pixels.shape)
+                    yield Frame(number, shown, pixels, connection, time.monotonic())
+                    number += 1
             except (VideoError, *FAULTS) as error:
                 if isinstance(error, InputError):
                     raise
@@ -212,7 +225,8 @@ def _of_path(name: str, fps: float | None, live: bool | None) -> Feed:
     camera, pipe = stat.S_ISCHR(mode), stat.S_ISFIFO(mode)
     if "://" in name or camera or pipe:
         given = _Connections(name, "v4l2" if camera else None, fps)
-        return Feed(name, given.open, not pipe if live is None else live, lambda: given.fps, waits=True)
+        shown = without_secrets(name)
+        return Feed(shown, given.open, not pipe if live is None else live, lambda: given.fps, waits=True)
     with VideoReader(name) as reader:  # so that a missing or damaged file is said at once
         rate = reader.info.fps
     return Feed(name, lambda: _frames_of_file(name), bool(live), lambda: rate, repeats=True)
@@ -221,6 +235,36 @@ def _of_path(name: str, fps: float | None, live: bool | None) -> Feed:
 def _frames_of_file(name: str) -> Iterator[tuple[float, np.ndarray]]:
     with VideoReader(name) as reader:
         yield from zip(reader.times.tolist(), reader, strict=True)
+
+
+def without_secrets(address: str) -> str:
+    """An address as it may be printed: without user, password and the values of what follows the path.
+
+    Cameras take passwords in the query, too, and some in the path, as ``user=admin_password=1``.
+
+    Parameters
+    ----------
+    address
+        An address with ``://``, or the name of a file, which is left as it is.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> without_secrets("rtsp://admin:s3/cret@10.0.0.7:554/live?token=abc&channel=2")
+    'rtsp://***@10.0.0.7:554/live?token=***&channel=***'
+    """
+    scheme, found, rest = address.partition("://")
+    if not found:
+        return address
+    # The last "@", wherever it stands: passwords are often not encoded, and hold "/", "?" and "@" themselves.
+    _, at, rest = rest.rpartition("@")
+    place, mark, query = rest.partition("?")
+    place = re.sub(r"=[^/]*", "=***", place)
+    query = re.sub(r"=[^&;]*", "=***", query) if "=" in query else "***" if query else ""
+    return f"{scheme}://{'***@' if at else ''}{place}{mark}{query}"
 
 
 class _Connections:
@@ -238,18 +282,31 @@ class _Connections:
         options = {"rtsp_flags": "prefer_tcp"} if self.name.startswith("rtsp") else {}
         with av.open(self.name, format=self.form, options=options, timeout=(_TIMEOUT, _TIMEOUT)) as container:
             if not container.streams.video:
-                raise VideoError(self.name, "there is no video stream in it")
+                raise VideoError(without_secrets(self.name), "there is no video stream in it")
             stream = container.streams.video[0]
             rate = stream.guessed_rate or stream.average_rate
             self.fps = self.given if self.given is not None or not rate else float(rate)
             turn: tuple[bool, bool, bool] | None = None
+            seconds: float | None = None
             for frame in container.decode(stream):
                 turn = display_turn(frame) if turn is None else turn
                 if turn is None:
-                    raise VideoError(self.name, "the picture is to be shown at an angle that is no quarter turn")
+                    raise VideoError(
+                        without_secrets(self.name), "the picture is to be shown at an angle that is no quarter turn"
+                    )
                 image = frame.to_ndarray(format="rgb24")
                 image = image.transpose(1, 0, 2) if turn[0] else image
-                yield frame.time, np.ascontiguousarray(image[:: -1 if turn[1] else 1, :: -1 if turn[2] else 1])
+                # A frame without a time, among others with one, comes as long after the one before as all do.
+                late = None if seconds is None or self.fps is None else seconds + 1 / self.fps
+                seconds = late if frame.time is None else frame.time
+                yield seconds, np.ascontiguousarray(image[:: -1 if turn[1] else 1, :: -1 if turn[2] else 1])
+
+
+def _jump(seconds: float, shape: tuple[int, ...], next_seconds: float, next_shape: tuple[int, ...]) -> str:
+    """Why a frame does not go on from the one before; empty if it does."""
+    if next_shape != shape:
+        return f"the picture size changed from {shape[1]}x{shape[0]} to {next_shape[1]}x{next_shape[0]}"
+    return f"the time jumped back by {seconds - next_seconds:.3f} s" if next_seconds < seconds else ""
 
 
 def _split(given: Any, number: int, fps: float | None) -> tuple[float, Any]:
@@ -258,7 +315,13 @@ def _split(given: Any, number: int, fps: float | None) -> tuple[float, Any]:
         if fps is None:
             raise InputError("frames without times need a frame rate: give fps=, or (seconds, frame) pairs")
         seconds = number / fps
-    return float(seconds), pixels
+    try:
+        seconds = float(seconds)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"the time of a frame must be a number of seconds, got {seconds!r}") from error
+    if not math.isfinite(seconds):
+        raise InputError(f"the time of a frame must be a finite number of seconds, got {seconds!r}")
+    return seconds, pixels
 
 
 def _checked(pixels: Any) -> UInt8[np.ndarray, "height width 3"]:

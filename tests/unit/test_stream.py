@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import http.server
+import io
 import socket
 import threading
 
@@ -12,7 +16,7 @@ from hunters import head_hunter, layer_hunter, model, video
 
 from headprobe.errors import InputError, VideoError
 from headprobe.headhunt.detect import detect_video
-from headprobe.headhunt.feed import ENDED, Break, Frame, Reader, open_feed
+from headprobe.headhunt.feed import ENDED, Break, Frame, Reader, open_feed, without_secrets
 from headprobe.headhunt.locate import Locator
 from headprobe.headhunt.stream import CausalSmoother, _Alarm, _Cutter
 from headprobe.video.decode import read_frames
@@ -107,6 +111,141 @@ def test_a_score_comes_with_the_last_frame_of_its_segment_and_not_later(hunter, 
     next(parts)
     assert given[-1] == 31
     parts.close()
+
+
+def of_size(n: int, height: int, width: int, seed: int = 0) -> list[np.ndarray]:
+    return list(np.random.default_rng(seed).integers(0, 255, (n, height, width, 3), dtype=np.uint8))
+
+
+def changing_size():
+    yield from ((i / 10, frame) for i, frame in enumerate(of_size(24, 48, 64) + of_size(20, 32, 48)))
+
+
+def clock_that_jumps_back():
+    yield from (((i if i < 24 else i - 24) / 10, frame) for i, frame in enumerate(of_size(44, 48, 64)))
+
+
+@pytest.mark.parametrize(
+    ("source", "note"),
+    [
+        (changing_size, "the picture size changed from 64x48 to 48x32"),
+        (clock_that_jumps_back, "the time jumped back by 2.300 s"),
+    ],
+)
+@pytest.mark.parametrize("live", [False, True])
+def test_a_change_within_a_connection_is_a_break(hunter, tiny, source, note, live) -> None:
+    parts = list(hunter.stream(tiny, source() if not live else source, fps=10.0, live=live, reconnect=0, capacity=1000))
+    parts = parts[: 1 + [part.note for part in parts].index(ENDED)]
+    assert [(p.connection, p.start_frame, p.end_frame) for p in parts] == [
+        (0, 0, 16),
+        (0, 16, 24),  # no segment goes beyond the change
+        (1, 0, 16),
+        (1, 16, 20),
+    ]
+    assert [p.note for p in parts] == ["", note, "", ENDED]
+    assert all(p.score is not None for p in parts)
+    starts = [p.start_seconds for p in parts]
+    assert starts == sorted(starts)
+    if not live:
+        assert starts == pytest.approx([0.0, 1.6, 2.4, 4.0])
+
+
+def test_frames_without_times_go_on_after_a_change_of_size(hunter, tiny) -> None:
+    parts = list(hunter.stream(tiny, of_size(20, 48, 64) + of_size(20, 32, 48), fps=10.0))
+    assert [(p.connection, p.start_frame, p.end_frame) for p in parts] == [
+        (0, 0, 16),
+        (0, 16, 20),
+        (1, 0, 16),
+        (1, 16, 20),
+    ]
+    assert [p.start_seconds for p in parts] == pytest.approx([0.0, 1.6, 2.0, 3.6])
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), "soon"])
+def test_a_time_that_is_none_is_refused(hunter, tiny, seconds) -> None:
+    with pytest.raises(InputError, match="the time of a frame must be a"):
+        list(hunter.stream(tiny, [(seconds, frame) for frame in of_size(3, 48, 64)]))
+
+
+def transport_stream(n: int, height: int, width: int, seed: int) -> bytes:
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mpegts") as container:
+        made = container.add_stream("mpeg2video", rate=25)
+        made.height, made.width, made.pix_fmt = height, width, "yuv420p"
+        for number, pixels in enumerate(of_size(n, height // 8, width // 8, seed)):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels.repeat(8, 0).repeat(8, 1)), format="rgb24")
+            frame.pts = number
+            container.mux(made.encode(frame))
+        container.mux(made.encode(None))
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def camera():
+    """A server that sends one transport stream after another to whoever knows the password, on this machine alone."""
+    first, other = transport_stream(48, 96, 128, 0), transport_stream(48, 64, 96, 1)
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.headers.get("Authorization") != "Basic " + base64.b64encode(b"admin:hush").decode():
+                self.send_response(401)
+                self.send_header("WWW-Authenticate", 'Basic realm="camera"')
+                self.end_headers()
+                return
+            self.send_response(200)
+            self.send_header("Content-Type", "video/mp2t")
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                self.wfile.write(first + first + other)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_camera_that_restarts_and_then_changes_its_size(hunter, tiny, camera) -> None:
+    address = f"http://admin:hush@{camera}/cam"
+    parts = []
+    for part in hunter.stream(tiny, address, live=False, reconnect=None, wait_seconds=0.0):
+        if part.connection > 2:
+            break
+        parts.append(part)
+    notes = [part.note for part in parts if part.note]
+    assert notes[0].startswith("the time jumped back by ")
+    assert notes[1].startswith("the picture size changed from 128x96 to 96x64")
+    assert {part.connection for part in parts} == {0, 1, 2}
+    assert all(part.score is not None for part in parts)
+
+
+def test_no_password_is_printed(hunter, tiny, camera, caplog, capfd) -> None:
+    address = f"http://admin:wrong-hush@{camera}/cam?token=hush-hush"
+    with pytest.raises(VideoError) as caught:
+        list(hunter.stream(tiny, address, reconnect=2, sleep=lambda _: None))
+    said = str(caught.value) + caplog.text + "".join(capfd.readouterr())
+    assert said.count(f"http://***@{camera}/cam?token=***: ") == 3, said
+    assert "hush" not in said
+    assert "hush" not in repr(caught.value.args)
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("rtsp://10.0.0.7:554/live", "rtsp://10.0.0.7:554/live"),
+        ("rtsp://admin@10.0.0.7/live", "rtsp://***@10.0.0.7/live"),
+        ("rtsp://admin:a/b?c@d@10.0.0.7/live", "rtsp://***@10.0.0.7/live"),
+        ("http://h/cgi?pwd=hush&user=a#x", "http://h/cgi?pwd=***&user=***"),
+        ("http://h/cgi?hush", "http://h/cgi?***"),
+        ("rtsp://h:554/user=admin_password=hush_channel=1/av", "rtsp://h:554/user=***/av"),
+        ("a folder/x@y=1.mp4", "a folder/x@y=1.mp4"),
+    ],
+)
+def test_addresses_without_what_is_secret(address, shown) -> None:
+    assert without_secrets(address) == shown
 
 
 def test_memory_holds_one_segment(hunter, tiny, file) -> None:

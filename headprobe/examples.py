@@ -123,6 +123,8 @@ class Example:
                 raise InputError(
                     f"Example {self.id!r}: the label is {self.label!r}; give an integer class (0, 1, ...) or None."
                 )
+            if not -(1 << 63) <= self.label < 1 << 63:
+                raise InputError(f"Example {self.id!r}: the label is {self.label:.3e}; it must have at most 64 bits.")
             object.__setattr__(self, "label", int(self.label))
         if self.span is not None:
             start, end = (int(value) for value in self.span)

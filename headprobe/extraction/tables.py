@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import csv
 import importlib
-import json
 import math
+import operator
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from headprobe._files import csv_records, parse_json, read_text
 from headprobe.errors import InputError
 
 __all__ = ["COLUMNS", "Row", "is_table", "rows_of_file", "rows_of_hub", "rows_of_table"]
 
 COLUMNS = ("path", "name", "label", "group", "start", "end", "start_seconds", "end_seconds")
 """Columns that mean something; others are left alone."""
+
+_LARGEST = 2**63 - 1  # a column of whole numbers has 64 bits
+_EXACT = 2**53  # up to here floats hold every whole number
 
 _MISSING = ("", "<NA>", "NaT", "nan")  # an empty cell, and how pandas prints a missing value
 
@@ -102,23 +108,17 @@ def rows_of_file(path: Path) -> list[Row]:
         The file cannot be read, has no column ``path``, or a value makes no sense; the line is named.
     """
     records: list[Mapping[str, Any]] = []
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            if path.suffix.lower() in (".csv", ".tsv"):
-                records = list(csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ","))
-            else:
-                records = [json.loads(line) for line in file if line.strip()]
-    except OSError as error:
-        raise InputError(f"{path}: the table cannot be read: {error.strerror}.") from error
-    except (ValueError, csv.Error) as error:
-        raise InputError(f"{path}: the table cannot be read: {error}.") from error
+    text, ending = read_text(path), path.suffix.lower()
+    if ending in (".csv", ".tsv"):
+        records = [row for _, row in csv_records(text, str(path), "\t" if ending == ".tsv" else ",")[1]]
+    else:
+        lines = enumerate(text.split("\n"), start=1)
+        records = [parse_json(line, f"{path}, line {number}", InputError) for number, line in lines if line.strip()]
     if not records:
         raise InputError(f"{path}: the table has no rows.")
     for number, record in enumerate(records, start=1):
         if not isinstance(record, dict):
             raise InputError(f"{path}, row {number}: a line must be an object such as {{'path': 'a.mp4'}}.")
-        if None in record or (None in record.values() and path.suffix.lower() in (".csv", ".tsv")):
-            raise InputError(f"{path}, row {number}: the row has another number of cells than the heading.")
     names = list(dict.fromkeys(name for record in records for name in record))
     return _rows(records, names, str(path))
 
@@ -241,13 +241,31 @@ def _is_missing(value: Any) -> bool:
 
 
 def _number(value: Any, what: str, whole: bool) -> float | None:
-    if value is None:
-        return None
-    kind = "a whole number" if whole else "a number of seconds"
+    if value is None or whole:
+        return None if value is None else _whole(value, what)
     try:
         number = float(value)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{what} is {value!r}; it must be {kind}.") from error
-    if not math.isfinite(number) or (whole and number != int(number)):
-        raise InputError(f"{what} is {value!r}; it must be {kind}.")
-    return int(number) if whole else number
+    except (OverflowError, TypeError, ValueError) as error:
+        raise InputError(f"{what} is {value!r:.80}; it must be a number of seconds.") from error
+    if not math.isfinite(number):
+        raise InputError(f"{what} is {value!r:.80}; it must be a number of seconds.")
+    return number
+
+
+def _whole(value: Any, what: str) -> int:
+    """A whole number as it was given, digit for digit: a float would round it beyond 2**53."""
+    try:
+        exact = Decimal(value.strip() if isinstance(value, str) else operator.index(value))
+    except (ArithmeticError, ValueError) as error:
+        raise InputError(f"{what} is {value!r:.80}; it must be a whole number.") from error
+    except TypeError as error:
+        if not isinstance(value, float | np.floating) or not math.isfinite(value):
+            raise InputError(f"{what} is {value!r:.80}; it must be a whole number.") from error
+        exact = Decimal(float(value))
+        if abs(exact) > _EXACT:
+            raise InputError(
+                f"{what} is {value!r}, a float, and floats beyond {_EXACT} are rounded; give whole numbers as such."
+            ) from error
+    if not exact.is_finite() or abs(exact) > _LARGEST or exact != int(exact):
+        raise InputError(f"{what} is {value!r:.80}; it must be a whole number of at most {_LARGEST}.")
+    return int(exact)

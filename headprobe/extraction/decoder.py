@@ -21,6 +21,7 @@ from headprobe.extraction.worker import PREFIX
 
 __all__ = ["Decoder", "Lost", "Stopped", "memory_limit"]
 
+_STARTS = 3
 _START_SECONDS = 120.0
 _STEP_SECONDS = 0.2
 _READ_RATE = 50e6  # bytes per second at which a file is read at least, on slow network storage
@@ -144,8 +145,20 @@ class Decoder:
         self._errors.close()
 
     def _started(self) -> subprocess.Popen[bytes]:
-        if self.process is not None:
-            return self.process
+        """The process, ready. One that is lost while it starts, as when memory is short, is started anew."""
+        tries = 0
+        while self.process is None:
+            tries += 1
+            try:
+                self._start()
+            except Lost as error:
+                if tries == _STARTS:
+                    raise HeadprobeError(
+                        f"No decoding process can be started, in {_STARTS} tries: starting {error}."
+                    ) from error
+        return self.process
+
+    def _start(self) -> None:
         command = [sys.executable, "-c", f"{_BOOT}main({memory_limit()})", json.dumps(sys.path)]
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115, as long as the process
         try:
@@ -164,11 +177,7 @@ class Decoder:
         assert self.process.stdout is not None
         _widen(self.process.stdout.fileno())
         self.n_started += 1
-        try:
-            self._message(self.process, _START_SECONDS)  # ready
-        except Lost as error:
-            raise HeadprobeError(f"No decoding process can be started: {error}.") from error
-        return self.process
+        self._message(self.process, _START_SECONDS)  # ready
 
     def _message(
         self, process: subprocess.Popen[bytes], limit: float

@@ -153,6 +153,8 @@ class Provenance:
         ArtefactError
             A field is missing or unknown, or ``edits``, ``sampling`` or ``read`` has another form.
         """
+        if not isinstance(data, Mapping):
+            raise ArtefactError(f"A provenance must be an object; got {data!r:.80}.")
         names = {f.name for f in dataclasses.fields(cls)}
         missing, unknown = sorted(names - set(data) - {"edits", "sampling", "read"}), sorted(set(data) - names)
         if missing or unknown:
@@ -165,6 +167,13 @@ class Provenance:
             raise ArtefactError(f"The edits of a provenance must be a list of texts; got {edits!r:.80}.")
         if not isinstance(data.get("sampling", ""), str):
             raise ArtefactError(f"The sampling of a provenance must be text; got {data['sampling']!r:.80}.")
+        texts = ("model", "weights_hash", "dtype", "attention", "adapter", "processor", "positions")
+        wrong = [name for name in texts if not isinstance(data[name], str)]
+        wrong += [name for name in ("prompts", "versions") if not _is_texts(data[name])]
+        wrong += [] if isinstance(data["revision"], str | None) else ["revision"]
+        wrong += [] if data["frames"] is None or type(data["frames"]) is int else ["frames"]
+        if wrong:
+            raise ArtefactError(f"A provenance cannot have {data[wrong[0]]!r:.80} as its {wrong[0]}.")
         if not isinstance(read, Mapping) or not all(isinstance(summary, Mapping) for summary in read.values()):
             raise ArtefactError(f"What a provenance says was read must be a dictionary per prompt; got {read!r:.80}.")
         return cls(**{**data, "edits": tuple(edits), "read": read})
@@ -194,3 +203,7 @@ class Provenance:
         data = self.to_dict() | {"prompts": list(self.prompts.items())}
         del data["read"]
         return data
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(v, str) for v in value.values())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Int
 
-from headprobe.errors import HeadprobeWarning, InputError
+from headprobe.errors import ArtefactError, HeadprobeWarning, InputError
 from headprobe.headhunt.held_out import quiet_scales
 from headprobe.heads import Head, HeadSet
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["COLUMNS", "Experts", "assess"]
 
+_INDEX = {"value", "lower", "upper", "n_sets"}
 COLUMNS = ("rank", "head", "rss", "mean", "sd", "in_folds", "in_resamples", "auroc", "p")
 
 
@@ -84,13 +85,26 @@ class Experts:
         Returns
         -------
         Experts
+
+        Raises
+        ------
+        ArtefactError
+            The data are of another form.
         """
         import pandas as pd
 
-        table = pd.DataFrame(data["heads"], columns=list(COLUMNS))
         numbers = [name for name in COLUMNS if name not in ("rank", "head")]
+        rows, stability, notes = data["heads"], data["stability"], data["notes"]
+        if not isinstance(rows, list) or not all(_is_row(row, numbers) for row in rows):
+            raise ArtefactError(f"The heads of a detector need {', '.join(COLUMNS)}; got {rows!r:.80}.")
+        indices = stability.values() if isinstance(stability, Mapping) else [None]
+        if not all(isinstance(index, Mapping) and set(index) >= _INDEX and _are_numbers(index) for index in indices):
+            raise ArtefactError(f"The stability of a choice needs {', '.join(sorted(_INDEX))}; got {stability!r:.80}.")
+        if not isinstance(notes, list | tuple) or not all(isinstance(note, str) for note in notes):
+            raise ArtefactError(f"The notes on a choice must be texts; got {notes!r:.80}.")
+        table = pd.DataFrame(rows, columns=list(COLUMNS))
         table[numbers] = table[numbers].astype(float)
-        return cls(table, dict(data["stability"]), tuple(data["notes"]), p_values)
+        return cls(table, dict(stability), tuple(notes), p_values)
 
     def sentence(self) -> str:
         """The table in a sentence or two.
@@ -254,8 +268,19 @@ def _add_index(
     if len(sets) < 2 or len(sets[0]) >= int(candidates.notnull().sum()):
         return
     index = nogueira(from_head_sets(dict(enumerate(sets)), candidates, "repeat"), dim="repeat")
-    kept = {name: value for name, value in asdict(index).items() if name in ("value", "lower", "upper", "n_sets")}
+    kept = {name: value for name, value in asdict(index).items() if name in _INDEX}
     stability[name] = {key: float(value) for key, value in kept.items()}
+
+
+def _are_numbers(row: Mapping[str, Any]) -> bool:
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in row.values())
+
+
+def _is_row(row: Any, numbers: Sequence[str]) -> bool:
+    """Whether this is a row of the table, with null for a number that was not computed."""
+    if not isinstance(row, dict) or not {*numbers, "rank", "head"} <= set(row) or not isinstance(row["head"], str):
+        return False
+    return _are_numbers({name: row[name] for name in ("rank", *numbers) if row[name] is not None})
 
 
 def _share(head: Head, sets: Sequence[HeadSet]) -> float:

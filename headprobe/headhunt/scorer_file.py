@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
 
+from headprobe._files import parse_json, read_regular, replacing
 from headprobe.errors import ArtefactError, InputError
 from headprobe.headhunt.platt import Platt
 from headprobe.headhunt.scorer import CLASS_WEIGHTS, KINDS, Scorer
 
-__all__ = ["load_scorer", "save_scorer"]
+__all__ = ["load_scorer", "parse_scorer", "save_scorer", "scorer_files"]
 
 FORMAT = "headprobe.scorer/2"
 SETTINGS, NUMBERS = "scorer.json", "scorer.safetensors"
 
 
 def save_scorer(scorer: Scorer, folder: str | os.PathLike[str]) -> None:
-    """Write a fitted scorer as `scorer.safetensors` (numbers) and `scorer.json` (settings) into a folder.
+    """Write a fitted scorer as `scorer.safetensors` (numbers) and `scorer.json` (settings and the digest of these).
 
     Parameters
     ----------
@@ -35,6 +38,8 @@ def save_scorer(scorer: Scorer, folder: str | os.PathLike[str]) -> None:
     ------
     InputError
         The scorer is not fitted.
+    OSError
+        It cannot be written.
 
     Examples
     --------
@@ -45,7 +50,32 @@ def save_scorer(scorer: Scorer, folder: str | os.PathLike[str]) -> None:
     ...     bool(load_scorer(folder).probability(np.array([[[3.0]]]))[0] > 0.5)
     True
     """
-    from safetensors.numpy import save_file
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    files = scorer_files(scorer)
+    with ExitStack() as stack:  # which puts them in place in the other order: the settings last
+        for name, data in files.items():
+            stack.enter_context(replacing(Path(folder) / name)).write_bytes(data)
+
+
+def scorer_files(scorer: Scorer) -> dict[str, bytes]:
+    """What `save_scorer` writes.
+
+    Parameters
+    ----------
+    scorer
+        Fitted.
+
+    Returns
+    -------
+    dict
+        Name of each file to its content, the settings first.
+
+    Raises
+    ------
+    InputError
+        As `save_scorer`.
+    """
+    from safetensors.numpy import save
 
     if not hasattr(scorer, "arrays_"):
         raise InputError("the scorer is not fitted: call fit(z, labels) first")
@@ -65,9 +95,9 @@ def save_scorer(scorer: Scorer, folder: str | os.PathLike[str]) -> None:
         "head_dim": d,
         "calibration": None if platt is None else {"slope": platt.slope, "intercept": platt.intercept},
     }
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    save_file(scorer.arrays_, Path(folder) / NUMBERS)
-    (Path(folder) / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    numbers = save(scorer.arrays_)
+    settings["numbers"] = hashlib.sha256(numbers).hexdigest()
+    return {SETTINGS: (json.dumps(settings, indent=2) + "\n").encode(), NUMBERS: numbers}
 
 
 def load_scorer(folder: str | os.PathLike[str]) -> Scorer:
@@ -85,22 +115,42 @@ def load_scorer(folder: str | os.PathLike[str]) -> Scorer:
     Raises
     ------
     ArtefactError
-        If a file is missing, damaged or of another format, or the two files disagree.
+        If a file is missing, damaged or of another format, or the two are not of one scorer.
 
     Examples
     --------
     >>> load_scorer("no such folder")
     Traceback (most recent call last):
-    headprobe.errors.ArtefactError: no such folder/scorer.json: not a readable JSON file ...
+    headprobe.errors.ArtefactError: no such folder/scorer.json: the file cannot be read: No such file or directory.
+    """
+    text, numbers = (read_regular(Path(folder) / name, follow=True) for name in (SETTINGS, NUMBERS))
+    return parse_scorer(text, numbers, folder)
+
+
+def parse_scorer(written: bytes, numbers: bytes, folder: str | os.PathLike[str]) -> Scorer:
+    """A scorer from the content of its files, as `load_scorer` reads it.
+
+    Parameters
+    ----------
+    written, numbers
+        Content of `scorer.json` and `scorer.safetensors`.
+    folder
+        Where they are from, for error texts.
+
+    Returns
+    -------
+    Scorer
+
+    Raises
+    ------
+    ArtefactError
+        As `load_scorer`.
     """
     from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    from safetensors.numpy import load
 
     text, tensors = Path(folder) / SETTINGS, Path(folder) / NUMBERS
-    try:
-        settings: Any = json.loads(text.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ArtefactError(f"{text}: not a readable JSON file ({error}); save the scorer again") from error
+    settings: Any = parse_json(written, text)
     if not isinstance(settings, dict) or settings.get("format") != FORMAT:
         found = settings.get("format") if isinstance(settings, dict) else type(settings).__name__
         raise ArtefactError(f"{text}: format is {found!r}, expected {FORMAT!r}; save the scorer with this version")
@@ -115,10 +165,12 @@ def load_scorer(folder: str | os.PathLike[str]) -> Scorer:
         value = settings.get(name)
         if not isinstance(value, int) or isinstance(value, bool) or value < (name != "random_state"):
             raise ArtefactError(f"{text}: {name} must be a whole number, got {value!r}")
+    if settings.get("numbers", digest := hashlib.sha256(numbers).hexdigest()) != digest:
+        raise ArtefactError(f"{tensors}: this is not the file that {text.name} was saved with; save the scorer again.")
     try:
-        arrays = load_file(tensors)
-    except (OSError, SafetensorError) as error:
-        raise ArtefactError(f"{tensors}: not a readable safetensors file ({error}); save the scorer again") from error
+        arrays = load(numbers)
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:  # a number type that numpy lacks
+        raise ArtefactError(f"{tensors}: not a readable safetensors file ({error}); save the scorer again.") from error
     problem = _problem(arrays, kind, settings["n_heads"], settings["head_dim"])
     if problem:
         raise ArtefactError(f"{tensors}: {problem}")

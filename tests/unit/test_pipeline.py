@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 import warnings
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import hunters
@@ -146,25 +151,133 @@ def test_saved_and_loaded_gives_the_same_scores(tmp_path) -> None:
         ({"heads": ["x"]}, "fit and save the detector again"),
         ({"segment_frames": 0}, "segment_frames must be a whole number of at least 1, got 0"),
         ({"locator": {"sigma": -1, "tau": 0.5}}, "sigma"),
-        ({"locator": {"sigma": 1, "tau": 0.5, "more": 2}}, "more"),
+        ({"locator": {"sigma": 1, "tau": 0.5, "more": 2}}, "locator must hold sigma, tau, .*, got more, sigma, tau"),
+        ({"locator": {"sigma": 1}}, "locator must hold sigma, tau"),
+        ({"locator": [1]}, r"locator must be an object, got \[1\]"),
         ({"kind": "heart"}, r"kind must be one of \['heads', 'layer'\], got 'heart'"),
         ({"settings": {"kk": 3}}, r"unknown settings \['kk'\]"),
         ({"fps": -1}, "fps must be a positive number or null, got -1"),
-        ({"calibration_videos": 3}, "not iterable"),
+        ({"calibration_videos": 3}, "calibration_videos must be a list, got 3"),
         ({"prompt": 3}, "prompt must be text, got 3"),
         ({"provenance": {}}, "provenance"),
+        ({"heads": ["L1H1", "L1H9"]}, "maps.json has no score for L1H9"),
+        ({"heads": ["L1H1", f"L{'9' * 5000}H0"]}, "is not a head label"),
+        ({"held_out": {"auc": 10**400}}, "the number 10*... is too large"),
+        (
+            {"experts": {"heads": [], "stability": {"folds": {"value": "x"}}, "notes": []}},
+            "stability of a choice needs",
+        ),
     ],
 )
 def test_damaged_detectors_are_refused(tmp_path, saved, change, message) -> None:
     shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
     file = tmp_path / DETECTOR_FILE
-    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    state = json.loads(file.read_text())
+    file.write_text(json.dumps(state | change))
+    with pytest.raises(ArtefactError, match=r"format is|it was changed after it was saved|too large"):
+        HeadHunt.from_pretrained(tmp_path)
+    del state["digests"]  # as in a detector of an earlier version
+    file.write_text(json.dumps(state | change))
     with pytest.raises(ArtefactError, match=message):
         HeadHunt.from_pretrained(tmp_path)
 
 
+SAVE = """
+import os, sys
+from pathlib import Path
+from headprobe import _files
+from headprobe.headhunt.detector_file import load_detector, save_detector
+hunter, folder, name, number = load_detector(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
+owner = {"write_bytes": Path, "unlink": Path, "replace": os}[name]
+plain, seen = getattr(owner, name), []
+def dies(*given, **options):
+    seen.append(1)
+    if len(seen) == number:
+        os.kill(os.getpid(), 9)
+    return plain(*given, **options)
+setattr(owner, name, dies)
+save_detector(hunter, folder)
+"""
+
+
+def swapped(folder: Path, out: Path) -> Path:
+    """The detector with its two heads changed over, as a refit might give; its scorer fits them."""
+    hunter = HeadHunt.from_pretrained(folder)
+    hunter.heads_ = HeadSet(list(hunter.heads_)[::-1])
+    hunter.scorer_.arrays_ = {name: values[::-1].copy() for name, values in hunter.scorer_.arrays_.items()}
+    return hunter.save_pretrained(out)
+
+
+@pytest.mark.parametrize(
+    ("call", "number", "left"),
+    [
+        ("write_bytes", 1, "old"),
+        ("write_bytes", 4, "old"),
+        ("unlink", 1, "old"),
+        ("replace", 1, "none"),
+        ("replace", 2, "none"),
+        ("replace", 4, "none"),
+        ("replace", 5, "new"),
+    ],
+)
+def test_a_save_that_is_killed_leaves_the_old_detector_or_none(tmp_path, saved, call, number, left) -> None:
+    new, folder = swapped(saved, tmp_path / "new"), tmp_path / "d"
+    shutil.copytree(saved, folder)
+    done = subprocess.run([sys.executable, "-c", SAVE, str(new), str(folder), call, str(number)], check=False)
+    assert done.returncode == (0 if left == "new" else -9)
+    if left == "none":
+        with pytest.raises(ArtefactError, match=r"detector\.json"):
+            HeadHunt.from_pretrained(folder)
+        return
+    found, expected = HeadHunt.from_pretrained(folder), HeadHunt.from_pretrained(saved if left == "old" else new)
+    assert found.heads_ == expected.heads_
+    assert all(np.array_equal(found.scorer_.arrays_[n], values) for n, values in expected.scorer_.arrays_.items())
+    swapped(saved, folder)  # and it can be saved again over what is left
+    assert HeadHunt.from_pretrained(folder).heads_ == HeadHunt.from_pretrained(new).heads_
+
+
+@pytest.mark.parametrize("name", ["scorer.json", "scorer.safetensors", "maps.json"])
+def test_files_of_two_detectors_do_not_make_one(tmp_path, saved, name) -> None:
+    other = swapped(saved, tmp_path / "other")
+    if name != "scorer.safetensors":  # the settings and the maps are the same in both
+        (other / name).write_text((other / name).read_text().replace("}", " }", 1))
+    shutil.copytree(saved, tmp_path / "d")
+    shutil.copy(other / name, tmp_path / "d" / name)
+    with pytest.raises(ArtefactError, match=rf"{re.escape(name)}: this is not the file that detector\.json was saved"):
+        HeadHunt.from_pretrained(tmp_path / "d")
+
+
+def test_labels_that_were_changed_over_are_refused_and_an_earlier_detector_opens(tmp_path, saved) -> None:
+    shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
+    file = tmp_path / DETECTOR_FILE
+    state = json.loads(file.read_text())
+    file.write_text(json.dumps(state, indent=3))  # the layout says nothing
+    assert list(HeadHunt.from_pretrained(tmp_path).heads_.labels) == state["heads"]
+    file.write_text(json.dumps(state | {"heads": state["heads"][::-1]}))
+    with pytest.raises(ArtefactError, match="it was changed after it was saved"):
+        HeadHunt.from_pretrained(tmp_path)
+    for digests in (3, {}, state["digests"] | {"maps.json": 1}):
+        file.write_text(json.dumps(state | {"digests": digests}))
+        with pytest.raises(ArtefactError, match=r"digests must hold|this is not the file"):
+            HeadHunt.from_pretrained(tmp_path)
+    del state["digests"]
+    file.write_text(json.dumps(state))
+    assert list(HeadHunt.from_pretrained(tmp_path).heads_.labels) == state["heads"]
+
+
+def test_a_pipe_in_place_of_a_detector_does_not_hang(tmp_path, saved) -> None:
+    for name in (DETECTOR_FILE, "maps.json", "scorer.json", "scorer.safetensors"):
+        shutil.copytree(saved, tmp_path / name)
+        (tmp_path / name / name).unlink()
+        os.mkfifo(tmp_path / name / name)
+        with pytest.raises(ArtefactError, match="this is not a regular file"):
+            HeadHunt.from_pretrained(tmp_path / name)
+
+
 def test_missing_and_foreign_folders(tmp_path) -> None:
-    with pytest.raises(ArtefactError, match=r"no readable detector .*written by save_pretrained"):
+    with pytest.raises(
+        ArtefactError, match=r"detector.json: the file cannot be read: No such file .*written by save_pretrained"
+    ):
         HeadHunt.from_pretrained(tmp_path)
     (tmp_path / DETECTOR_FILE).write_text("[1, 2]")
     with pytest.raises(ArtefactError, match="format is 'list'"):

@@ -170,6 +170,11 @@ def test_damaged_numbers_are_refused_before_use(tmp_path, kind, change, text):
     save_scorer(Scorer(kind).fit(z, y), tmp_path)
     arrays = load_file(tmp_path / "scorer.safetensors") | change
     save_file({k: v for k, v in arrays.items() if v is not None}, tmp_path / "scorer.safetensors")
+    with pytest.raises(ArtefactError, match=r"this is not the file that scorer\.json was saved with"):
+        load_scorer(tmp_path)
+    settings = json.loads((tmp_path / "scorer.json").read_text())
+    del settings["numbers"]  # as in one of an earlier version
+    (tmp_path / "scorer.json").write_text(json.dumps(settings))
     with pytest.raises(ArtefactError, match=text):
         load_scorer(tmp_path)
 

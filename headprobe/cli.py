@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import sys
 import warnings
@@ -12,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from headprobe import __version__, cli_data, cli_extract, cli_headhunt, cli_store
-from headprobe.cli_work import INCOMPLETE, Sigma, Tau, run
+from headprobe.cli_work import INCOMPLETE, Sigma, Tau, printable, run, say
 from headprobe.errors import HeadprobeWarning
 
 app = typer.Typer(
@@ -40,13 +41,22 @@ def _one_line(
 ) -> str:
     """Our warnings without the line of code: here it is one of typer's, which tells nobody anything."""
     if issubclass(category, HeadprobeWarning):
-        return f"Warning: {message}\n"
+        return f"Warning: {printable(str(message))}\n"
     return _format_warning(message, category, filename, lineno, line)
+
+
+class _Shown(logging.Formatter):
+    """What is logged, as everything else that is printed."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 def main() -> None:
     """Run the command line."""
     warnings.formatwarning = _one_line
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_Shown())
     app(prog_name="headprobe")
 
 
@@ -55,7 +65,7 @@ DETECTOR_HELP = "Folder of a fitted detector, as written by `headprobe fit`, `he
 
 def _version(show: bool) -> None:
     if show:
-        typer.echo(f"headprobe {__version__}")
+        say(f"headprobe {__version__}")
         raise typer.Exit
 
 
@@ -85,8 +95,8 @@ def demo(
     size = Size(10, 2, 4, 1, 2, n_frames=96, n_draws=3, videos_per_draw=10) if quick else Size()
     done = run(lambda: run_demo(out, seed=seed, size=size), INCOMPLETE)
     _print_rows(done.results)
-    typer.echo(f"Expert heads: {', '.join(done.results['experts'])}   ({done.results['seconds']:.0f} s)")
-    typer.echo(
+    say(f"Expert heads: {', '.join(done.results['experts'])}   ({done.results['seconds']:.0f} s)")
+    say(
         f"Report: {done.folder / 'report.html'}   numbers: {done.folder / 'results.json'}   "
         f"detector: {done.folder / 'detector'}"
     )
@@ -144,17 +154,17 @@ def detect(
     done, written = run(work, INCOMPLETE)
     for detection in done.found:
         found = ", ".join(f"{e.start_seconds:.1f}-{e.end_seconds:.1f} s (peak {e.peak:.2f})" for e in detection.events)
-        typer.echo(f"{shown_name(detection.path)}: {found or 'no event'}")
+        say(f"{shown_name(detection.path)}: {found or 'no event'}")
     for error in done.failed:
-        typer.echo(f"FAILED {shown_name(error.path)}: {error.reason}", err=True)
+        say(f"FAILED {shown_name(error.path)}: {error.reason}", err=True)
     n_found, n_failed = len(done.found), len(done.failed)
-    typer.echo(
+    say(
         f"{n_found} of {counted(len(done.asked), 'video')} processed, "
         f"{counted(sum(len(d.events) for d in done.found), 'event')}, "
         f"{n_failed} failed; " + (f"results in {done.path}" if written else f"{done.path} is of an earlier run")
     )
     if done.interrupted:
-        typer.echo("headprobe: interrupted; the same command with --resume goes on from here", err=True)
+        say("headprobe: interrupted; the same command with --resume goes on from here", err=True)
         raise typer.Exit(130)
     if n_failed:
         raise typer.Exit(1)
@@ -169,14 +179,14 @@ def models(
 
     rows = family_rows()
     if as_json:
-        typer.echo(json.dumps(rows, indent=2))
+        say(json.dumps(rows, indent=2))
         return
     width = shutil.get_terminal_size((120, 40)).columns
-    typer.echo(text_table([("families", "examples", "padding", "tested"), *family_groups()], width))
-    typer.echo("")
+    say(text_table([("families", "examples", "padding", "tested"), *family_groups()], width))
+    say("")
     used = [word for word in TESTED if any(word in row["verified"] for row in rows)]
-    typer.echo(text_table([(word, TESTED[word]) for word in used], width))
-    typer.echo(
+    say(text_table([(word, TESTED[word]) for word in used], width))
+    say(
         f"\n{len(rows)} families, named as in config.model_type. Other text models are fed as\n"
         "their structure says, which is checked when they are loaded.\n"
         "Where a model has its heads: headprobe inspect MODEL"
@@ -199,12 +209,12 @@ def inspect(
 
     found = run(lambda: _quietly(lambda: inspect_model(model)), INCOMPLETE)
     if as_json:
-        typer.echo(json.dumps(found.to_dict(), indent=2))
+        say(json.dumps(found.to_dict(), indent=2))
         return
     facts, rows = describe(found)
     width = shutil.get_terminal_size((120, 40)).columns
     header = ("layers", "projection in block", "heads", "head size", "KV heads", "kind", "gated")
-    typer.echo(text_table(facts, width) + "\n\n" + text_table([header, *rows], width))
+    say(text_table(facts, width) + "\n\n" + text_table([header, *rows], width))
 
 
 def _quietly(work: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from headprobe.cli_work import run
+from headprobe.cli_work import run, say
 
 __all__ = ["app", "evaluate"]
 
@@ -71,7 +71,7 @@ def check(
         return check_dataset(data, listing, open_files=open_files)
 
     found = run(work)
-    typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else "\n".join(found.lines()))
+    say(json.dumps(found.to_dict(), indent=2) if as_json else "\n".join(found.lines()))
     if not found.complete:
         raise typer.Exit(1)
 
@@ -113,7 +113,7 @@ def sample(
 
     drawn = run(work)
     counts = ", ".join(f"{name} {count}" for name, count in class_counts(drawn).items())
-    typer.echo(f"{len(drawn.videos)} of {drawn.n_pool} training videos ({counts}); list in {out}")
+    say(f"{len(drawn.videos)} of {drawn.n_pool} training videos ({counts}); list in {out}")
 
 
 def evaluate(
@@ -193,9 +193,9 @@ def evaluate(
         return numbers
 
     numbers = run(work)
-    typer.echo(_report(scores.name, numbers))
+    say(_report(scores.name, numbers))
     if json_out is not None:
-        typer.echo(f"\nAll numbers: {json_out}")
+        say(f"\nAll numbers: {json_out}")
 
 
 def _transformed(values: Any, sigmoid: bool, decimals: int | None) -> Any:

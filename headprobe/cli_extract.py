@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from headprobe.cli_work import run
+from headprobe.cli_work import run, say
 
 __all__ = ["extract"]
 
@@ -94,18 +94,18 @@ def _report(done: Any, code: int) -> None:
     from headprobe.extraction.skipped import FILE, summary
 
     for line in summary(done.skipped, _SHOWN):
-        typer.echo(f"SKIPPED {line}", err=True)
+        say(f"SKIPPED {line}", err=True)
     rate = f", {done.n_new / done.seconds:.1f} clips/s" if done.n_new else ""
-    typer.echo(
+    say(
         f"{done.n_new} clips read in {done.seconds:.1f} s{rate}; {done.n_there} were there; {len(done.skipped)} skipped"
     )
     for name, folder in done.folders.items():
-        typer.echo(f"store: {folder}" + (f" ({name})" if len(done.folders) > 1 else ""))
+        say(f"store: {folder}" + (f" ({name})" if len(done.folders) > 1 else ""))
     if done.skipped:
         folder = done.folder.parent if len(done.folders) > 1 else done.folder
-        typer.echo(f"skipped: {folder / FILE}", err=True)
+        say(f"skipped: {folder / FILE}", err=True)
     if code:
-        typer.echo("headprobe: interrupted; the same command with --resume goes on from here", err=True)
+        say("headprobe: interrupted; the same command with --resume goes on from here", err=True)
 
 
 def _heads(text: str) -> Any:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from headprobe.cli_work import INCOMPLETE, run
+from headprobe.cli_work import INCOMPLETE, run, say
 
 __all__ = ["fit", "report", "score", "watch"]
 
@@ -113,7 +113,7 @@ def fit(
         )
 
     done = run(work, INCOMPLETE)
-    typer.echo("\n".join(done.lines()))
+    say("\n".join(done.lines()))
 
 
 def _locator(sigma: float | None, tau: float | None, release: float, min_seconds: float) -> Any:
@@ -155,7 +155,7 @@ def score(
     from headprobe.headhunt.scoring import Scored, score_heads
 
     if compare == "list":
-        typer.echo("\n".join(published_names()))
+        say("\n".join(published_names()))
         return
 
     def work() -> Scored:
@@ -171,7 +171,7 @@ def score(
         )
 
     done = run(work, INCOMPLETE)
-    typer.echo(json.dumps(done.to_dict(), indent=2) if as_json else "\n".join(done.lines()))
+    say(json.dumps(done.to_dict(), indent=2) if as_json else "\n".join(done.lines()))
 
 
 def watch(
@@ -217,7 +217,7 @@ def watch(
         n = n_abnormal = unscored = dropped = 0
         try:
             for part in stream(hunter, loaded, name, fps=fps or None, reconnect=attempts, wait_seconds=wait):
-                typer.echo(_segment_line(part))
+                say(_segment_line(part))
                 if out is not None:
                     with out.open("a", encoding="utf-8") as file:
                         file.write(json.dumps(part.to_dict(), allow_nan=False) + "\n")
@@ -226,13 +226,13 @@ def watch(
                 if seconds and part.end_seconds >= seconds:
                     break
         except KeyboardInterrupt:
-            typer.echo("headprobe: stopped", err=True)
+            say("headprobe: stopped", err=True)
         verdict = f"{n_abnormal} abnormal" if judged else "none judged, as the detector has no locator"
         missed = f", {unscored} not scored" if unscored else ""
         return f"{counted(n, 'segment')}, {verdict}{missed}, {counted(dropped, 'frame')} dropped"
 
     told = run(work, INCOMPLETE)
-    typer.echo(told + (f"; in {out}" if out else ""))
+    say(told + (f"; in {out}" if out else ""))
 
 
 def _segment_line(part: Any) -> str:
@@ -307,8 +307,8 @@ def report(
     page, told = run(work, INCOMPLETE)
     for name, explanations in told.items():
         for one in explanations:
-            typer.echo(f"{name}, {one.event.start_seconds:.1f}-{one.event.end_seconds:.1f} s: {one.text}")
+            say(f"{name}, {one.event.start_seconds:.1f}-{one.event.end_seconds:.1f} s: {one.text}")
     missing = run(lambda: read_run(events).sentence())
     if missing:
-        typer.echo(missing, err=True)
-    typer.echo(f"Report: {page}")
+        say(missing, err=True)
+    say(f"Report: {page}")

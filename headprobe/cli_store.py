@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headprobe.cli_work import run
+from headprobe.cli_work import run, say
 
 if TYPE_CHECKING:
     from headprobe.store import Report, Store
@@ -34,12 +34,12 @@ def info(folder: Folder, as_json: AsJson = False) -> None:
 
     facts = run(lambda: _facts(Store.open(folder)))
     if as_json:
-        typer.echo(json.dumps(facts, indent=2))
+        say(json.dumps(facts, indent=2))
         return
     width = max(map(len, facts))
     for name, value in facts.items():
         shown = ", ".join(f"{k}: {v}" for k, v in value.items()) if isinstance(value, dict) else value
-        typer.echo(f"{name:<{width}}  {shown}")
+        say(f"{name:<{width}}  {shown}")
 
 
 @app.command()
@@ -72,7 +72,7 @@ def pack(
     from headprobe.store import Store
 
     names = run(lambda: Store.open(folder).pack(remove_shards=remove_shards))
-    typer.echo("\n".join(names) if names else "There is nothing to join.")
+    say("\n".join(names) if names else "There is nothing to join.")
 
 
 @app.command()
@@ -89,7 +89,7 @@ def export(
 
     wanted = [label.strip() for label in heads.split(",")] if heads else None
     files = run(lambda: store.export(store.Store.open(folder), out, wanted, prompt or None))
-    typer.echo("\n".join(str(path) for path in files))
+    say("\n".join(str(path) for path in files))
 
 
 def _facts(store: Store) -> dict[str, Any]:
@@ -134,9 +134,9 @@ def _show(report: Report, as_json: bool) -> None:
     if as_json:
         facts = {name: getattr(report, name) for name in ("problems", "notes", "actions")}
         facts |= {"files": report.n_files, "examples": report.n_examples, "bytes": report.n_bytes}
-        typer.echo(json.dumps(facts, indent=2))
+        say(json.dumps(facts, indent=2))
         return
     for title, lines in (("WRONG", report.problems), ("note", report.notes), ("done", report.actions)):
         for line in lines:
-            typer.echo(f"{title}: {line}")
-    typer.echo(f"{report.n_files} files, {report.n_examples} examples, {report.n_bytes} bytes in order")
+            say(f"{title}: {line}")
+    say(f"{report.n_files} files, {report.n_examples} examples, {report.n_bytes} bytes in order")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -344,3 +346,32 @@ def test_a_detector_without_a_locator_is_given_one(detector, films, tmp_path) ->
     told = run(app, ["report", str(tmp_path / "out"), "--detector", str(bare), "--no-explain"])
     assert told.exit_code == 0, told.output
     assert "smoothing 0.5 segments" in (tmp_path / "out" / "report.html").read_text()
+
+
+# What names may hold
+
+
+def test_nothing_that_a_terminal_obeys_is_printed(tmp_path: Path, capfd) -> None:
+    from headprobe.cli import _Shown
+    from headprobe.cli_work import printable, say
+
+    evil = "a\x1b]0;owned\x07\x1b[2J\r\x9b31m\u202egpj.mp4\udce9"
+    assert printable(evil) == r"a\x1b]0;owned\x07\x1b[2J\r\x9b31m\u202egpj.mp4\udce9"
+    say(f"{evil}\tkept\nand this: é")
+    assert capfd.readouterr().out == f"{printable(evil)}\tkept\nand this: é\n"
+    record = logging.LogRecord("headprobe", logging.WARNING, __file__, 1, "%s is gone", (evil,), None)
+    assert _Shown().format(record) == f"{printable(evil)} is gone"
+    (tmp_path / "a\x1b[2J.mp4").write_bytes(b"no video")
+    detector = str(tmp_path / "none\x1b[2J")
+    code = "from headprobe.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "detect", str(tmp_path), "--detector", detector], capture_output=True, check=False
+    )
+    assert done.returncode == 2
+    assert b"\x1b" not in done.stdout + done.stderr
+    assert rb"none\x1b[2J/detector.json: the file cannot be read" in done.stderr
+
+
+def test_commands_print_by_the_one_way_that_escapes() -> None:
+    commands = [path for path in Path(headprobe.__file__).parent.glob("cli*.py") if path.name != "cli_work.py"]
+    assert [path.name for path in commands if "typer.echo(" in path.read_text(encoding="utf-8")] == []

@@ -27,11 +27,13 @@ __all__ = [
     "csv_records",
     "open_regular",
     "parse_json",
+    "plain_cell",
     "read_bytes",
     "read_json",
     "read_regular",
     "read_text",
     "replacing",
+    "safe_cell",
     "sync_folder",
     "write_file",
     "write_json",
@@ -43,6 +45,7 @@ NOFOLLOW, NONBLOCK, CLOEXEC, _DIRECTORY, _BINARY = (
 )
 
 _LARGEST = 1 << 30  # bytes of a file that is read whole
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "'")  # how a cell begins that is not shown as it stands
 _DIGITS = 300  # of a whole number, which then still is a finite float
 
 
@@ -396,6 +399,41 @@ def csv_records(text: str, what: str, delimiter: str = ",") -> tuple[list[str], 
     except csv.Error as error:
         raise InputError(f"{what}: the table cannot be read: {error}.") from error
     return columns, rows
+
+
+def safe_cell(text: Any) -> Any:
+    """What a cell of a table of text is to hold so that no spreadsheet takes it for a formula: a "'" before it.
+
+    Parameters
+    ----------
+    text
+        Content of a cell; what is no text is left as it is.
+
+    Returns
+    -------
+    object
+
+    Examples
+    --------
+    >>> safe_cell("=1+1"), safe_cell("'x"), safe_cell("x=1"), safe_cell(-1)
+    ("'=1+1", "''x", 'x=1', -1)
+    """
+    return f"'{text}" if isinstance(text, str) and text.startswith(_FORMULA) else text
+
+
+def plain_cell(text: str) -> str:
+    """The content of a cell that `safe_cell` wrote.
+
+    Parameters
+    ----------
+    text
+        The cell.
+
+    Returns
+    -------
+    str
+    """
+    return text[1:] if text.startswith("'") and text[1:].startswith(_FORMULA) else text
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from headprobe._files import parse_json, read_text, write_file
+from headprobe._files import parse_json, plain_cell, read_text, safe_cell, write_file
 from headprobe.errors import InputError
 from headprobe.heads import Head, HeadSet
 
@@ -300,6 +300,8 @@ def from_json(text: str) -> xr.DataArray:
 def to_csv(score_map: xr.DataArray, path: str | os.PathLike[str]) -> None:
     """Write a score map as a tidy CSV file, one row per head: its dims, then `score`. Its model is not kept.
 
+    A name that a spreadsheet would take for a formula gets a ``'`` before it, which `from_csv` takes away.
+
     Parameters
     ----------
     score_map
@@ -323,7 +325,7 @@ def to_csv(score_map: xr.DataArray, path: str | os.PathLike[str]) -> None:
     writer.writerow([*dims, "score"])
     labels = [score_map.coords[d].values.tolist() for d in dims]
     for index, value in np.ndenumerate(score_map.values):
-        row = [labels[axis][i] for axis, i in enumerate(index)]
+        row = [safe_cell(labels[axis][i]) for axis, i in enumerate(index)]
         writer.writerow([*row, "" if math.isnan(value) else repr(float(value))])
     write_file(path, out.getvalue())
 
@@ -370,7 +372,7 @@ def from_csv(path: str | os.PathLike[str], *, name: str = "score") -> xr.DataArr
         if len(row) != len(header):
             raise InputError(f"{path}, line {number}: {len(row)} columns, expected {len(header)}")
         try:
-            key = (*row[:-3], int(row[-3]), int(row[-2]))
+            key = (*map(plain_cell, row[:-3]), int(row[-3]), int(row[-2]))
             value = float(row[-1]) if row[-1] else math.nan
         except ValueError as error:
             raise InputError(f"{path}, line {number}: {error}") from error

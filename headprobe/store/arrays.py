@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from headprobe._files import replacing
+from headprobe._files import replacing, safe_cell
 from headprobe.errors import InputError, StoreError
 from headprobe.store.files import publish, writing
 from headprobe.values import dense
@@ -34,7 +34,8 @@ def export(
     """Write values as ``z.npy``, float32 [prompt, example, head, d_head], with the table of examples beside them.
 
     Heads of several sizes come as one file per size, ``z_64.npy``. ``examples.csv`` has a line per row,
-    ``about.json`` the names along the axes and what the values are made from.
+    ``about.json`` the names along the axes and what the values are made from. Where text in ``examples.csv`` begins
+    with =, +, -, @, ' or a tab, a ' is put before it, so that a spreadsheet shows it and runs nothing.
 
     Parameters
     ----------
@@ -93,7 +94,10 @@ def export(
         folder.mkdir(parents=True, exist_ok=True)
         for path, (of_size, size) in files.items():
             _write_values(store, path, of_size, size, shape, rows)
-    publish(table, shape.examples.to_csv(index=False).encode("utf-8", "surrogateescape"))
+    cells = shape.examples.copy()
+    for name in cells.select_dtypes("string"):
+        cells[name] = cells[name].map(safe_cell, na_action="ignore")
+    publish(table, cells.to_csv(index=False).encode("utf-8", "surrogateescape"))
     text = json.dumps(_about(store, files, shape), indent=1, allow_nan=False)
     publish(about, (text + "\n").encode())
     return [*files, table, about]

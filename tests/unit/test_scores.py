@@ -164,3 +164,12 @@ def test_from_csv_refuses(tmp_path, text, message):
     (tmp_path / "m.csv").write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=message):
         from_csv(tmp_path / "m.csv")
+
+
+def test_a_table_of_scores_holds_no_formula(tmp_path):
+    names = ["=1+1", "-x", "'=2", "'quoted", "plain"]
+    made = score_map(np.arange(10.0).reshape(5, 1, 2), prompts=names)
+    to_csv(made, tmp_path / "map.csv")
+    cells = [line.split(",")[0] for line in (tmp_path / "map.csv").read_text().splitlines()[1::2]]
+    assert cells == ["'=1+1", "'-x", "''=2", "''quoted", "plain"]
+    assert from_csv(tmp_path / "map.csv").identical(made)

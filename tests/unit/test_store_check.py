@@ -268,6 +268,15 @@ def test_export_as_numpy(store, tmp_path):
         export(store, tmp_path / "out")
 
 
+def test_an_export_holds_no_formula(tmp_path):
+    keys = ["=cmd|' /C calc'!A0", "+1", "-2+3", "@SUM(A1)", "'x", "plain=1"]
+    store = Store.create(tmp_path / "z", MADE, HEADS)
+    store.append(make(keys))
+    export(store, tmp_path / "out")
+    with (tmp_path / "out" / "examples.csv").open(newline="") as file:
+        assert [row["id"] for row in csv.DictReader(file)] == [*(f"'{key}" for key in keys[:5]), "plain=1"]
+
+
 def test_export_in_blocks(store, tmp_path, monkeypatch):
     monkeypatch.setattr("headprobe.store.arrays._BLOCK_BYTES", 4 * 4 * 8 * 2)
     export(store, tmp_path / "out")

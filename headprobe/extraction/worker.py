@@ -129,6 +129,7 @@ def _do(job: dict[str, Any], speaker: _Speaker) -> None:
         except Exception as error:
             return speaker.say("failed", reason=_reason(error))
         clips = [(*one.segment.span, one.stretch) for one in cuts]
+        refused = [*([reader.note] if reader.note else []), *refused]
         speaker.say("video", n_frames=len(reader), clips=clips, refused=refused)
         done = {tuple(span) for span in job["done"]}
         _decode(reader, [(i, one) for i, one in enumerate(cuts) if one.segment.span not in done], job, speaker)

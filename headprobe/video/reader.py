@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from headprobe._notice import notice
 from headprobe.errors import InputError, VideoError
 from headprobe.video.container import check_file, error_text
 from headprobe.video.index import FAULTS, clock, display_turn, scan
@@ -75,6 +76,13 @@ class VideoReader:
         Size, frame rate and number of frames.
     times : Float[ndarray, "frame"]
         Seconds at which each frame is shown, the first at 0.
+    note : str
+        Said where fewer than half of the frames in the file are shown, by its edit list or its timestamps; else empty.
+
+    Warns
+    -----
+    HeadprobeWarning
+        With the note.
 
     Raises
     ------
@@ -102,6 +110,7 @@ class VideoReader:
         self._decoder: Iterator[Any] = iter(())
         self._position = 0  # number of the next frame that the decoder gives
         self._shape: tuple[int, int] | None = None
+        self.note = ""
         self.info: VideoInfo
         self.times: Float[np.ndarray, " frame"]
         check_file(self.path)
@@ -114,6 +123,8 @@ class VideoReader:
         except BaseException:
             self.close()
             raise
+        if self.note:
+            notice(f"{self.path}: {self.note}")
 
     def __enter__(self) -> VideoReader:
         return self
@@ -200,6 +211,9 @@ class VideoReader:
         self._open()
         fps, self.times = clock(ticks, self._stream)
         n = len(ticks)
+        inside = self._index.n_packets
+        if 2 * n < inside:
+            self.note = f"only {n} of its {inside} frames are shown, by its edit list or times; re-encode it for all"
         even = bool(np.all(np.abs(self.times - np.arange(n) / fps) < 0.5 / fps))
         height, width = self._shape[::-1] if turn[0] else self._shape
         duration = n / fps if even else float(self.times[-1] + 1 / fps)

@@ -7,13 +7,15 @@ import struct
 import threading
 import time
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 from av.video.frame import PictureType
 
-from headprobe.errors import InputError, VideoError
+from headprobe.errors import HeadprobeWarning, InputError, VideoError
+from headprobe.extraction.decoder import Decoder
 from headprobe.video import decode
 from headprobe.video.container import declared_size
 from headprobe.video.decode import VideoReader, probe, read_frames, shared_reader, write_video
@@ -655,3 +657,22 @@ def test_public_names():
         "shared_reader",
         "write_video",
     }
+
+
+def test_an_edit_list_that_hides_nearly_all_is_said(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", np.zeros((60, 16, 16, 3), np.uint8), fps=10)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"elst") + 12  # after version and flags, and the count: the duration of the first edit
+    data[at : at + 4] = (100).to_bytes(4, "big")
+    path.write_bytes(data)
+    with (
+        pytest.warns(HeadprobeWarning, match=r"a\.mp4: only (\d+) of its 60 frames are shown"),
+        VideoReader(path) as video,
+    ):
+        assert len(video) < 30
+        assert video.note.startswith(f"only {len(video)} of its 60 frames are shown")
+    decoder = Decoder(10.0, stopped=lambda: False)
+    job = {"path": str(path), "stretches": [(None, None, False)], "length": 8, "frames": 4, "done": []}
+    opened = next(header for header, _ in decoder.messages(job))
+    decoder.close()
+    assert opened["refused"] == [video.note]  # so that the list of what was skipped has it

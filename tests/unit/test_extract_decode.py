@@ -288,11 +288,31 @@ def test_a_process_ends_when_its_caller_is_killed(folder: Path) -> None:
 
 def test_no_process_can_be_started(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoder_module, "_BOOT", "raise SystemError('no such thing'); ")
-    with pytest.raises(HeadprobeError, match=r"No decoding process can be started: .*no such thing"):
+    with pytest.raises(HeadprobeError, match=r"No decoding process can be started, in 3 tries: .*no such thing"):
         run(units_of(videos(folder, "v0")))
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with pytest.raises(HeadprobeError, match="No decoding process can be started"):
         run(units_of(videos(folder, "v0")))
+
+
+@pytest.mark.parametrize("losses", [1, 2, 3])
+def test_a_process_lost_while_it_starts_is_started_anew(folder: Path, monkeypatch, losses: int) -> None:
+    started = []
+
+    def popen(*given, **options):
+        started.append(real(*given, **options))
+        if len(started) <= losses:
+            started[-1].kill()  # as when memory is short
+        return started[-1]
+
+    real = subprocess.Popen
+    monkeypatch.setattr(decoder_module.subprocess, "Popen", popen)
+    if losses == 3:
+        with pytest.raises(HeadprobeError, match=r"can be started, in 3 tries: .* SIGKILL"):
+            run(units_of(videos(folder, "v1")))
+        return
+    assert [name for _, batch in batches(run(units_of(videos(folder, "v1")))) for name in batch] == ["v1:0-8"]
+    assert len(started) == losses + 1
 
 
 # Limits

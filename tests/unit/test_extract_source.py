@@ -11,7 +11,9 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
+from headprobe.activations import example_table
 from headprobe.errors import InputError
+from headprobe.examples import Example
 from headprobe.extraction.source import Stretch, Video, find_sources
 
 
@@ -131,6 +133,35 @@ def test_a_bad_table_is_told_what_is_wrong_with_it(folder: Path, text: str, erro
     (folder / "t.csv").write_text(text)
     with pytest.raises(InputError, match=error):
         find_sources("t.csv")
+
+
+@pytest.mark.parametrize("label", [9007199254740993, 2**63 - 1, -(2**63 - 1), 7])
+def test_labels_keep_all_their_digits(folder: Path, label: int) -> None:
+    (folder / "t.csv").write_text(f"path,label\nc.mp4, {label} \n")
+    (folder / "t.jsonl").write_text(json.dumps({"path": "c.mp4", "label": label}))
+    frame = pd.DataFrame({"path": ["c.mp4"], "label": [label]})
+    for source in ("t.csv", "t.jsonl", frame):
+        assert [stretch.label for video in find_sources(source) for stretch in video.stretches] == [label]
+    assert example_table([Example("x", id="a", label=label)])["label"].tolist() == [label]
+
+
+@pytest.mark.parametrize(
+    "label", ["99999999999999999999999", "1e23", "1e999999999", "9223372036854775808", "inf", "1.5"]
+)
+def test_labels_of_more_than_64_bits_are_refused_by_row(folder: Path, label: str) -> None:
+    (folder / "t.csv").write_text(f"path,label\nday1/a.mp4,1e2\nc.mp4,{label}\n")
+    with pytest.raises(
+        InputError, match=rf"t\.csv, row 2: label is '{label}'; it must be a whole number of at most 9223"
+    ):
+        find_sources("t.csv")
+
+
+def test_a_float_that_may_have_been_rounded_is_no_label() -> None:
+    for label in (2.0**53 + 2, 1e23):
+        with pytest.raises(InputError, match=r"a float, and floats beyond 9007199254740992 are rounded"):
+            find_sources(pd.DataFrame({"path": ["c.mp4"], "label": [label]}))
+    with pytest.raises(InputError, match=r"Example 'a': the label is 1\.000e\+23; it must have at most 64 bits"):
+        Example("x", id="a", label=10**23)
 
 
 @pytest.mark.parametrize("text", ["[1]\n", "{broken\n", "\x00"])

@@ -206,4 +206,4 @@ class Provenance:
 
 
 def _is_texts(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(isinstance(v, str) for v in value.values())
+    return isinstance(value, Mapping) and all(isinstance(v, str | None) for v in value.values())

@@ -262,10 +262,10 @@ def _whole(value: Any, what: str) -> int:
         if not isinstance(value, float | np.floating) or not math.isfinite(value):
             raise InputError(f"{what} is {value!r:.80}; it must be a whole number.") from error
         exact = Decimal(float(value))
-        if abs(exact) > _EXACT:
+        if exact.copy_abs() > _EXACT:
             raise InputError(
                 f"{what} is {value!r}, a float, and floats beyond {_EXACT} are rounded; give whole numbers as such."
             ) from error
-    if not exact.is_finite() or abs(exact) > _LARGEST or exact != int(exact):
+    if not exact.is_finite() or exact.copy_abs() > _LARGEST or exact != int(exact):
         raise InputError(f"{what} is {value!r:.80}; it must be a whole number of at most {_LARGEST}.")
     return int(exact)

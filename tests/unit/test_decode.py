@@ -665,12 +665,10 @@ def test_an_edit_list_that_hides_nearly_all_is_said(tmp_path: Path) -> None:
     at = data.index(b"elst") + 12  # after version and flags, and the count: the duration of the first edit
     data[at : at + 4] = (100).to_bytes(4, "big")
     path.write_bytes(data)
-    with (
-        pytest.warns(HeadprobeWarning, match=r"a\.mp4: only (\d+) of its 60 frames are shown"),
-        VideoReader(path) as video,
-    ):
-        assert len(video) < 30
-        assert video.note.startswith(f"only {len(video)} of its 60 frames are shown")
+    with pytest.warns(HeadprobeWarning, match=r"a\.mp4: only 1 of its 60 frames are shown"):
+        video = VideoReader(path)
+    video.close()
+    assert len(video) == 1
     decoder = Decoder(10.0, stopped=lambda: False)
     job = {"path": str(path), "stretches": [(None, None, False)], "length": 8, "frames": 4, "done": []}
     opened = next(header for header, _ in decoder.messages(job))

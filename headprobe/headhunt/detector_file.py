@@ -27,7 +27,7 @@ FORMAT = "headprobe.headhunt/2"
 DETECTOR_FILE = "detector.json"
 MAPS_FILE = "maps.json"
 
-_FIX = "Give a folder written by save_pretrained, `headprobe fit` or `headprobe demo`."
+_FIX = "There is no readable detector; give a folder written by save_pretrained, `headprobe fit` or `headprobe demo`."
 _AGAIN = "fit and save the detector again"
 _LOCATOR = ("sigma", "tau", "release", "min_seconds")
 

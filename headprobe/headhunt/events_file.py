@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EventsFile", "Run", "read_events", "read_run", "timeline_figure"]
 
-_FIX = "Name what `headprobe detect` wrote."
+_FIX = "This is no record of a detection run; name what `headprobe detect` wrote."
 _SCORES = (-1e-6, 1 + 1e-6)  # smoothing rounds
 _LONGEST_TITLE = 90
 _LONGEST_STEM = 120  # with the ending well below the 255 bytes that file systems allow
@@ -232,7 +232,7 @@ def _read_record(file: Path) -> dict[str, Any]:
     """The file's content, with ``videos``, ``failed`` and ``interrupted`` of the right kinds."""
     data = read_json(file, fix=_FIX)
     if not isinstance(data, dict) or not isinstance(data.get("videos"), dict) or "run" not in data:
-        raise ArtefactError(f"{file}: this is no record of a detection run. {_FIX}")
+        raise ArtefactError(f"{file}: there is no entry videos or run. {_FIX}")
     failed, interrupted = data.setdefault("failed", {}), data.setdefault("interrupted", False)
     if not isinstance(failed, dict) or not all(isinstance(why, str) for why in failed.values()):
         raise ArtefactError(f"{file}: failed must hold a text for each video, got {failed!r:.80}. {_FIX}")

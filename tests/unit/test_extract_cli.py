@@ -61,7 +61,7 @@ def test_a_run_a_second_one_and_what_was_skipped(folder: Path, tmp_path: Path) -
         (["--batch-size", "x"], "--batch-size is 'x'; give a whole number or 'auto'"),
         (["--heads", "18,4"], "neither a file nor labels such as L18H4,L20H4"),
         (["--positions", "nowhere()"], "'nowhere()' is no position"),
-        (["--prompts", "missing.txt"], "missing.txt: the prompts cannot be read"),
+        (["--prompts", "missing.txt"], "missing.txt: the file cannot be read"),
         (["--engine", "x"], "engine is 'x'"),
         (["--out", "{folder}/v0.mp4/z"], "v0.mp4: the system refused: Not a directory. z could not be made."),
         (["--device", "warp"], "device is 'warp', which torch cannot use here: "),

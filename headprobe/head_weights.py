@@ -15,7 +15,7 @@ from headprobe.projections import is_projection, projection_sizes, submodule, we
 if TYPE_CHECKING:
     from headprobe.sites import HeadSite
 
-__all__ = ["check_sum", "output_bias", "output_weights"]
+__all__ = ["check_sum", "is_adapted", "output_bias", "output_weights"]
 
 _TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 6e-2}
 
@@ -39,6 +39,23 @@ def _projection(module: nn.Module, site: HeadSite) -> nn.Module:
     return projection
 
 
+def is_adapted(module: nn.Module, path: str) -> bool:
+    """Whether a projection is wrapped in an adapter (LoRA and its relatives) that is not merged into its weight.
+
+    Parameters
+    ----------
+    module
+        The model.
+    path
+        Dotted path of the projection.
+
+    Returns
+    -------
+    bool
+    """
+    return isinstance(getattr(submodule(module, path), "base_layer", None), nn.Module)
+
+
 def output_weights(module: nn.Module, site: HeadSite) -> Float[Tensor, "head d_head d_model"]:
     """Output weights of every head: head h writes ``z_h @ W_O[h]`` into the residual stream.
 
@@ -57,9 +74,14 @@ def output_weights(module: nn.Module, site: HeadSite) -> Float[Tensor, "head d_h
     Raises
     ------
     SiteError
-        The site does not fit the module, or its projection is quantised.
+        The site does not fit the module, or its projection is quantised or wrapped in an adapter.
     """
     projection = _projection(module, site)
+    if is_adapted(module, site.path):
+        raise SiteError(
+            f"{site.path}: an adapter ({type(projection).__name__}) is wrapped around the output projection, whose own "
+            "weight is then not what the heads write with; merge it first: model = model.merge_and_unload()."
+        )
     if not is_projection(projection):
         raise SiteError(
             f"{site.path}: {type(projection).__name__} is quantised and has no floating point weight matrix, so "
@@ -104,7 +126,7 @@ def check_sum(module: nn.Module, site: HeadSite) -> bool:
     Returns
     -------
     bool
-        False where the projection is quantised: its size fits, and no more than that can be said.
+        False where the projection is quantised or wrapped in an adapter: its size fits, and no more can be said.
 
     Raises
     ------
@@ -112,7 +134,7 @@ def check_sum(module: nn.Module, site: HeadSite) -> bool:
         The site does not fit, its weights are not loaded, or the sum differs from the projection's output.
     """
     projection = _projection(module, site)
-    if not is_projection(projection):
+    if not is_projection(projection) or is_adapted(module, site.path):
         return False
     if not _executes(projection):
         raise SiteError(f"{site.path}: the weights are not loaded (meta device); load them before the check.")

@@ -17,7 +17,7 @@ from torch import nn
 
 from headprobe.attention import KINDS, head_sizes, is_gated, kind_of, mixer_paths, projection_paths, submodule
 from headprobe.errors import HeadprobeWarning, InputError, SiteError, UnsupportedModelError
-from headprobe.head_weights import check_sum, output_bias, output_weights
+from headprobe.head_weights import check_sum, is_adapted, output_bias, output_weights
 from headprobe.heads import Head, HeadSet
 from headprobe.stack import Stack, find_stack
 
@@ -273,7 +273,7 @@ def check(module: nn.Module, sites: Sequence[HeadSite]) -> None:
     Warns
     -----
     HeadprobeWarning
-        Output projections are quantised, so that only their sizes were compared.
+        Output projections are quantised or wrapped in an adapter, so that only their sizes were compared.
 
     Examples
     --------
@@ -286,7 +286,17 @@ def check(module: nn.Module, sites: Sequence[HeadSite]) -> None:
     layers = [site.layer for site in sites]
     if layers != sorted(set(layers)):
         raise SiteError(f"Sites must be in forward order, one per layer; got layers {layers}.")
-    quantised = [site for site in sites if not check_sum(module, site)]
+    unread = [site for site in sites if not check_sum(module, site)]
+    adapted = [site for site in unread if is_adapted(module, site.path)]
+    quantised = [site for site in unread if site not in adapted]
+    if adapted:
+        warnings.warn(
+            f"{len(adapted)} of {len(sites)} output projections are wrapped in an adapter such as LoRA (first: "
+            f"{adapted[0].path}): their heads are read, but that they add up to the projection's output is not "
+            "verified, and contributions are refused. Merge the adapter first: model = model.merge_and_unload().",
+            HeadprobeWarning,
+            stacklevel=2,
+        )
     if quantised:
         warnings.warn(
             f"{len(quantised)} of {len(sites)} output projections are quantised (first: {quantised[0].path}): their "

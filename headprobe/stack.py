@@ -66,10 +66,14 @@ def find_stack(module: nn.Module) -> Stack:
     """
     config = getattr(module, "config", None)
     name = str(getattr(config, "model_type", type(module).__name__))
-    if getattr(config, "is_encoder_decoder", False):
+    stacks = _stacks(module)
+    # The encoder alone carries the configuration of the whole.
+    halves = getattr(config, "is_encoder_decoder", False)
+    if halves and (len(stacks) > 1 or any(path.rpartition(".")[2] == "decoder" for path, _ in module.named_modules())):
         raise UnsupportedModelError(
-            f"Model type {name!r} is an encoder-decoder: it has two stacks of heads. "
-            "Load one of them, for example model.get_encoder()."
+            f"Model type {name!r} is an encoder-decoder: it has two stacks of heads. Load the encoder with "
+            "headprobe.load(model.get_encoder(), tokenizer=...); a decoder's blocks have two attention modules each, "
+            "so that its heads have to be described with sites=."
         )
     pair = [tower for tower in ("text_model", "vision_model") if isinstance(getattr(module, tower, None), nn.Module)]
     if len(pair) == 2 and hasattr(module, "logit_scale"):
@@ -77,11 +81,19 @@ def find_stack(module: nn.Module) -> Stack:
             f"Model type {name!r} is a pair of encoders that are compared, each with heads of its own. "
             "Load one of them: model.vision_model or model.text_model."
         )
-    stacks = _stacks(module)
     if not stacks:
+        names = {type(part).__name__ for part in module.modules()}
+        unknown = sorted(found for found in names if "attention" in found.lower())
+        if not unknown:
+            raise UnsupportedModelError(
+                f"Model type {name!r} has no softmax attention block that can be recognised, and no module that is "
+                "called attention: state spaces, recurrences and convolutions have no heads. If it has heads all the "
+                "same, describe them: headprobe.load(..., sites=[HeadSite(...), ...])."
+            )
         raise UnsupportedModelError(
-            f"Model type {name!r} has no softmax attention block that can be recognised. Describe its heads "
-            "yourself: headprobe.load(..., sites=[HeadSite(...), ...])."
+            f"Model type {name!r} has no softmax attention block that can be recognised: {', '.join(unknown[:3])} is "
+            "of a class that was not checked to keep its heads apart up to an output projection. If it does, describe "
+            "them: headprobe.load(..., sites=[HeadSite(...), ...])."
         )
     text = _text_config(module)
     chosen = {path: blocks for path, blocks in stacks.items() if _belongs_to_text(blocks, text)}
@@ -94,7 +106,9 @@ def find_stack(module: nn.Module) -> Stack:
         )
     path, blocks = next(iter(chosen.items()))
     expected = getattr(text, "num_hidden_layers", None)
-    if expected is not None and expected != len(blocks):
+    # The configuration of an encoder-decoder, also in front of one half, counts the blocks of both.
+    counts = {expected, getattr(text, "encoder_layers", None), getattr(text, "decoder_layers", None)}
+    if expected is not None and len(blocks) not in counts:
         raise UnsupportedModelError(
             f"Model type {name!r} has {expected} layers but {len(blocks)} blocks in {path!r}: blocks are run several "
             "times or lie elsewhere, so a layer's heads cannot be told apart."

@@ -1,4 +1,4 @@
-"""Forks while other threads use a model and a store; prints what each child could do. Run by tests/unit/test_tracer.py."""
+"""Forks while other threads use a model and a store; prints what each child could do, for test_tracer.py."""
 
 from __future__ import annotations
 

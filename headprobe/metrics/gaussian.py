@@ -41,7 +41,7 @@ def lda(
     x
         `[head, example, d]`, float64; or a batch.
     y
-        `[example]`, True for the abnormal class; or class numbers from 0.
+        `[example]`, True for class 1 of two; or class numbers from 0.
     names
         Label of each head, for error text.
 
@@ -214,8 +214,8 @@ def _kl_rows(batch: Batch, y: Tensor) -> Tensor:
         rows = coordinates[:, y == c]
         mean = rows.mean(1)
         covariance = ledoit_wolf(rows - mean[:, None], d)
-        called = ("normal (0)", "abnormal (1)")[c] if y.dtype == torch.bool else f"class {c} (counted from 0)"
-        what = f"covariance of the {rows.shape[1]} {called} examples"
+        called = f"class {c}" if y.dtype == torch.bool else f"class {c} (counted from 0)"
+        what = f"covariance of the {rows.shape[1]} examples of {called}"
         check_definite(covariance, outside=d > m, names=batch.names, what=what, metric="kl")
         means.append(mean)
         covariances.append(covariance)

@@ -33,7 +33,7 @@ def ldr(
     x
         `[head, example, d]`, float64; or a batch.
     y
-        `[example]`, True for the abnormal class; or class numbers from 0.
+        `[example]`, True for class 1 of two; or class numbers from 0.
     names
         Label of each head, for error text.
 

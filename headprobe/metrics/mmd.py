@@ -32,7 +32,7 @@ def mmd(
     x
         `[head, example, d]`, float64, not constant; or a batch.
     y
-        `[example]`, True for the abnormal class; or class numbers from 0.
+        `[example]`, True for class 1 of two; or class numbers from 0.
 
     Returns
     -------

@@ -27,7 +27,7 @@ def nmi(
     x
         `[head, example, d]`, float64, not constant; or a batch.
     y
-        `[example]`, True for the abnormal class; or class numbers from 0.
+        `[example]`, True for class 1 of two; or class numbers from 0.
     random_state
         Seed of the starts. All heads use the same draws, so a head's score does not depend on its place.
 

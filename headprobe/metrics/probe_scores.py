@@ -31,7 +31,7 @@ def probe_auroc(
     x
         `[head, example, d]`; or a batch.
     y
-        `[example]`, True for the abnormal class; or class numbers from 0.
+        `[example]`, True for class 1 of two; or class numbers from 0.
     groups
         `[example]`, numbers of groups, such as videos, that are left out together; each class must be found in at
         least two.

@@ -30,9 +30,9 @@ def group_resamples(
 ) -> list[Int[np.ndarray, " row"]]:
     """Draw bootstrap resamples of whole groups.
 
-    As many groups as there are, with replacement, separately among the groups that hold the same classes (only normal
-    examples, only abnormal ones, both), so that every class stays in with as many groups as it has. A draw
-    in which a class has fewer than two different groups is drawn again: copies of one group have no spread.
+    As many groups as there are, with replacement, separately among the groups that hold the same classes (only class
+    0, only class 1, both), so that every class stays in with as many groups as it has. A draw in which a class has
+    fewer than two different groups is drawn again: copies of one group have no spread.
 
     Parameters
     ----------

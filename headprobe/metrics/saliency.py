@@ -49,8 +49,8 @@ def saliency(
         `HeadActivations`, or an array or tensor `[example, layer, head, d_head]`, or with a leading prompt
         axis. A tensor is scored on its device.
     y
-        `[example]`: 0 (normal) or 1 (abnormal), three or more classes as whole numbers or texts, or other numbers; at
-        least two examples of each class. Default: the labels of the activations.
+        `[example]`: 0 or 1, three or more classes as whole numbers or texts, or other numbers; at least two examples
+        of each class. Default: the labels of the activations.
     metrics
         Names: of the paper `lda` (shrunk), `kl`, `mmd` (squared, V-statistic) and `nmi`; `lda_plain`,
         `mmd_unbiased`, `rsa`, `ldr`, `entropy`, `cka`, `auroc`, `selectivity`, `sav` and `r2`. `METRICS` holds them;

@@ -32,7 +32,7 @@ def sav(
     x
         `[head, example, d]`, float64, as the head gave it; or a batch.
     y
-        `[example]`, True for the abnormal class; or class numbers from 0.
+        `[example]`, True for class 1 of two; or class numbers from 0.
     groups
         `[example]`, numbers of groups that are left out together; each class must be found in at least two.
 

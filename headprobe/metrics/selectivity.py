@@ -40,7 +40,7 @@ def selectivity(
     x
         `[head, example, d]`, float64; or a batch.
     y
-        `[example]`, True for the abnormal class; or class numbers from 0, one against the rest.
+        `[example]`, True for class 1 of two; or class numbers from 0, one against the rest.
     groups
         `[example]`, numbers of the groups that the control labels are constant in.
     random_state

@@ -84,7 +84,7 @@ def _binary(values: list[Any]) -> Target:
         two = len(set(values)) == 2 and not any(v is None or v != v for v in values)
         last = max(set(values), key=str)
         raise InputError(
-            f"labels must be 0 (normal) or 1 (abnormal), got {wrong[0]!r} in {len(wrong)} of {n} examples; "
+            f"labels of two classes must be 0 or 1, got {wrong[0]!r} in {len(wrong)} of {n} examples; "
             + (
                 f"say which of the two classes is 1, such as y = [label == {last!r} for label in y]"
                 if two

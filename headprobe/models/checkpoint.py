@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,12 +12,13 @@ import torch
 from safetensors import SafetensorError
 
 from headprobe import _torchvision
-from headprobe.errors import InputError
+from headprobe.errors import InputError, UnsupportedModelError
 from headprobe.models.adapter import adapter_for, families
 
 __all__ = [
     "Checkpoint",
     "check_attention",
+    "check_takes_text",
     "module_class",
     "own_tokenizer",
     "read_chat_template",
@@ -122,6 +124,7 @@ def read_checkpoint(
     if tokenizer is None:
         tokenizer = own_tokenizer(config.model_type)
     if tokenizer is None:
+        check_takes_text(module)
         tokenizer = read_tokenizer(source, revision)
         if config.model_type in families() and adapter_for(config.model_type).modality == "video":
             # A multimodal checkpoint's own template stands beside its processor; the tokenizer's may know text only.
@@ -228,6 +231,32 @@ def own_tokenizer(model_type: str) -> Any:
     An object that names tokens, or None
     """
     return getattr(adapter_for(model_type), "tokenizer", None) if model_type in families() else None
+
+
+def check_takes_text(module: Any) -> None:
+    """Refuse a model without text and without an adapter, for which a tokenizer would be of no use.
+
+    Parameters
+    ----------
+    module
+        A transformers model.
+
+    Raises
+    ------
+    UnsupportedModelError
+        The family has no adapter and its forward takes no ``input_ids``.
+    """
+    takes = inspect.signature(type(module).forward).parameters
+    model_type = module.config.model_type
+    if model_type in families() or "input_ids" in takes:
+        return
+    if "pixel_values" in takes:
+        raise UnsupportedModelError(
+            f"Model type {model_type!r} takes pictures and has no adapter. If it is a plain vision transformer, "
+            f"register one before loading: headprobe.models.adapter.register({model_type!r}, "
+            f"headprobe.models.vision_tower.VisionTowerAdapter({model_type!r}, has_class_token=True))."
+        )
+    adapter_for(model_type)
 
 
 def read_tokenizer(source: str, revision: str | None) -> Any:

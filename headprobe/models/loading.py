@@ -15,6 +15,7 @@ from headprobe.errors import InputError, UnsupportedModelError
 from headprobe.models.adapter import Adapter, adapter_for, families
 from headprobe.models.checkpoint import (
     Checkpoint,
+    check_takes_text,
     own_tokenizer,
     read_checkpoint,
     read_processor_config,
@@ -202,6 +203,7 @@ def _from_module(
     if tokenizer is None:
         tokenizer = own_tokenizer(config.model_type)
     if tokenizer is None:
+        check_takes_text(module)
         raise InputError("A module comes without a tokenizer; pass tokenizer=.")
     name = getattr(config, "name_or_path", "") or type(module).__name__
     return Checkpoint(module, tokenizer, processor_config, name, revision)

@@ -1,7 +1,8 @@
-"""Vision transformers on their own: CLIP's and SigLIP's. A picture becomes patches; there is no text.
+"""Vision transformers on their own: CLIP's and SigLIP's, ViT, DeiT and DINOv2. A picture becomes patches, without text.
 
-Radford et al. 2021 (arXiv 2103.00020) and Zhai et al. 2023 (arXiv 2303.15343); pixels as the image processors of
-transformers make them, from the values in the checkpoint's own files.
+Radford et al. 2021 (arXiv 2103.00020), Zhai et al. 2023 (arXiv 2303.15343), Dosovitskiy et al. 2021 (arXiv
+2010.11929), Touvron et al. 2021 (arXiv 2012.12877) and Oquab et al. 2024 (arXiv 2304.07193); pixels as the image
+processors of transformers make them, from the values in the checkpoint's own files.
 """
 
 from __future__ import annotations
@@ -196,10 +197,23 @@ class VisionTowerAdapter:
         Name in provenance.
     has_class_token
         Whether a token that stands for the whole picture comes before the patches.
+    n_more_tokens
+        Tokens between the class token and the patches, such as DeiT's distillation token.
+    any_size
+        Whether the model interpolates its positions, so that pictures may have another size than it was made for.
+    verified
+        What the tests hold for a tiny random model of the family.
+
+    Examples
+    --------
+    >>> from headprobe.models.adapter import register
+    >>> register("my_vit", VisionTowerAdapter("my-vit", has_class_token=True))
     """
 
     name: str
     has_class_token: bool
+    n_more_tokens: int = 0
+    any_size: bool = False
     modality: Literal["image"] = "image"
     padding_side: None = None
     auto_class: str = "AutoModel"
@@ -249,6 +263,8 @@ class VisionTowerAdapter:
         settings = PictureSettings.from_config(model.processor_config)
         made = settings.crop if settings.crop is not None else settings.size
         side = model.config.image_size
+        if self.any_size and isinstance(made, tuple) and not any(length % model.config.patch_size for length in made):
+            return settings
         if made != (side, side):
             raise InputError(
                 f"The preprocessor configuration makes pictures of {made} pixels, but {model.name} takes "
@@ -315,8 +331,8 @@ class VisionTowerAdapter:
         pixels = torch.stack([picture.pixels for picture in pictures])
         patch = model.config.patch_size
         places = grid_places(1, pixels.shape[2] // patch, pixels.shape[3] // patch)
-        if self.has_class_token:
-            places = torch.cat([torch.full((1, 3), -1), places])
+        n_before = int(self.has_class_token) + self.n_more_tokens
+        places = torch.cat([torch.full((n_before, 3), -1), places])
         frame, row, column = (axis.expand(len(pixels), -1) for axis in places.T)
         video = frame >= 0
         info = TokenInfo(torch.ones_like(video), video, frame, row, column)
@@ -339,3 +355,8 @@ class VisionTowerAdapter:
 
 register("clip_vision_model", VisionTowerAdapter("clip-vision", has_class_token=True))
 register("siglip_vision_model", VisionTowerAdapter("siglip-vision", has_class_token=False))
+# Pixels by the same code; they were not compared with the processors that need torchvision.
+_PLAIN = ("hooks", "sum", "batch", "early stop", "bfloat16", "folder", "token map")
+register("vit", VisionTowerAdapter("vit", has_class_token=True, verified=_PLAIN))
+register("deit", VisionTowerAdapter("deit", has_class_token=True, n_more_tokens=1, verified=_PLAIN))
+register("dinov2", VisionTowerAdapter("dinov2", has_class_token=True, any_size=True, verified=_PLAIN))

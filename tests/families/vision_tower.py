@@ -1,4 +1,4 @@
-"""Vision transformers on their own: CLIP's and SigLIP's."""
+"""Vision transformers on their own: CLIP's and SigLIP's, ViT, DeiT and DINOv2."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ SIGLIP = {
 }
 
 
-def make(kind: str):
+def make(kind: str, part: str = "Vision"):
     def module(seed: int) -> torch.nn.Module:
         torch.manual_seed(seed)
-        config = getattr(transformers, f"{kind}VisionConfig")(**SIZES)
-        return randomise(getattr(transformers, f"{kind}VisionModel")(config))
+        config = getattr(transformers, f"{kind}{part}Config")(**SIZES)
+        return randomise(getattr(transformers, f"{kind}{part}Model")(config))
 
     return module
 
@@ -52,14 +52,14 @@ def contents(n: int) -> list[np.ndarray]:
     return [rng.integers(0, 256, (1, *sizes[i % 3], 3), dtype=np.uint8) for i in range(n)]
 
 
-def family(name: str, kind: str, settings) -> Family:
+def family(name: str, kind: str, settings, part: str = "Vision", processor: str = "") -> Family:
     return Family(
         name,
-        make(kind),
+        make(kind, part),
         PictureTokens,
         settings,
         contents,
-        processor=lambda tokenizer: getattr(transformers, f"{kind}ImageProcessor")(**settings),
+        processor=lambda tokenizer: getattr(transformers, f"{processor or kind}ImageProcessor")(**settings),
         prompts=("",),
         counts=(1, 1, 1),
         reference=lambda processor, clips, prompt: processor(
@@ -68,4 +68,10 @@ def family(name: str, kind: str, settings) -> Family:
     )
 
 
-FAMILIES = [family("clip_vision_model", "CLIP", CLIP), family("siglip_vision_model", "Siglip", SIGLIP)]
+FAMILIES = [
+    family("clip_vision_model", "CLIP", CLIP),
+    family("siglip_vision_model", "Siglip", SIGLIP),
+    family("vit", "ViT", SIGLIP, part=""),
+    family("deit", "DeiT", CLIP, part=""),
+    family("dinov2", "Dinov2", CLIP, part="", processor="Bit"),
+]

@@ -90,10 +90,10 @@ def test_inspecting_leaves_the_default_device_and_the_generator_alone(config):
 
 
 def test_what_has_no_adapter_says_what_would_help(config):
-    vit = transformers.ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=8)
+    vit = transformers.IJepaConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=8)
     found = inspect_model(config(vit.to_dict()))
     assert found.adapter is None
-    assert "no adapter for model type 'vit'" in found.no_adapter
+    assert "no adapter for model type 'ijepa'" in found.no_adapter
     arcee = transformers.ArceeConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=8)
     found = inspect_model(config(arcee.to_dict()))
     assert (found.adapter, found.generic, found.no_adapter) == ("text-decoder", True, "")

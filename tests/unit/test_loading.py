@@ -293,9 +293,50 @@ def test_a_family_that_computes_with_padding_is_refused():
         headprobe.load(module, tokenizer=make_tokenizer())
 
 
-def test_what_takes_more_than_text_needs_its_own_adapter():
-    vision = transformers.ViTModel(
-        transformers.ViTConfig(
+SMALL = {
+    "d_model": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 3,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 24,
+    "decoder_ffn_dim": 24,
+    "decoder_start_token_id": 2,
+}
+T5 = {"d_model": 32, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [(name, SMALL) for name in ("Bart", "MBart", "Marian", "Pegasus", "M2M100", "Blenderbot", "PLBart")]
+    + [(name, T5) for name in ("T5", "MT5", "UMT5")],
+)
+def test_the_encoder_of_an_encoder_decoder_loads_as_the_error_says(name, sizes):
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(
+        vocab_size=VOCAB_SIZE, max_position_embeddings=64, pad_token_id=0, bos_token_id=2, eos_token_id=3, **sizes
+    )
+    module = transformers.AutoModel.from_config(config).eval()
+    with pytest.raises(UnsupportedModelError, match=r"Load the encoder with headprobe.load\(model.get_encoder\(\)"):
+        headprobe.load(module, tokenizer=make_tokenizer())
+    with pytest.raises(UnsupportedModelError, match="several attention modules"):
+        headprobe.load(module.get_decoder(), tokenizer=make_tokenizer())
+    model = headprobe.load(module.get_encoder(), tokenizer=make_tokenizer(cls=True))
+    assert (len(model.heads), model.adapter.padding_side) == (8, "right")
+    seen = {}
+    for site in model.sites:
+        model.module.get_submodule(site.path).register_forward_pre_hook(
+            lambda _, args, layer=site.layer: seen.__setitem__(layer, args[0].detach())
+        )
+    z = HeadTracer(model).capture(TEXTS[:1], progress=False).z[0, 0]
+    for layer, value in seen.items():
+        assert torch.equal(z[layer], value[0, -1].unflatten(-1, (4, 8)))
+    assert sorted(seen) == [0, 1]
+
+
+def test_a_vision_model_without_adapter_is_told_so_and_not_to_bring_a_tokenizer(tmp_path):
+    vision = transformers.IJepaModel(
+        transformers.IJepaConfig(
             hidden_size=32,
             num_attention_heads=4,
             num_hidden_layers=1,
@@ -304,16 +345,28 @@ def test_what_takes_more_than_text_needs_its_own_adapter():
             patch_size=8,
         )
     )
-    with pytest.raises(UnsupportedModelError, match="no adapter for model type 'vit'; `headprobe models` lists"):
+    with pytest.raises(UnsupportedModelError, match="no adapter for model type 'ijepa'; `headprobe models` lists"):
         headprobe.load(vision, tokenizer=make_tokenizer())
+    with pytest.raises(
+        UnsupportedModelError, match=r"'ijepa' takes pictures and has no adapter.* VisionTowerAdapter\("
+    ):
+        headprobe.load(vision)
+    vision.save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedModelError, match=r"'ijepa' takes pictures and has no adapter"):
+        headprobe.load(tmp_path)
 
 
 def test_an_unknown_structure_is_refused_by_its_model_type_with_what_to_do():
     module = transformers.XLNetModel(
         transformers.XLNetConfig(vocab_size=VOCAB_SIZE, d_model=32, n_layer=2, n_head=4, d_inner=32)
     )
-    with pytest.raises(UnsupportedModelError, match=r"'xlnet' has no softmax .* headprobe.load\(..., sites=\[HeadSite"):
+    with pytest.raises(UnsupportedModelError, match=r"'xlnet' has no softmax .*: XLNetRelativeAttention is of"):
         headprobe.load(module, tokenizer=make_tokenizer())
+    mamba = transformers.MambaModel(
+        transformers.MambaConfig(vocab_size=VOCAB_SIZE, hidden_size=32, num_hidden_layers=1)
+    )
+    with pytest.raises(UnsupportedModelError, match=r"'mamba' .* state spaces, recurrences and convolutions have no"):
+        headprobe.load(mamba, tokenizer=make_tokenizer())
 
 
 def test_heads_can_be_described_by_hand():

@@ -1,9 +1,14 @@
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
+import headprobe.metrics
 from headprobe.errors import InputError
 from headprobe.metrics.batch import Batch
 from headprobe.metrics.metric import METRICS, Metric, find_metrics
+from headprobe.metrics.saliency import saliency
 
 
 def spread(x, y):
@@ -88,3 +93,12 @@ def test_results_that_are_not_one_finite_number_per_head_are_refused():
         Metric("bad", lambda heads, y: torch.zeros(1))(x, y)
     with pytest.raises(InputError, match=r"'bad' must return a tensor \[2\], got float"):
         Metric("bad", lambda heads, y: 0.5)(x, y)
+
+
+def test_general_tools_speak_of_the_classes_at_hand():
+    """Only the detector of anomalies knows a normal and an abnormal class."""
+    with pytest.raises(InputError, match=r"labels of two classes must be 0 or 1, got 'cat' .* label == 'dog'"):
+        saliency(np.zeros((4, 1, 1, 2)), ["cat", "dog"] * 2)
+    rooms = Path(headprobe.metrics.__file__).parent
+    speaking = [path.name for path in sorted(rooms.glob("*.py")) if "abnormal" in path.read_text("utf-8")]
+    assert speaking == []

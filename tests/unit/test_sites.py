@@ -277,6 +277,49 @@ def test_quantised_projections_are_read_but_not_called_verified(packed):
         check(module, wrong)
 
 
+class Adapted(torch.nn.Module):
+    """What adapter libraries put around a projection: its own sizes and weight, and a low-rank product beside it."""
+
+    def __init__(self, base: torch.nn.Linear) -> None:
+        super().__init__()
+        self.base_layer = base
+        self.in_features, self.out_features = base.in_features, base.out_features
+        self.lora_A = torch.nn.Linear(base.in_features, 2, bias=False)
+        self.lora_B = torch.nn.Linear(2, base.out_features, bias=False)
+
+    @property
+    def weight(self):
+        return self.base_layer.weight
+
+    def forward(self, x):
+        return self.base_layer(x) + self.lora_B(self.lora_A(x))
+
+
+class Linear(Adapted):
+    """Such classes are often called Linear and are none."""
+
+
+class OwnLinear(torch.nn.Linear):
+    """One that is a Linear by inheritance, with the weight of its base."""
+
+    def __init__(self, base: torch.nn.Linear) -> None:
+        super().__init__(base.in_features, base.out_features, bias=False)
+        self.base_layer, self.weight = base, base.weight
+
+
+@pytest.mark.parametrize("kind", [Linear, OwnLinear])
+def test_an_adapter_around_the_projection_is_called_one_and_to_be_merged(kind):
+    module = make_module("llama")
+    for layer in module.model.layers:
+        layer.self_attn.o_proj = kind(layer.self_attn.o_proj)
+    with pytest.warns(HeadprobeWarning, match=r"3 of 3 .* in an adapter such as LoRA .* Merge the adapter") as found:
+        model = headprobe.load(module, tokenizer=make_tokenizer())
+    assert len(found) == 1, "it is not called quantised as well"
+    assert headprobe.HeadTracer(model).capture(TEXTS[:1], progress=False).z.shape == (1, 1, 3, 4, 8)
+    with pytest.raises(SiteError, match=r"an adapter \(\w+\) is wrapped around .* model.merge_and_unload\(\)"):
+        output_weights(module, model.sites[0])
+
+
 def test_float8_weights_are_not_the_matrix_itself():
     module = make_module("llama")
     for layer in module.model.layers:

@@ -14,14 +14,15 @@ from headprobe import HeadTracer, positions
 from headprobe.errors import InputError, PaddingError
 from headprobe.models.adapter import check_inputs
 from headprobe.models.vision_tower import PictureSettings
+from headprobe.sites import block_paths
 
-CLIP_FAMILY, SIGLIP_FAMILY = FAMILIES
+CLIP_FAMILY, SIGLIP_FAMILY, *PLAIN = FAMILIES
 each = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 
 
 def first_block_input(model, batch) -> torch.Tensor:
     seen: list[torch.Tensor] = []
-    hook = model.module.encoder.layers[0].register_forward_pre_hook(
+    hook = model.module.get_submodule(block_paths(model.module, model.sites)[0]).register_forward_pre_hook(
         lambda _, args, kwargs: seen.append(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
     )
     with torch.no_grad():
@@ -61,6 +62,31 @@ def test_clips_class_token_is_the_first_and_no_patch():
     assert acts.provenance.positions == "first()"
     model = SIGLIP_FAMILY.load()
     assert model.adapter.prepare(contents(1), "", model).token_info.video.all()
+
+
+@pytest.mark.parametrize("family", PLAIN, ids=lambda family: family.name)
+def test_plain_vision_transformers_have_an_adapter(family):
+    model = family.load()
+    n_before = {"vit": 1, "deit": 2, "dinov2": 1}[family.name]
+    video = model.adapter.prepare(contents(2), "", model).token_info.video
+    assert video.tolist() == [[False] * n_before + [True] * 16] * 2
+    assert len(model.heads) == 12
+
+
+def test_dinov2_takes_pictures_of_any_whole_number_of_patches():
+    module = FAMILIES[-1].module(0)
+    model = headprobe.load(module, processor_config=CLIP | {"crop_size": 24})
+    assert HeadTracer(model).capture(contents(1), positions=positions.first(), progress=False).z.shape == (
+        1,
+        1,
+        3,
+        4,
+        8,
+    )
+    assert model.adapter.prepare(contents(1), "", model).token_info.mask.shape == (1, 1 + 9)
+    odd = headprobe.load(module, processor_config=CLIP | {"crop_size": 25})
+    with pytest.raises(InputError, match=r"makes pictures of \(25, 25\) pixels"):
+        odd.adapter.prepare(contents(1), "", odd)
 
 
 @each

@@ -348,7 +348,7 @@ def test_a_vision_model_without_adapter_is_told_so_and_not_to_bring_a_tokenizer(
     with pytest.raises(UnsupportedModelError, match="no adapter for model type 'ijepa'; `headprobe models` lists"):
         headprobe.load(vision, tokenizer=make_tokenizer())
     with pytest.raises(
-        UnsupportedModelError, match=r"'ijepa' takes pictures and has no adapter.* VisionTowerAdapter\("
+        UnsupportedModelError, match=r"'ijepa' takes pictures and has no adapter.*VisionTowerAdapter\("
     ):
         headprobe.load(vision)
     vision.save_pretrained(tmp_path)

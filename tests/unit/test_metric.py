@@ -97,7 +97,7 @@ def test_results_that_are_not_one_finite_number_per_head_are_refused():
 
 def test_general_tools_speak_of_the_classes_at_hand():
     """Only the detector of anomalies knows a normal and an abnormal class."""
-    with pytest.raises(InputError, match=r"labels of two classes must be 0 or 1, got 'cat' .* label == 'dog'"):
+    with pytest.raises(InputError, match=r"labels of two classes must be 0 or 1, got 'cat' .*label == 'dog'"):
         saliency(np.zeros((4, 1, 1, 2)), ["cat", "dog"] * 2)
     rooms = Path(headprobe.metrics.__file__).parent
     speaking = [path.name for path in sorted(rooms.glob("*.py")) if "abnormal" in path.read_text("utf-8")]

@@ -125,9 +125,15 @@ def evaluate(
             show_default=False,
         ),
     ],
-    ground_truth: Annotated[Path, typer.Option(help="The data set's temporal annotation.", show_default=False)],
+    ground_truth: Annotated[
+        Path,
+        typer.Option(
+            help="The data set's temporal annotation, a table, or the folder with a folder per class.",
+            show_default=False,
+        ),
+    ],
     dataset: Annotated[
-        str, typer.Option(help="ucf-crime, xd-violence, ped2, shanghaitech or table.", show_default=False)
+        str, typer.Option(help="ucf-crime, xd-violence, ped2, shanghaitech, folder or table.", show_default=False)
     ],
     frame_counts: Annotated[
         Path | None, typer.Option(help="Lines 'name first last class', both ends inclusive.", show_default=False)
@@ -141,8 +147,17 @@ def evaluate(
         float | None, typer.Option(help="Threshold for event-level numbers; needs --fps.", show_default=False)
     ] = None,
     fps: Annotated[float | None, typer.Option(help="Frames per second of the videos.", show_default=False)] = None,
-    bootstrap: Annotated[int, typer.Option(min=0, help="Resamples of the videos for intervals; 0 for none.")] = 0,
-    interval: Annotated[str, typer.Option(help="Kind of interval: percentile or bca.")] = "percentile",
+    bootstrap: Annotated[
+        int, typer.Option(min=0, help="Resamples of the videos, for --interval percentile and bca.")
+    ] = 0,
+    interval: Annotated[
+        str,
+        typer.Option(
+            help="Intervals over videos: t, percentile or bca (both with --bootstrap), or none; by default t, and "
+            "percentile with --bootstrap."
+        ),
+    ] = "",
+    normal: Normal = "Normal",
     seed: Annotated[int, typer.Option(min=0, help="Seed of resamples and random controls.")] = 0,
     sigmoid: Annotated[
         bool,
@@ -152,11 +167,14 @@ def evaluate(
         int | None, typer.Option(min=0, help="Round scores to so many decimals, likewise.", show_default=False)
     ] = None,
 ) -> None:
-    """Evaluate the scores of any method, beside controls that look at no frame."""
+    """Evaluate the scores of any method, beside controls that look at no frame.
+
+    Where only labels of videos are known, the numbers are those of videos; a score per video is then enough.
+    """
     from headprobe._files import write_json
     from headprobe.errors import InputError
     from headprobe.headhunt.datasets import read_truth
-    from headprobe.headhunt.evaluate import full_evaluation, read_scores
+    from headprobe.headhunt.evaluate import evaluate_by_label, full_evaluation, read_scores, read_video_scores
     from headprobe.provenance import versions
 
     def work() -> dict[str, Any]:
@@ -164,20 +182,46 @@ def evaluate(
             raise InputError("events are counted in seconds: --tau needs --fps, the frame rate of the videos")
         if json_out is not None and not json_out.parent.is_dir():
             raise InputError(f"there is no folder {json_out.parent} to write {json_out.name} into")
-        data = read_truth(dataset, ground_truth, frame_counts)
-        truth = data.truth()
-        given = read_scores(scores, {v: len(t) for v, t in truth.items()}, frames_per_score or None)
-        given = {video: _transformed(values, sigmoid, decimals) for video, values in given.items()}
-        numbers = full_evaluation(
-            given,
-            truth,
-            classes=data.classes() if by_class else None,
-            tau=tau,
-            fps=fps,
-            n_resamples=bootstrap,
-            kind=interval,
-            random_state=seed,
-        )
+        kind = interval or ("percentile" if bootstrap else "t")
+        if kind not in ("t", "percentile", "bca", "none"):
+            raise InputError(f"--interval must be t, percentile, bca or none, got {interval!r}")
+        if (kind in ("percentile", "bca")) != bool(bootstrap):
+            raise InputError(
+                f"--interval {kind} and --bootstrap {bootstrap} do not go together: percentile and bca resample the "
+                "videos, the others do not"
+            )
+        data = read_truth(dataset, ground_truth, frame_counts, normal)
+        untimed = [video.name for video in data.videos if video.events is None]
+        if untimed:
+            if tau is not None or by_class or frames_per_score:
+                raise InputError(
+                    f"no file says when the events of {len(untimed)} of {len(data)} videos happen, such as "
+                    f"{untimed[0]!r}, so only numbers over videos can be given: leave out --tau, --by-class and "
+                    "--frames-per-score"
+                )
+            of_videos = read_video_scores(scores, [video.name for video in data.videos])
+            of_videos = {video: _transformed(values, sigmoid, decimals) for video, values in of_videos.items()}
+            numbers = evaluate_by_label(
+                of_videos,
+                data.labels(),
+                n_resamples=bootstrap,
+                kind=None if kind == "none" else kind,
+                random_state=seed,
+            ) | {"n_untimed": len(untimed)}
+        else:
+            truth = data.truth()
+            given = read_scores(scores, {v: len(t) for v, t in truth.items()}, frames_per_score or None)
+            given = {video: _transformed(values, sigmoid, decimals) for video, values in given.items()}
+            numbers = full_evaluation(
+                given,
+                truth,
+                classes=data.classes() if by_class else None,
+                tau=tau,
+                fps=fps,
+                n_resamples=bootstrap,
+                kind=None if kind == "none" else kind,
+                random_state=seed,
+            )
         files = {"scores": scores, "ground_truth": ground_truth, "frame_counts": frame_counts}
         numbers["dataset"] = data.name
         numbers["inputs"] = {role: _file(path) for role, path in files.items() if path is not None}
@@ -212,8 +256,27 @@ def _file(path: Path) -> dict[str, str]:
 
 def _report(name: str, numbers: Mapping[str, Any]) -> str:
     from headprobe.headhunt.detector_report import counted
+    from headprobe.headhunt.evaluate import VIDEO_ROWS
     from headprobe.models.summary import text_table
 
+    if "n_untimed" in numbers:
+        rows = [
+            ("", "AUC", "AP"),
+            *(
+                (VIDEO_ROWS[row], _shown(found["auc"]), _shown(found["ap"]))
+                for row, found in numbers["video_level"].items()
+            ),
+        ]
+        n, untimed = counted(numbers["n_videos"], "video"), counted(numbers["n_untimed"], "video")
+        return "\n".join(
+            [
+                f"{numbers['dataset']}: {n}, {numbers['n_abnormal_videos']} abnormal",
+                f"Frame level: not possible, as no file says when the events of {untimed} happen",
+                "",
+                text_table(rows, shutil.get_terminal_size((120, 40)).columns),
+                *_interval_lines(numbers),
+            ]
+        )
     width = shutil.get_terminal_size((120, 40)).columns
     keys = ("auc", "ap", "pr_auc_trapezoid", "within_auc", "anomaly_videos_auc")
     header = ("", "AUC", "AP", "PR-AUC trapezoid", "within-video AUC", "AUC in abnormal videos")
@@ -236,16 +299,39 @@ def _report(name: str, numbers: Mapping[str, Any]) -> str:
     ]
     if numbers["video_level"]:
         level = numbers["video_level"]
-        best, mean = (_shown(level[how]["auc"]) for how in ("max", "mean"))
-        lines.append(f"Video level: AUC {best} by the highest score, {mean} by the mean")
+        best, mean, length = (_shown(level[how]["auc"]) for how in ("max", "mean", "length"))
+        lines.append(
+            f"Video level: AUC {best} by the highest score, {mean} by the mean, {length} by the video's length"
+        )
     if "events" in numbers:
         lines += ["", *_event_lines(numbers["events"], text_table, width)]
+    return "\n".join([*lines, *_interval_lines(numbers)])
+
+
+def _interval_lines(numbers: Mapping[str, Any]) -> list[str]:
+    out = []
     for metric, found in numbers.get("intervals", {}).items():
-        lines.append(
-            f"{metric.replace('_', ' ')}: {found['estimate']:.4f}, {found['confidence']:.0%} {found['kind']} interval "
-            f"over videos {found['low']:.4f} to {found['high']:.4f}"
+        name = metric.replace("_", " ")
+        if isinstance(found, str):
+            out.append(f"{name}: no interval over videos: {found}")
+            continue
+        out.append(
+            f"{name}: {found['estimate']:.4f}, {found['confidence']:.0%} {found['kind']} interval over videos "
+            f"{found['low']:.4f} to {found['high']:.4f}"
         )
-    return "\n".join(lines)
+    few = numbers["n_videos"] <= 20
+    if out and few:
+        out.append(COVERAGE["t" if any("t interval" in line for line in out) else "percentile"])
+    return out
+
+
+COVERAGE = {
+    "t": "Of 20 videos or fewer, these intervals hold an AUC as often as they say, and an average precision in about "
+    "91 %.",
+    "percentile": "Of 20 videos or fewer, resampled intervals of 95 % hold the number in 88 to 92 %: --interval t is "
+    "nearer.",
+}
+"""What was measured of intervals on few videos (`analyses/benchmarks/coverage.py`)."""
 
 
 def _event_lines(events: Mapping[str, Any], text_table: Callable[..., str], width: int) -> list[str]:

@@ -68,6 +68,10 @@ def fit(
         Path | None,
         typer.Option(help="Folder to keep what is read of the clips: the same command goes on where it was stopped."),
     ] = None,
+    controls: Annotated[
+        str,
+        typer.Option(help="Clips for the never-trained copy: subset (96 of them), full (all) or none."),
+    ] = "subset",
     batch_size: Annotated[int, typer.Option(min=1, help="Clips per forward pass.")] = 16,
     dtype: Annotated[str, typer.Option(help="Number type the model runs in; the checkpoint's by default.")] = "",
     device: Annotated[str, typer.Option(help="Where the model goes, such as cuda.")] = "",
@@ -107,6 +111,7 @@ def fit(
             normal=normal,
             locator=_locator(sigma, tau, release, min_seconds),
             store=store,
+            controls=controls,
             batch_size=batch_size,
             dtype=dtype or None,
             device=device or None,
@@ -259,12 +264,17 @@ def report(
     dataset: Annotated[
         str,
         typer.Option(
-            help="With --ground-truth: ucf-crime, xd-violence, ped2, shanghaitech or table; evaluates the run."
+            help="With --ground-truth: ucf-crime, xd-violence, ped2, shanghaitech, folder or table; evaluates the run."
         ),
     ] = "",
     ground_truth: Annotated[
-        Path | None, typer.Option(help="The data set's temporal annotation, or a table.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="The data set's temporal annotation, a table, or the folder with a folder per class.",
+            show_default=False,
+        ),
     ] = None,
+    normal: Annotated[str, typer.Option(help="For --dataset folder: the folder of the normal videos.")] = "Normal",
     explain: Annotated[
         bool, typer.Option("--explain/--no-explain", help="Whether the model describes the events.")
     ] = True,
@@ -287,7 +297,7 @@ def report(
         if bool(dataset) != (ground_truth is not None):
             raise InputError("an evaluation needs both --dataset and --ground-truth")
         hunter = load_detector(detector)
-        truth = None if ground_truth is None else truth_of(dataset, ground_truth, read_events(events)[0])
+        truth = None if ground_truth is None else truth_of(dataset, ground_truth, read_events(events)[0], normal)
         fitted = hunter.provenance_
         name = model or fitted.model
         loaded = (

@@ -44,6 +44,11 @@ class Detector(BaseEstimator):
         Normal and abnormal calibration segments and the videos that hold them.
     calibration_groups_ : tuple of str
         The calibration videos.
+    calibration_files_ : dict
+        Size and SHA-256 of each file of them to its video, so that reports leave these files out wherever they lie;
+        empty where the detector was fitted on activations.
+    controls_ : list of dict
+        The held-out AUC beside controls (`headprobe.headhunt.hunt.Hunt.held_out_rows`), where they were computed.
     fps_ : float or None
         Frame rate of the calibration videos; None if nothing said it.
     provenance_ : Provenance
@@ -71,6 +76,8 @@ class Detector(BaseEstimator):
     held_out_: dict[str, float]
     balance_: dict[str, int]
     calibration_groups_: tuple[str, ...]
+    calibration_files_: dict[str, str]
+    controls_: list[dict[str, Any]]
     fps_: float | None
     prompt_: str
     provenance_: Provenance

@@ -39,6 +39,7 @@ _SETTINGS = (
     "C",
     "hidden",
     "class_weight",
+    "standardise",
     "calibrate",
     "calibration_clips",
     "match_frame_rate",
@@ -96,6 +97,8 @@ def save_detector(hunter: Detector, folder: str | os.PathLike[str]) -> Path:
         "balance": h.balance_,
         "held_out": h.held_out_,
         "calibration_videos": list(h.calibration_groups_),
+        "calibration_files": dict(h.calibration_files_),
+        "controls": [dict(row) for row in h.controls_],
         "provenance": h.provenance_.to_dict(),
     }
     if h.kind == "heads":
@@ -276,6 +279,10 @@ def _fill(hunter: Any, state: Any, maps: Any) -> None:
     hunter.held_out_ = {name: float(_of_kind(value, float, "held_out")) for name, value in held_out.items()}
     videos = _of_kind(state["calibration_videos"], list, "calibration_videos")
     hunter.calibration_groups_ = tuple(_of_kind(name, str, "a calibration video") for name in videos)
+    # Detectors of earlier versions have no controls, and name their videos only.
+    hunter.controls_ = [_row(row) for row in _of_kind(state.get("controls", []), list, "controls")]
+    files = _of_kind(state.get("calibration_files", {}), dict, "calibration_files")
+    hunter.calibration_files_ = {k: _of_kind(v, str, "a calibration file") for k, v in files.items()}
     hunter.provenance_ = Provenance.from_dict(state["provenance"])
     read = {name: from_json(json.dumps(one)) for name, one in _of_kind(maps, dict, MAPS_FILE).items()}
     if hunter.kind == "heads":
@@ -306,6 +313,12 @@ def _check_there(heads: HeadSet, rss: Any) -> None:
     absent = [head.label for head in heads if head.layer not in layers or head.head not in numbers]
     if absent:
         raise InputError(f"{MAPS_FILE} has no score for {', '.join(absent[:5])}")
+
+
+def _row(row: Any) -> dict[str, Any]:
+    if not isinstance(row, dict) or not isinstance(row.get("name"), str) or not isinstance(row.get("auc"), float):
+        raise InputError(f"a row of controls must have a name and an auc, got {row!r}")
+    return dict(row)
 
 
 def _plain(value: Any, name: str) -> Any:

@@ -15,9 +15,10 @@ from tqdm.auto import tqdm
 from headprobe._files import write_json
 from headprobe.headhunt.detect import Detection, shown_name
 from headprobe.headhunt.detector_report import counted, describe_detector, detector_facts, read_by
+from headprobe.headhunt.evaluate import VIDEO_ROWS
 from headprobe.headhunt.events_file import Run, read_events, read_run, timeline_figure
 from headprobe.headhunt.explain import Explanation, attention_figure, contributions_figure, explain_events
-from headprobe.headhunt.judgement import SELF, Judgement, judge, label_of
+from headprobe.headhunt.judgement import SELF, Judgement, judge, labels_by_video
 from headprobe.report import Figure, Report, Table
 
 if TYPE_CHECKING:
@@ -33,6 +34,11 @@ LIMITS = (
     "Attention shows where a head takes its input from, not why; an attention weight is no cause.",
     "Stability and significance were measured on the calibration videos that the heads were chosen on.",
 )
+INTERVAL = (
+    " In brackets: 95 % interval over videos (t, by leaving out one at a time); for the average precision of 20 videos "
+    "or fewer it covers about 91 %."
+)
+TOO_FEW = " The videos are too few, or told apart too well, for an interval."
 SHOWN_FRAMES = 4  # of the peak segment, in the strip beside the words
 SHOWN_IOUS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
@@ -43,7 +49,7 @@ def report_events(
     events: str | os.PathLike[str],
     out: str | os.PathLike[str] | None = None,
     *,
-    truth: Mapping[str, ArrayLike] | None = None,
+    truth: Mapping[str, ArrayLike | bool] | None = None,
     prompt: str | None = None,
     max_new_tokens: int = 64,
     max_events: int | None = 3,
@@ -63,8 +69,9 @@ def report_events(
         The HTML file; ``report.html`` beside ``events.json`` by default. What the model wrote is also put into
         ``explanations.json`` beside it.
     truth
-        Ground truth: path, file name or name of a video to ``[frame]`` 0 / 1. With it the page has a table of controls
-        and the timelines show what is true; see `headprobe.headhunt.judgement.truth_of` for annotation files.
+        Ground truth: path of a video, or as much of its end as only one has, to ``[frame]`` 0 / 1, or to True or False
+        where only the video's label is known. With it the page has numbers beside controls, and the timelines show what
+        is true; see `headprobe.headhunt.judgement.truth_of` for annotation files.
     prompt, max_new_tokens
         As in `headprobe.headhunt.explain.explain`.
     max_events
@@ -94,7 +101,8 @@ def report_events(
     detections, missing = read_events(events)
     ran = read_run(events)
     hunter = _as_it_ran(hunter, ran)
-    judged = None if truth is None else judge(detections, truth, hunter.calibration_groups_)
+    known = {} if truth is None else labels_by_video(detections, truth)
+    judged = None if truth is None else judge(detections, known, hunter.calibration_groups_, hunter.calibration_files_)
     explained: dict[str, list[Explanation]] = {}
     report = Report("Events in video", _summary(hunter, detections, judged, ran))
     report.question(
@@ -119,8 +127,8 @@ def report_events(
                 hunter, model, detection, prompt=prompt, max_new_tokens=max_new_tokens, max_events=max_events
             )
         explained[name] = told
-        own = None if truth is None else label_of(detection, truth)
-        _timeline(report, detection, hunter, own)
+        own = known.get(name)
+        _timeline(report, detection, hunter, None if np.ndim(own) == 0 else own)
         for one in told:
             _explanation(report, detection, one, model)
     if model is None:
@@ -154,6 +162,9 @@ def _summary(hunter: Detector, detections: Sequence[Detection], judged: Judgemen
     if judged is not None and judged.rows:
         own = judged.rows[0]
         text += f" Frame AUC {own['auc']:.3f} on {counted(len(judged.videos), 'video')} with ground truth."
+    elif judged is not None and judged.video_level:
+        level = judged.video_level["max"]
+        text += f" Video AUC {level['auc']:.3f} on {counted(level['n_videos'], 'video')} with a label."
     return f"{text} {ran.sentence()}".rstrip()
 
 
@@ -164,7 +175,7 @@ def _videos(detections: Sequence[Detection], judged: Judgement | None) -> Table:
         row = [name, detection.info.n_frames, float(detection.edges[-1]), len(detection.spans), len(detection.events)]
         if judged is not None:
             used = "calibration video, not judged" if name in judged.seen else "none"
-            row.append("judged" if name in judged.videos else used)
+            row.append("frames" if name in judged.videos else "label of the video" if name in judged.labelled else used)
         rows.append(row)
     columns = ["video", "frames", "seconds", "segments", "events"]
     return Table(columns if judged is None else [*columns, "ground truth"], rows, "The videos of this run.", digits=1)
@@ -186,8 +197,9 @@ def _controls(report: Report, judged: Judgement | None) -> None:
         report.add("controls", f"{counted(n, 'video')} {'has' if n == 1 else 'have'} no ground truth.")
     if judged.note:
         report.add("controls", judged.note)
+    _video_level(report, judged)
     if judged.rows:
-        interval = " In brackets: 95 % interval over resampled videos." if "auc_low" in judged.rows[0] else ""
+        interval = INTERVAL if "auc_low" in judged.rows[0] else TOO_FEW
         report.controls(
             judged.rows,
             {"name": "scores", "auc": "frame AUC", "ap": "average precision", "within_auc": "AUC within videos"},
@@ -222,6 +234,33 @@ def _controls(report: Report, judged: Judgement | None) -> None:
     )
 
 
+def _video_level(report: Report, judged: Judgement) -> None:
+    """Which videos are abnormal at all: the table and the sentence, where there are both kinds."""
+    level = judged.video_level
+    if not level:
+        return
+    rows = [level[row] | {"name": f"by the {name}"} for row, name in VIDEO_ROWS.items()]
+    n, called = level["max"]["n_videos"], level["called"]
+    report.controls(
+        rows,
+        {"name": "videos ranked", "auc": "AUC over videos", "ap": "average precision"},
+        split=f"{counted(n, 'video')} that no calibration saw, {level['max']['n_abnormal_videos']} of them abnormal",
+    )
+    only = f" Of {counted(len(judged.labelled), 'video')} only the label is known." if judged.labelled else ""
+    report.add(
+        "controls",
+        "Whether a video is abnormal at all, by the smoothed scores of its frames; the last row looks at no frame."
+        f"{INTERVAL if 'auc_low' in level['max'] else TOO_FEW}{only} Calling a video abnormal that has an event: "
+        f"precision {_share(called['precision'])}, recall {_share(called['recall'])}, F1 "
+        f"{_share(called['f1'])}, accuracy {_share(called['accuracy'])}, balanced accuracy "
+        f"{_share(called['balanced_accuracy'])}.",
+    )
+
+
+def _share(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3f}"
+
+
 def _found(detections: Sequence[Detection], judged: Judgement | None) -> list[Any]:
     rows = [
         [shown_name(detection.path.name), event.start_seconds, event.end_seconds, event.peak]
@@ -240,6 +279,12 @@ def _found(detections: Sequence[Detection], judged: Judgement | None) -> list[An
         blocks.append(
             f"On {counted(n, 'video')} with ground truth the frame AUC is {own['auc']:.3f}. Controls that reach it: "
             f"{', '.join(better) or 'none'}."
+        )
+    elif judged is not None and judged.video_level:
+        own = judged.video_level["max"]
+        blocks.append(
+            f"On {counted(own['n_videos'], 'video')} with a label the AUC over videos, by the highest score, is "
+            f"{own['auc']:.3f}."
         )
     return blocks
 

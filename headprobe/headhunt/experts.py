@@ -121,7 +121,10 @@ class Experts:
         stability = f"Stability of the choice (1 always the same, 0 chance): {', '.join(parts)}. " if parts else ""
         p = self.table["p"].dropna().tolist()
         n = sum(value <= 0.05 for value in p)
-        reach = f"{n} of {len(p)} heads score higher than chance allows (family-wise p at most 0.05). "
+        reach = (
+            f"{n} of {len(p)} heads score higher than chance allows (family-wise p at most 0.05; chance is labels that "
+            "mean nothing: a model that was never trained can pass this too). "
+        )
         significant = reach if p else ""
         return (stability + significant + " ".join(self.notes)).strip()
 

@@ -9,10 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from tqdm.auto import tqdm
 
-from headprobe.errors import InputError
+from headprobe.activations import HeadActivations
+from headprobe.errors import InputError, UnsupportedModelError
+from headprobe.examples import Example, read_content
 from headprobe.extraction.prompts import read_prompts
 from headprobe.headhunt.calibration import CalibrationSample, calibration_examples
+from headprobe.headhunt.comparison import frame_differences
 from headprobe.headhunt.datasets import (
     NORMAL,
     Dataset,
@@ -22,19 +27,26 @@ from headprobe.headhunt.datasets import (
     match_videos,
     read_text,
 )
+from headprobe.headhunt.datasets.grammar import match_names, one_each
 from headprobe.headhunt.detector_report import counted, describe_detector, detector_facts, read_by
+from headprobe.headhunt.held_out import fold_numbers
+from headprobe.headhunt.hunt import DETECTOR, MOTION
 from headprobe.headhunt.kept import kept_activations
 from headprobe.headhunt.layers import LayerHunt
 from headprobe.headhunt.locate import Locator
+from headprobe.headhunt.material import binary_labels, file_digests
 from headprobe.headhunt.pipeline import HeadHunt
 from headprobe.headhunt.presets import preset as settings_of
-from headprobe.models.loading import load
+from headprobe.models.loading import load, never_trained
 from headprobe.report import Report, Table
 from headprobe.video.decode import probe
 
 __all__ = ["VIDEOS_FILE", "Fitted", "fit_detector"]
 
 VIDEOS_FILE = "calibration_videos.json"
+CONTROLS = ("subset", "full", "none")
+CONTROL_CLIPS = 96
+"""Clips on which the never-trained copy is read, unless all are asked for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,11 +61,14 @@ class Fitted:
         What `from_pretrained` takes.
     no_locator
         Why there is no locator; empty where there is one.
+    without
+        Which control is missing, and why; empty where none is.
     """
 
     hunter: Any
     folder: Path
     no_locator: str = ""
+    without: str = ""
 
     def lines(self) -> list[str]:
         """What a user wants to know, a line each.
@@ -77,6 +92,9 @@ class Fitted:
                 f"on calibration videos that were held out: AUC {quality['auc']:.3f}, Brier score "
                 f"{quality['brier']:.3f}, calibration error {quality['ece']:.3f}"
             )
+        out += controls_lines(hunter.controls_)
+        if self.without:
+            out.append(self.without)
         where = hunter.locator_
         out.append(
             f"no locator: {self.no_locator}; give --sigma and --tau to detect"
@@ -104,6 +122,7 @@ def fit_detector(
     normal: str = NORMAL,
     locator: Locator | None = None,
     store: str | os.PathLike[str] | None = None,
+    controls: str = "subset",
     batch_size: int = 16,
     dtype: str | None = None,
     device: str | None = None,
@@ -139,6 +158,9 @@ def fit_detector(
     store
         Folder in which to keep what is read of the clips, so that a fit that is stopped goes on where it was. Heads
         only.
+    controls
+        Clips on which a never-trained copy of the model is read too: ``"subset"``, `CONTROL_CLIPS` of them, ``"full"``,
+        all, or ``"none"``. Random heads and frame differences stand beside the held-out number always.
     batch_size, progress
         As in `HeadHunt.fit`.
 
@@ -153,6 +175,8 @@ def fit_detector(
     VideoError
         A video cannot be decoded; none is left out.
     """
+    if controls not in CONTROLS:
+        raise InputError(f"controls must be one of {', '.join(CONTROLS)}, got {controls!r}")
     listing = list_folder(root)
     data = load_dataset(dataset, root, annotations=annotations, table=table, normal=normal, listing=listing)
     chosen = _chosen(data, sample, videos, split)
@@ -175,25 +199,22 @@ def fit_detector(
     if store is not None and layer:
         raise InputError("a store keeps outputs of heads: a detector that reads a layer is fitted without --store")
     loaded = load(model, dtype=dtype, device=device)
-    if store is not None:
-        hunter.check_examples(loaded, examples)
-    given = (
-        (loaded, examples)
-        if store is None
-        else (kept_activations(hunter, loaded, examples, store, batch_size=batch_size, progress=progress),)
-    )
-    hunter.fit(
-        *given,
-        frame_truth=truth if complete and locator is None else None,
-        batch_size=batch_size,
-        progress=progress,
-    )
+    located_by = truth if complete and locator is None else None
+    hunter.check_examples(loaded, examples, located=located_by is not None)
+    if store is None:
+        acts = hunter.capture(loaded, examples, batch_size=batch_size, progress=progress)
+    else:
+        acts = kept_activations(hunter, loaded, examples, store, batch_size=batch_size, progress=progress)
+    hunter.fit(acts, frame_truth=located_by)
     if locator is not None:
         hunter.locator_ = locator
+    hunter.calibration_files_ = file_digests(examples)
+    without = _control(hunter, loaded, acts, examples, controls, batch_size, progress)
     folder = hunter.save_pretrained(out)
     chosen.save(folder / VIDEOS_FILE)
-    _report(hunter, chosen, annotated, folder)
-    return Fitted(hunter, folder, "" if hunter.locator_ is not None else _no_locator(how, chosen, annotated))
+    _report(hunter, chosen, annotated, folder, without)
+    no_locator = "" if hunter.locator_ is not None else _no_locator(how, chosen, annotated)
+    return Fitted(hunter, folder, no_locator, without)
 
 
 def _chosen(data: Dataset, sample: Any, videos: str, split: str) -> CalibrationSample:
@@ -209,7 +230,8 @@ def _chosen(data: Dataset, sample: Any, videos: str, split: str) -> CalibrationS
         if wrong:
             raise InputError(f"{os.fspath(sample)} and the annotation disagree about whether {wrong[:5]} are abnormal")
         return drawn
-    names = _names(videos) if videos else [v.name for v in (data.split(split) if split else data).videos]
+    known = [v.name for v in (data.split(split) if split else data).videos]
+    names = _names(videos, known) if videos else known
     part = data.only(names)
     return CalibrationSample(
         dataset=data.name,
@@ -224,12 +246,14 @@ def _chosen(data: Dataset, sample: Any, videos: str, split: str) -> CalibrationS
     )
 
 
-def _names(videos: str) -> list[str]:
+def _names(videos: str, known: Sequence[str]) -> list[str]:
     given = read_text(videos).splitlines() if os.path.isfile(videos) else videos.split(",")
     names = [name.strip() for name in given if name.strip()]
     if not names:
         raise InputError(f"{videos!r} names no video")
-    return names
+    fits = match_names(dict.fromkeys(names), known)
+    meant = {name: known[place] for place, name in one_each(fits, known, "--videos").items()}
+    return [meant.get(name, name) for name in names]  # unknown ones are named by who looks them up
 
 
 def _paths(chosen: CalibrationSample, located: Mapping[str, Sequence[Any]]) -> dict[str, Path]:
@@ -280,6 +304,157 @@ LIMITS = (
 )
 
 
+def _control(
+    hunter: Any,
+    model: Any,
+    acts: HeadActivations,
+    examples: Sequence[Example],
+    controls: str,
+    batch_size: Any,
+    progress: bool,
+) -> str:
+    """Put the controls beside the held-out number; what is returned says which is missing."""
+    groups, labels = acts.groups, binary_labels(acts.labels)
+    try:
+        fold_numbers(labels, groups, hunter.n_folds, hunter.random_state)
+    except InputError as error:
+        return f"no held-out number and no controls: {error}"
+    motion, untrained, without = None, None, []
+    try:
+        motion = np.stack(
+            [
+                frame_differences(np.asarray(read_content(example)))
+                for example in tqdm(examples, desc="frame differences", unit="clip", disable=not progress)
+            ]
+        )
+    except InputError as error:
+        without.append(f"no frame differences: {error}")
+    if controls == "none":
+        without.append(
+            "no never-trained copy was read (--controls none), so what any random network gives is not known"
+        )
+    else:
+        rows = np.arange(len(labels))
+        if controls == "subset":
+            rows = some_of_each(labels, groups, CONTROL_CLIPS, hunter.random_state)
+        try:
+            untrained = hunter.capture(
+                never_trained(model, hunter.random_state),
+                [examples[row] for row in rows],
+                batch_size=batch_size,
+                progress=progress,
+            )
+        except (UnsupportedModelError, torch.OutOfMemoryError) as error:
+            without.append(f"no never-trained copy was read: {str(error).splitlines()[0]}")
+    hunter.controls_ = hunter.held_out_rows(acts, motion=motion, untrained=untrained)
+    return "; ".join(without)
+
+
+def some_of_each(y: np.ndarray, groups: np.ndarray, n: int, random_state: int = 0) -> np.ndarray:
+    """Rows of at most n clips, as many of either label as there are to take, from as many videos as can be.
+
+    Parameters
+    ----------
+    y, groups
+        ``[example]``, 0 or 1, and the video of each.
+    n
+        How many clips at most, an even number.
+    random_state
+        Seed.
+
+    Returns
+    -------
+    numpy.ndarray
+        Rows in rising order.
+
+    Examples
+    --------
+    >>> some_of_each(np.array([0, 0, 0, 0, 1, 1]), np.array(list("aabbcc")), 4).tolist()[2:]
+    [4, 5]
+    """
+    rng = np.random.default_rng(random_state)
+    chosen: list[int] = []
+    for label in (0, 1):
+        turns: list[tuple[int, float, int]] = []
+        for group in dict.fromkeys(groups.tolist()):
+            rows = rng.permutation(np.flatnonzero((groups == group) & (y == label)))
+            turns += [(turn, float(rng.random()), int(row)) for turn, row in enumerate(rows)]
+        chosen += [row for _, _, row in sorted(turns)[: n // 2]]
+    return np.array(sorted(chosen))
+
+
+def controls_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The held-out number beside its controls, a line each.
+
+    Parameters
+    ----------
+    rows
+        As from `headprobe.headhunt.hunt.Hunt.held_out_rows`.
+
+    Returns
+    -------
+    list of str
+    """
+    if not rows:
+        return []
+    out = ["AUC over clips of held-out calibration videos, beside what it must beat:"]
+    for row in rows:
+        spread = ""
+        if "auc_low" in row:
+            spread = f" ({row['auc_low']:.3f} to {row['auc_high']:.3f}, 95 %)"
+        elif row.get("auc_sd") is not None:
+            spread = f" (sd over sets {row['auc_sd']:.3f})"
+        where = f"{counted(row['n_clips'], 'clip')} of {counted(row['n_videos'], 'video')}"
+        out.append(f"  {row['auc']:.3f}{spread}  {row['name']}, {where}")
+    return [*out, *(f"  {line}" for line in verdicts(rows))]
+
+
+def verdicts(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the controls say of the detector, in sentences.
+
+    Parameters
+    ----------
+    rows
+        As from `headprobe.headhunt.hunt.Hunt.held_out_rows`.
+
+    Returns
+    -------
+    list of str
+
+    Examples
+    --------
+    >>> verdicts([{"name": "this detector", "auc": 0.9}, {"name": "frame differences", "auc": 0.95}])
+    ['frame differences do as well: nothing here shows that the detector looks at more than that.']
+    """
+    out = [
+        f"{row['name']} do as well: nothing here shows that the detector looks at more than that."
+        for row in rows[1:]
+        if row["name"] == MOTION and row["auc"] >= rows[0]["auc"]
+    ]
+    out += [
+        f"{row['name']} do as well: nothing here shows that the choice of heads matters."
+        for row in rows[1:]
+        if row["name"].startswith("random heads") and row["auc"] >= rows[0]["auc"]
+    ]
+    for row in rows:
+        if "difference" not in row:
+            continue
+        if "difference_low" not in row:
+            out.append("The videos are too few to tell the detector from a never-trained copy.")
+        elif row["difference_low"] > 0:
+            out.append(
+                f"The detector is better than a never-trained copy by {row['difference']:.3f} "
+                f"({row['difference_low']:.3f} to {row['difference_high']:.3f}, 95 % over videos)."
+            )
+        else:
+            out.append(
+                "A never-trained copy does as well, as far as these videos can tell (difference "
+                f"{row['difference']:+.3f}, {row['difference_low']:+.3f} to {row['difference_high']:+.3f}, 95 % over "
+                "videos): nothing here shows that the detector reads what the model has learned."
+            )
+    return out
+
+
 def _no_locator(how: str, chosen: CalibrationSample, annotated: Sequence[str]) -> str:
     """Why a fit calibrated no locator."""
     if how == "whole_video":
@@ -307,7 +482,7 @@ def _labelled_by(how: str, chosen: CalibrationSample, annotated: Sequence[str]) 
     )
 
 
-def _report(hunter: Any, chosen: CalibrationSample, annotated: Sequence[str], folder: Path) -> None:
+def _report(hunter: Any, chosen: CalibrationSample, annotated: Sequence[str], folder: Path, without: str) -> None:
     held_out = hunter.held_out_
     summary = f"Fitted on {counted(len(chosen.videos), 'video')}; reads {read_by(hunter)}."
     if held_out:
@@ -334,10 +509,25 @@ def _report(hunter: Any, chosen: CalibrationSample, annotated: Sequence[str], fo
             f"{counted(int(held_out['n']), 'clip')}."
         )
     describe_detector(report, hunter)
+    if hunter.controls_:
+        report.controls(
+            hunter.controls_,
+            {"name": "read", "auc": "AUC over clips", "n_clips": "clips", "n_videos": "videos"},
+            split="calibration videos that a fold did not see, everything chosen anew without them",
+            highlight=DETECTOR,
+        )
+        report.add(
+            "controls",
+            "In brackets: 95 % interval over videos (t, by leaving out one at a time). Frame differences: eight "
+            "numbers on how much a clip changes from frame to frame. The never-trained copy has the model's "
+            "architecture and random weights; its heads are chosen and its scorer is fitted in the same way, on as "
+            "many clips as stand there.",
+            *verdicts(hunter.controls_),
+        )
     report.add(
         "controls",
-        "A fit has no table of controls: no video was left over to evaluate on. A detection run with ground truth has "
-        "one; random heads, a never-trained model and shuffled labels need a fit each.",
+        *([f"Missing: {without}."] if without else []),
+        "No video was left over to evaluate frames and events on: a detection run with ground truth has that table.",
     )
     report.failed({}).limits(LIMITS)  # a video that is missing or cannot be read ends the fit
     report.write(folder / "report.html")

@@ -14,6 +14,7 @@ from headprobe.activations import HeadActivations
 from headprobe.errors import HeadprobeWarning, InputError
 from headprobe.examples import Example, as_prompts
 from headprobe.headhunt.detector import Detector
+from headprobe.headhunt.evaluate import bootstrap_difference, bootstrap_videos
 from headprobe.headhunt.frames import check_same_videos
 from headprobe.headhunt.held_out import by_video, fold_numbers, quiet_scales
 from headprobe.headhunt.locate import Locator, calibrate_locator
@@ -21,6 +22,7 @@ from headprobe.headhunt.material import (
     balance,
     binary_labels,
     check_clips,
+    file_digests,
     frame_rate,
     labelled_examples,
     with_columns,
@@ -29,12 +31,16 @@ from headprobe.headhunt.material import (
 from headprobe.headhunt.platt import Platt, quality
 from headprobe.headhunt.prompts import chosen_prompts
 from headprobe.headhunt.scorer import Scorer
+from headprobe.heads import HeadSet
 from headprobe.models.model import Model
 
-__all__ = ["CLIPS", "Hunt"]
+__all__ = ["CLIPS", "DETECTOR", "MOTION", "NEVER_TRAINED", "Hunt"]
 
 CLIPS = ("segments", "whole_video")
 """What calibration clips are."""
+
+DETECTOR, MOTION, NEVER_TRAINED = "this detector", "frame differences", "a never-trained copy of the model"
+"""Rows of `Hunt.held_out_rows`."""
 
 
 class Hunt(Detector):
@@ -58,6 +64,7 @@ class Hunt(Detector):
     C: float
     hidden: int
     class_weight: str | None
+    standardise: bool
     calibrate: bool
     calibration_clips: str
     sigmas: Sequence[float]
@@ -176,6 +183,7 @@ class Hunt(Detector):
             Held-out scores do not rise with the label, so that probabilities stay uncalibrated.
         """
         whole = self._check_settings()
+        files: dict[str, str] = {}
         if isinstance(model, HeadActivations):
             if clips is not None:
                 raise InputError("activations take the place of clips: give fit(acts, labels=..., groups=...)")
@@ -193,6 +201,7 @@ class Hunt(Detector):
             if frame_truth is not None:
                 check_same_videos(dict.fromkeys(str(e.group) for e in examples), frame_truth, "clips", "frame truth")
             acts = self._capture(model, examples, batch_size, progress)
+            files = file_digests(examples)
         else:
             raise InputError(f"fit needs a model from headprobe.load or HeadActivations, got {type(model).__name__}")
         y = binary_labels(acts.labels)
@@ -212,11 +221,15 @@ class Hunt(Detector):
         self.fps_ = fps if fps is not None else frame_rate(acts)
         self.balance_ = balance(y, acts.groups)
         self.calibration_groups_ = tuple(dict.fromkeys(acts.groups.tolist()))
+        self.calibration_files_ = files
+        self.controls_ = []
         self.locator_ = None
         self.held_out_ = {}
         folds: list[Any] = []
+        self._decisions: np.ndarray | None = None  # of the folds, so that controls need not choose again
         if self.calibrate or frame_truth is not None:
             decisions, numbers, folds = self._held_out(acts, y, prompt)
+            self._decisions = decisions
             probabilities = self._calibrated(decisions, numbers, y)
             self.held_out_ = quality(probabilities, y)
             if frame_truth is not None:
@@ -224,6 +237,86 @@ class Hunt(Detector):
                 self.locator_ = self._locate(scores, spans, frame_truth)
         self._assess(acts, y, choice, folds)
         return self
+
+    def held_out_rows(
+        self,
+        acts: HeadActivations,
+        *,
+        motion: Float[np.ndarray, "example feature"] | None = None,
+        untrained: HeadActivations | None = None,
+        n_random: int = 5,
+    ) -> list[dict[str, Any]]:
+        """The held-out AUC beside what it must beat, in the same folds of the same calibration clips.
+
+        Parameters
+        ----------
+        acts
+            The calibration activations that the detector was fitted on.
+        motion
+            Numbers that look at motion only, one row per clip, such as
+            `headprobe.headhunt.comparison.frame_differences`; None leaves the row out.
+        untrained
+            What a never-trained copy of the model gives for these clips or for some of them, known by their ids; None
+            leaves the rows out.
+        n_random
+            Sets of as many random heads.
+
+        Returns
+        -------
+        list of dict
+            ``name``, ``auc`` over clips by what was chosen and fitted without their video, ``n_clips``, ``n_videos``,
+            and where the videos are enough for one the ends of its 95 % t interval over videos, ``auc_low`` and
+            ``auc_high``. First the detector; then random heads, where it reads heads; the given numbers of motion; and
+            on the clips of `untrained` the detector again and the copy, with everything chosen anew from each, and
+            their difference as ``difference``, ``difference_low`` and ``difference_high`` in the copy's row.
+
+        Raises
+        ------
+        InputError
+            Labels of one class, too few videos for folds, or clips of `untrained` that the detector was not fitted on.
+        """
+        y, prompt = binary_labels(acts.labels), self._prompt_index(acts)
+        numbers = fold_numbers(y, acts.groups, self.n_folds, self.random_state)
+        kept = self._decisions
+        decisions = self._held_out(acts, y, prompt)[0] if kept is None or len(kept) != len(y) else kept
+        rows = [_auc_row(DETECTOR, decisions, y, acts.groups)]
+        if self.kind == "heads":
+            rng = np.random.default_rng([self.random_state, 7])
+            sets = [HeadSet.random(acts.heads, len(self.heads_), random_state=rng) for _ in range(n_random)]
+            scored = [self._folded(acts.select(heads)[prompt].double().numpy(), y, numbers) for heads in sets]
+            each = [_auc_row("", one, y, acts.groups)["auc"] for one in scored]
+            rows.append(
+                {
+                    "name": f"random heads (mean of {n_random} sets)",
+                    "auc": float(np.mean(each)),
+                    "auc_sd": float(np.std(each, ddof=1)) if n_random > 1 else None,
+                    "n_clips": len(y),
+                    "n_videos": len(set(acts.groups.tolist())),
+                }
+            )
+        if motion is not None:
+            found = self._folded(np.asarray(motion, float)[:, None], y, numbers, kind="logistic")
+            rows.append(_auc_row(MOTION, found, y, acts.groups))
+        if untrained is None:
+            return rows
+        ids = list(acts.examples["id"])
+        missing = sorted(set(untrained.examples["id"]) - set(ids))
+        if missing:
+            raise InputError(f"the never-trained copy saw clips that the detector was not fitted on: {missing[:5]}")
+        part = acts.subset([ids.index(one) for one in untrained.examples["id"]])
+        labels = binary_labels(part.labels)
+        copied = with_labels(untrained, labels, part.groups.tolist())
+        both = [self._held_out(one, labels, prompt)[0] for one in (part, copied)]
+        names = (DETECTOR, NEVER_TRAINED) if len(labels) == len(y) else (f"{DETECTOR}, on these clips", NEVER_TRAINED)
+        pair = [_auc_row(name, one, labels, part.groups) for name, one in zip(names, both, strict=True)]
+        scores, truth = ([_by_group(one, part.groups) for one in both], _by_group(labels, part.groups))
+        pair[1]["difference"] = pair[0]["auc"] - pair[1]["auc"]
+        try:
+            found = bootstrap_difference(scores[0], scores[1], truth, kind="t")
+            pair[1] |= {"difference_low": found.low, "difference_high": found.high}
+        except InputError:
+            pass  # too few videos for an interval; the row then has none, which the report says
+        return rows + pair[len(labels) == len(y) :]
 
     def fit_locator(
         self,
@@ -295,6 +388,7 @@ class Hunt(Detector):
             C=self.C,
             hidden=self.hidden,
             class_weight=self.class_weight,
+            standardise=self.standardise,
             random_state=self.random_state,
         )
 
@@ -313,6 +407,19 @@ class Hunt(Detector):
             decisions[test] = self._new_scorer().fit(z[train], y[train]).decision(z[test])
             choices.append(choice)
         return decisions, numbers, choices
+
+    def _folded(
+        self, z: Float[np.ndarray, "example k d"], y: np.ndarray, numbers: np.ndarray, kind: str | None = None
+    ) -> Float[np.ndarray, " example"]:
+        """Held-out decisions of a scorer on fixed features, in these folds."""
+        out = np.full(len(y), np.nan)
+        for number in range(int(numbers.max()) + 1):
+            train, test = numbers != number, numbers == number
+            scorer = self._new_scorer()
+            if kind is not None:
+                scorer.set_params(kind=kind)
+            out[test] = scorer.fit(z[train], y[train]).decision(z[test])
+        return out
 
     def _calibrated(self, decisions: np.ndarray, numbers: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Held-out probabilities; the scorer's own map is fitted on all held-out decisions.
@@ -368,6 +475,23 @@ class Hunt(Detector):
         if self.scoring_prompt not in names:
             raise InputError(f"scoring_prompt {self.scoring_prompt!r} is not among the prompts {names}")
         return names.index(self.scoring_prompt)
+
+
+def _by_group(values: np.ndarray, groups: np.ndarray) -> dict[str, np.ndarray]:
+    return {str(group): values[groups == group] for group in dict.fromkeys(groups.tolist())}
+
+
+def _auc_row(name: str, scores: np.ndarray, y: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
+    """AUC over clips, with its interval over videos where there are enough."""
+    from sklearn.metrics import roc_auc_score
+
+    row = {"name": name, "auc": float(roc_auc_score(y, scores)), "n_clips": len(y)}
+    row["n_videos"] = len(set(groups.tolist()))
+    try:
+        found = bootstrap_videos(_by_group(scores, groups), _by_group(y, groups), kind="t")
+    except InputError:
+        return row  # too few videos for an interval; the row then has none, which the report says
+    return row | {"auc_low": found.low, "auc_high": found.high}
 
 
 def whole_number(value: Any, name: str) -> int:

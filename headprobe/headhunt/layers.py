@@ -115,7 +115,7 @@ class LayerHunt(Hunt):
     ----------
     metrics, instability_penalty
         How the layer is chosen; see `choose_layer`. The combination of the three figures is this project's.
-    prompts, scorer, scoring_prompt, C, hidden, class_weight, calibrate, calibration_clips
+    prompts, scorer, scoring_prompt, C, hidden, class_weight, standardise, calibrate, calibration_clips
         As in `headprobe.headhunt.pipeline.HeadHunt`.
     segment_frames, sample_frames, match_frame_rate, sigmas, taus, release, min_seconds, n_folds, random_state
         As there.
@@ -150,6 +150,7 @@ class LayerHunt(Hunt):
         C: float = 1.0,
         hidden: int = 64,
         class_weight: str | None = "balanced",
+        standardise: bool = True,
         calibrate: bool = True,
         calibration_clips: str = "segments",
         segment_frames: int = 48,
@@ -170,6 +171,7 @@ class LayerHunt(Hunt):
         self.C = C
         self.hidden = hidden
         self.class_weight = class_weight
+        self.standardise = standardise
         self.calibrate = calibrate
         self.calibration_clips = calibration_clips
         self.segment_frames = segment_frames

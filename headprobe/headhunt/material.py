@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import warnings
 from collections.abc import Iterable, Sequence
@@ -18,7 +19,7 @@ from headprobe.values import dense
 from headprobe.video.clips import Clip, clip_examples
 from headprobe.video.decode import shared_reader
 
-__all__ = ["balance", "binary_labels", "check_clips", "frame_rate", "labelled_examples"]
+__all__ = ["balance", "binary_labels", "check_clips", "file_digest", "file_digests", "frame_rate", "labelled_examples"]
 
 _SAME_RATE = 0.05  # rates that differ by less are called one rate
 
@@ -135,6 +136,43 @@ def _rates_of_files(examples: Sequence[Example]) -> Float[np.ndarray, " clip"]:
         if isinstance(example.content, Clip) and example.content.path not in found:
             found[example.content.path] = shared_reader(example.content.path).info.fps
     return np.array([found[e.content.path] for e in examples if isinstance(e.content, Clip)], float)
+
+
+def file_digests(examples: Sequence[Example]) -> dict[str, str]:
+    """What the video files of clips hold, so that the same videos are known again under any path.
+
+    Parameters
+    ----------
+    examples
+        Examples; those whose contents are no clips of files are left out.
+
+    Returns
+    -------
+    dict
+        As `file_digest` of each file, to the group (video) of its clips.
+    """
+    groups: dict[str, str] = {}
+    for example in examples:
+        if isinstance(example.content, Clip):
+            groups.setdefault(example.content.path, str(example.group))
+    return {file_digest(path): group for path, group in groups.items()}
+
+
+def file_digest(path: str | os.PathLike[str]) -> str:
+    """Size and SHA-256 of a file, such as ``"1042 5f1c..."``.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Returns
+    -------
+    str
+    """
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return f"{os.path.getsize(path)} {digest}"
 
 
 def _rates_of_table(acts: HeadActivations) -> Float[np.ndarray, " clip"]:

@@ -44,8 +44,9 @@ class HeadHunt(Hunt):
         ``"logistic"``, ``"svm"``, ``"mlp"`` or ``"sav"``; see `headprobe.headhunt.scorer.Scorer`.
     scoring_prompt
         Name of the prompt under which segments are scored; None takes the first one.
-    C, hidden, class_weight
-        Settings of the scorer. ``"balanced"`` counts both classes the same when it is fitted.
+    C, hidden, class_weight, standardise
+        Settings of the scorer. ``"balanced"`` counts both classes the same when it is fitted; without ``standardise``
+        it sees outputs as large as the model gives them, as published.
     calibrate
         Whether scores are made probabilities (Platt's map on held-out decisions), with the class frequencies of the
         calibration clips as prior.
@@ -116,6 +117,7 @@ class HeadHunt(Hunt):
         C: float = 1.0,
         hidden: int = 64,
         class_weight: str | None = "balanced",
+        standardise: bool = True,
         calibrate: bool = True,
         calibration_clips: str = "segments",
         segment_frames: int = 48,
@@ -139,6 +141,7 @@ class HeadHunt(Hunt):
         self.C = C
         self.hidden = hidden
         self.class_weight = class_weight
+        self.standardise = standardise
         self.calibrate = calibrate
         self.calibration_clips = calibration_clips
         self.segment_frames = segment_frames

@@ -65,7 +65,9 @@ def features(z: np.ndarray | Tensor) -> Float[np.ndarray, "example feature"]:
     return array.reshape(len(array), -1)
 
 
-def make_scorer(random_state: int = 0, C: float = 1.0, class_weight: str | None = None) -> Pipeline:
+def make_scorer(
+    random_state: int = 0, C: float = 1.0, class_weight: str | None = None, standardise: bool = True
+) -> Pipeline:
     """Make an unfitted logistic scorer: standardise every feature, then logistic regression.
 
     `predict_proba(X)[:, 1]` of the fitted scorer is the probability that a segment is abnormal (HeadHunt-VAD,
@@ -79,6 +81,9 @@ def make_scorer(random_state: int = 0, C: float = 1.0, class_weight: str | None 
         Inverse strength of the L2 penalty, above 0.
     class_weight
         None or `"balanced"`, as in scikit-learn.
+    standardise
+        Whether every feature is divided by its spread. Otherwise it is centred only, which changes no decision of a
+        logistic regression: its intercept is free.
 
     Returns
     -------
@@ -96,7 +101,7 @@ def make_scorer(random_state: int = 0, C: float = 1.0, class_weight: str | None 
     from sklearn.preprocessing import StandardScaler
 
     logistic = LogisticRegression(C=C, max_iter=MAX_ITER, random_state=random_state, class_weight=class_weight)
-    return Pipeline([("scale", StandardScaler()), ("logistic", logistic)])
+    return Pipeline([("scale", StandardScaler(with_std=standardise)), ("logistic", logistic)])
 
 
 class Scorer(BaseEstimator):
@@ -106,8 +111,8 @@ class Scorer(BaseEstimator):
     ----------
     kind
         `"logistic"`: logistic regression. `"svm"`: linear support vector machine. `"mlp"`: two layers, `hidden` ReLU
-        units. These three see the heads' outputs concatenated and every feature standardised. `"sav"`: every head votes
-        for the class whose mean output is nearest by cosine (sparse attention vectors, arXiv 2412.00142).
+        units. These three see the heads' outputs concatenated. `"sav"`: every head votes for the class whose mean
+        output is nearest by cosine (sparse attention vectors, arXiv 2412.00142).
     C
         Inverse strength of the penalty of `logistic` and `svm`, above 0.
     hidden
@@ -116,6 +121,10 @@ class Scorer(BaseEstimator):
         `"balanced"`: both classes count the same when the scorer is fitted, whatever their sizes: by weights, and for
         `mlp` by showing examples of the smaller class several times. None: every example counts the same. `sav` takes
         a mean per class, so sizes do not matter to it.
+    standardise
+        Whether every feature is divided by its spread over the examples, so that the penalty is the same for a head
+        with small outputs; otherwise features are centred only, and the scale of a head's outputs counts. `sav` does
+        neither.
     random_state
         Seed of `svm` and `mlp`; the other kinds draw nothing.
 
@@ -148,12 +157,14 @@ class Scorer(BaseEstimator):
         C: float = 1.0,
         hidden: int = 64,
         class_weight: str | None = None,
+        standardise: bool = True,
         random_state: int = 0,
     ) -> None:
         self.kind = kind
         self.C = C
         self.hidden = hidden
         self.class_weight = class_weight
+        self.standardise = standardise
         self.random_state = random_state
 
     def fit(self, z: np.ndarray | Tensor, y: ArrayLike) -> Scorer:
@@ -202,6 +213,8 @@ class Scorer(BaseEstimator):
             raise InputError(f"unknown kind of scorer {self.kind!r}: known are {list(KINDS)}")
         if self.class_weight not in CLASS_WEIGHTS:
             raise InputError(f"class_weight must be 'balanced' or None, got {self.class_weight!r}")
+        if not isinstance(self.standardise, bool):
+            raise InputError(f"standardise must be True or False, got {self.standardise!r}")
         if not self.C > 0:
             raise InputError(f"C must be a positive number, got {self.C!r}")
 
@@ -313,7 +326,7 @@ class Scorer(BaseEstimator):
         return float(self.arrays_["intercept"][0]) if "intercept" in self.arrays_ else None
 
     def _fit_logistic(self, x: np.ndarray, y: Int[np.ndarray, " example"]) -> dict[str, np.ndarray]:
-        return _linear(make_scorer(self.random_state, self.C, self.class_weight).fit(x, y))
+        return _linear(make_scorer(self.random_state, self.C, self.class_weight, self.standardise).fit(x, y))
 
     def _fit_svm(self, x: np.ndarray, y: Int[np.ndarray, " example"]) -> dict[str, np.ndarray]:
         from sklearn.pipeline import Pipeline
@@ -323,13 +336,13 @@ class Scorer(BaseEstimator):
         machine = LinearSVC(
             C=self.C, class_weight=self.class_weight, max_iter=100 * MAX_ITER, random_state=self.random_state
         )
-        return _linear(Pipeline([("scale", StandardScaler()), ("svm", machine)]).fit(x, y))
+        return _linear(Pipeline([("scale", StandardScaler(with_std=self.standardise)), ("svm", machine)]).fit(x, y))
 
     def _fit_mlp(self, x: np.ndarray, y: Int[np.ndarray, " example"]) -> dict[str, np.ndarray]:
         from sklearn.neural_network import MLPClassifier
         from sklearn.preprocessing import StandardScaler
 
-        scale = StandardScaler().fit(x)
+        scale = StandardScaler(with_std=self.standardise).fit(x)
         rows = np.arange(len(y))
         if self.class_weight == "balanced":
             small = int(y.mean() < 0.5)
@@ -339,7 +352,7 @@ class Scorer(BaseEstimator):
             (self.hidden,), alpha=1e-2, solver="lbfgs", max_iter=MAX_ITER, random_state=self.random_state
         ).fit(scale.transform(x[rows]), y[rows])
         (w0, w1), (b0, b1) = layers.coefs_, layers.intercepts_
-        return _float64(mean=scale.mean_, scale=scale.scale_, w0=w0, b0=b0, w1=w1[:, 0], b1=b1)
+        return _float64(mean=scale.mean_, scale=_spread(scale), w0=w0, b0=b0, w1=w1[:, 0], b1=b1)
 
     def _fit_sav(self, x: np.ndarray, y: Int[np.ndarray, " example"]) -> dict[str, np.ndarray]:
         z = x.reshape(len(x), *self.shape_)
@@ -382,7 +395,12 @@ def _linear(pipeline: Pipeline) -> dict[str, np.ndarray]:
     scale: Any = pipeline.named_steps["scale"]
     machine: Any = pipeline[-1]
     coef, intercept = np.reshape(machine.coef_, -1), np.reshape(machine.intercept_, -1)
-    return _float64(mean=scale.mean_, scale=scale.scale_, coef=coef, intercept=intercept)
+    return _float64(mean=scale.mean_, scale=_spread(scale), coef=coef, intercept=intercept)
+
+
+def _spread(scale: Any) -> np.ndarray:
+    """What features are divided by; ones where they are centred only."""
+    return np.ones_like(scale.mean_) if scale.scale_ is None else scale.scale_
 
 
 def _float64(**arrays: Any) -> dict[str, np.ndarray]:

@@ -90,6 +90,7 @@ def scorer_files(scorer: Scorer) -> dict[str, bytes]:
         "C": float(scorer.C),
         "hidden": int(scorer.hidden),
         "class_weight": scorer.class_weight,
+        "standardise": scorer.standardise,
         "random_state": int(scorer.random_state),
         "n_heads": k,
         "head_dim": d,
@@ -159,6 +160,9 @@ def parse_scorer(written: bytes, numbers: bytes, folder: str | os.PathLike[str])
         raise ArtefactError(f"{text}: kind must be one of {list(KINDS)}, got {kind!r}")
     if weight not in CLASS_WEIGHTS:
         raise ArtefactError(f"{text}: class_weight must be 'balanced' or null, got {weight!r}")
+    standardise = settings.get("standardise", True)  # scorers of earlier versions always did
+    if not isinstance(standardise, bool):
+        raise ArtefactError(f"{text}: standardise must be true or false, got {standardise!r}")
     if not _is_number(C) or not C > 0:
         raise ArtefactError(f"{text}: C must be a positive number, got {C!r}")
     for name in ("hidden", "random_state", "n_heads", "head_dim"):
@@ -179,6 +183,7 @@ def parse_scorer(written: bytes, numbers: bytes, folder: str | os.PathLike[str])
         C=float(C),
         hidden=settings["hidden"],
         class_weight=weight,
+        standardise=standardise,
         random_state=settings["random_state"],
     )
     scorer.arrays_ = arrays

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import os
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,7 @@ from headprobe.models.model import Model
 from headprobe.models.text import TextAdapter, pad_id
 from headprobe.sites import HeadSite, discover
 
-__all__ = ["Model", "generic_adapter", "load"]
+__all__ = ["Model", "generic_adapter", "load", "never_trained"]
 
 
 def load(
@@ -150,6 +151,47 @@ def load(
     if check and not known:
         _check_padding(loaded)
     return loaded
+
+
+def never_trained(model: Model, seed: int = 0) -> Model:
+    """The architecture of a model with random weights, fed in the same way: the never-trained control.
+
+    Parameters
+    ----------
+    model
+        The model. It stays as it is, so the copy takes as much memory again.
+    seed
+        Seed of the weights; the caller's random state is left as it was.
+
+    Returns
+    -------
+    Model
+        On the same device and in the same number type.
+
+    Raises
+    ------
+    UnsupportedModelError
+        The model is quantised or spread over devices, so that its class cannot simply be made again.
+
+    Examples
+    --------
+    >>> import headprobe
+    >>> trained = headprobe.load("tiny")
+    >>> copy = never_trained(trained)
+    >>> copy.heads == trained.heads, copy.weights_hash == trained.weights_hash
+    (True, False)
+    """
+    module: Any = model.module
+    if getattr(module.config, "quantization_config", None) is not None or getattr(module, "hf_device_map", None):
+        raise UnsupportedModelError(
+            f"{model.name} is quantised or spread over devices, so no copy with random weights can be made of it here."
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        copied = type(module)(copy.deepcopy(module.config))
+    copied.to(device=model.device, dtype=model.dtype)
+    name = f"{model.name}, never trained"
+    return Model(copied, model.adapter, model.tokenizer, model.processor_config, name, None, False, model.sites)
 
 
 def torch_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import special, stats
 
 from headprobe.errors import InputError
 from headprobe.headhunt.evaluate import METRICS, bootstrap, bootstrap_difference, bootstrap_videos, evaluate
@@ -74,6 +75,50 @@ def test_it_repeats_with_its_seed_and_narrows_with_confidence():
     assert wide.low < narrow.low <= narrow.high < wide.high
 
 
+def test_the_t_interval_by_hand_and_within_its_range():
+    values = np.array([0.5, 0.7, 0.9, 0.6])
+    mean = lambda w: float(w @ values / w.sum())  # noqa: E731
+    found = bootstrap(mean, 4, kind="t")
+    reach = stats.t.ppf(0.975, 3) * values.std(ddof=1) / 2
+    assert (found.low, found.high) == pytest.approx((values.mean() - reach, values.mean() + reach))
+    assert (found.kind, found.n_resamples, found.estimate) == ("t", 0, pytest.approx(0.675))
+    inside = bootstrap(mean, 4, kind="t", bounded=True)
+    assert special.logit([inside.low, inside.high]) == pytest.approx(
+        special.logit(0.675) + reach / (0.675 * 0.325) * np.array([-1, 1])
+    )
+    # Two kinds of videos of which one carries all of the spread: as many degrees of freedom as that kind has.
+    split = np.r_[np.full(6, 0.5), values]
+    kinds = np.r_[np.zeros(6), np.ones(4)]
+    both = lambda w: float((w[:6] @ split[:6] / w[:6].sum() + w[6:] @ split[6:] / w[6:].sum()) / 2)  # noqa: E731
+    one, other = bootstrap(both, 10, kind="t", strata=kinds), bootstrap(both, 10, kind="t")
+    assert 1.15 < (one.high - one.low) / (other.high - other.low) < stats.t.ppf(0.975, 3) / stats.t.ppf(0.975, 9)
+    with pytest.raises(InputError, match="whichever video is left out"):
+        bootstrap(lambda w: 0.5, 4, kind="t")
+    scores, truth = frames(0, 8, 12)
+    assert 0 < bootstrap_videos(scores, truth, kind="t").low < bootstrap_videos(scores, truth, kind="t").high < 1
+    with pytest.raises(InputError, match="auc: the t interval leaves out one video"):
+        bootstrap_videos({"a": [0.1, 0.9], "b": [0.2]}, {"a": [0, 1], "b": [0]}, kind="t")
+
+
+def test_t_intervals_of_few_videos_hold_what_resampled_ones_do_not():
+    """The script in analyses/benchmarks measures it on more; here 12 videos, 150 runs of each."""
+
+    def runs(seed, n):
+        rng = np.random.default_rng(seed)
+        truth = {str(v): np.repeat([0, 1, 0], [6, 8, 6]) for v in range(n)}
+        return {v: rng.normal() + 0.7 * t + 0.7 * rng.normal(size=20) for v, t in truth.items()}, truth
+
+    true = np.mean([evaluate(*runs(s, 400))["within_auc"] for s in range(5)])
+    held = {"t": 0, "percentile": 0}
+    for seed in range(150):
+        scores, truth = runs(1000 + seed, 8)
+        for kind in held:
+            found = bootstrap_videos(scores, truth, "within_auc", n_resamples=200, kind=kind)
+            held[kind] += found.low <= true <= found.high
+    assert held["t"] / 150 > 0.91
+    assert held["percentile"] < held["t"]
+
+
 @pytest.mark.parametrize("metric", ["auc", "ap", "within_auc"])
 def test_a_difference_is_taken_on_the_same_videos(metric):
     scores, truth = frames(7, 9, 1)
@@ -137,7 +182,7 @@ def test_percentile_intervals_cover_the_mean_as_often_as_they_say():
         ({"metric": "f1"}, "metric must be one of auc, ap, pr_auc_trapezoid, within_auc, .*got 'f1'"),
         ({"n_resamples": 0}, "auc: n_resamples must be at least 1"),
         ({"confidence": 1.0}, "confidence between 0 and 1"),
-        ({"kind": "normal"}, "kind must be 'percentile' or 'bca', got 'normal'"),
+        ({"kind": "normal"}, "kind must be one of 'percentile', 'bca', 't', got 'normal'"),
     ],
 )
 def test_it_refuses_settings(named, text):

@@ -76,6 +76,40 @@ def test_everything_that_can_be_asked_for(files, invoke):
         assert text in done.output
 
 
+def test_labels_of_videos_alone_give_numbers_over_videos(tmp_path, invoke):
+    labels = {"fight/a": 1, "fight/b": 1, "calm/a": 0, "calm/b": 0, "calm/c": 0}
+    (tmp_path / "t.csv").write_text("video,abnormal\n" + "".join(f"{v}.avi,{label}\n" for v, label in labels.items()))
+    values = dict(zip(labels, (0.9, 0.6, 0.4, 0.2, 0.7), strict=True))
+    (tmp_path / "scores.json").write_text(json.dumps({v: [s, 0.0] for v, s in values.items()}))
+    (tmp_path / "one.csv").write_text("video,score\n" + "".join(f"{v},{s}\n" for v, s in values.items()))
+    for v in labels:
+        (tmp_path / "films" / v).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "films" / f"{v}.avi").write_bytes(b"")
+    table = ("--dataset", "table", "--ground-truth", tmp_path / "t.csv")
+    folder = ("--dataset", "folder", "--ground-truth", tmp_path / "films", "--normal", "calm")
+    for scores in ("scores.json", "one.csv"):
+        for truth in (table, folder):
+            done = invoke("evaluate", "--scores", tmp_path / scores, *truth, "--json", tmp_path / "r.json")
+            assert done.exit_code == 0, done.output
+            found = json.loads((tmp_path / "r.json").read_text())
+            assert found["video_level"]["max"]["auc"] == pytest.approx(5 / 6)
+            assert (found["n_videos"], found["n_abnormal_videos"]) == (5, 2)
+            for text in (
+                "5 videos, 2 abnormal",
+                "Frame level: not possible",
+                "highest score",
+                "0.8333",
+                "95% t interval",
+            ):
+                assert text in done.output
+    done = invoke("evaluate", "--scores", tmp_path / "one.csv", *table, "--tau", 0.5, "--fps", 5)
+    assert (done.exit_code, "only numbers over videos can be given" in done.output) == (2, True)
+    (tmp_path / "one.csv").write_text("video,score\na,0.5\n")
+    done = invoke("evaluate", "--scores", tmp_path / "one.csv", *table)
+    assert done.exit_code == 2
+    assert "the name 'a' in the scores fits 2 videos: fight/a.avi, calm/a.avi" in done.output
+
+
 @pytest.mark.parametrize(
     ("file", "content", "text"),
     [

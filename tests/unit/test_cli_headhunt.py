@@ -57,6 +57,9 @@ def detector(folder, tmp_path_factory) -> Path:
     assert "expert heads: L" in done.output
     assert "locator: sigma" in done.output
     assert "on calibration videos that were held out: AUC" in done.output
+    assert "beside what it must beat:" in done.output
+    for row in ("this detector, ", "random heads (mean of 5 sets), ", "frame differences, ", "a never-trained copy of"):
+        assert row in done.output
     return out
 
 
@@ -81,6 +84,15 @@ def test_fit_writes_a_detector_its_videos_and_a_report(detector) -> None:
         "In folds: share of the choices",
     ):
         assert text in page
+    rows = {row["name"]: row for row in hunter.controls_}
+    assert rows["this detector"]["auc"] == pytest.approx(hunter.held_out_["auc"], abs=0.05)  # before and after Platt
+    assert list(rows)[1:3] == ["random heads (mean of 5 sets)", "frame differences"]
+    copy = rows["a never-trained copy of the model"]
+    assert (copy["n_clips"], copy["n_videos"]) == (rows["this detector"]["n_clips"], NORMAL + ABNORMAL)
+    assert copy["difference"] == pytest.approx(rows["this detector"]["auc"] - copy["auc"])
+    assert copy["difference_low"] < copy["difference"] < copy["difference_high"]
+    for name in rows:
+        assert f"<td>{name}</td>" in page or f"<strong>{name}</strong>" in page or name in page
     assert "in resamples" not in page.lower()  # none were drawn, so there is no such column
 
 

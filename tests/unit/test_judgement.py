@@ -13,6 +13,7 @@ from headprobe.errors import InputError
 from headprobe.headhunt.evaluate import CONTROLS, evaluate
 from headprobe.headhunt.judgement import SELF, judge, truth_of
 from headprobe.headhunt.locate import Event
+from headprobe.headhunt.material import file_digest
 
 
 def detection(name: str, scores: list[float], events: tuple[tuple[int, int], ...] = (), fps: float = 10.0) -> Any:
@@ -36,15 +37,15 @@ def labels(*segments: int) -> np.ndarray:
 def test_numbers_are_those_of_evaluate_on_the_videos_that_no_calibration_saw() -> None:
     run = [
         detection("a", [0.1, 0.9, 0.2], ((10, 20),)),
-        detection("b", [0.3, 0.4, 0.8], ((20, 30),)),
+        detection("b", [0.3, 0.85, 0.8], ((20, 30),)),
         detection("seen", [0.9, 0.9], ((0, 20),)),
         detection("unknown", [0.5]),
     ]
     truth = {"a": labels(0, 1, 0), "films/b.mp4": labels(0, 0, 1), "seen": labels(0, 0)}
-    found = judge(run, truth, ["elsewhere/seen.mp4", "other"], n_resamples=50)
+    found = judge(run, truth, ["films/seen.mp4", "other"])
     assert found.videos == ("films/a.mp4", "films/b.mp4")
     assert (found.seen, found.unknown, found.n_within) == (("films/seen.mp4",), ("films/unknown.mp4",), 2)
-    frames = {"a": np.repeat([0.1, 0.9, 0.2], 10), "b": np.repeat([0.3, 0.4, 0.8], 10)}
+    frames = {"a": np.repeat([0.1, 0.9, 0.2], 10), "b": np.repeat([0.3, 0.85, 0.8], 10)}
     expected = evaluate(frames, {"a": truth["a"], "b": truth["films/b.mp4"]})
     assert found.rows[0]["name"] == SELF
     assert {key: found.rows[0][key] for key in ("auc", "ap", "within_auc")} == {
@@ -59,9 +60,79 @@ def test_numbers_are_those_of_evaluate_on_the_videos_that_no_calibration_saw() -
 def test_one_video_with_both_kinds_has_no_interval() -> None:
     run = [detection("a", [0.1, 0.9]), detection("b", [0.3, 0.2]), detection("c", [0.3, 0.2])]
     truth = {"a": labels(0, 1), "b": labels(0, 0), "c": labels(0, 0)}
-    row = judge(run, truth, n_resamples=20).rows[0]
-    assert "auc_low" in row
+    row = judge(run, truth).rows[0]
+    assert "auc_low" not in row  # without video a, there is no AUC
     assert "within_auc_low" not in row
+
+
+def test_a_video_of_another_folder_with_the_same_name_is_no_calibration_video(tmp_path) -> None:
+    run = [detection("test/fight/a", [0.1, 0.9]), detection("test/calm/a", [0.2, 0.1])]
+    truth = {"test/fight/a": labels(0, 1), "test/calm/a": labels(0, 0)}
+    assert len(judge(run, truth, ["train/fight/a", "train/calm/a"]).videos) == 2
+    assert judge(run, truth, ["test/fight/a"]).seen == ("films/test/fight/a.mp4",)
+    with pytest.raises(InputError, match=r"the name 'a' in the calibration fits 2 videos: films/test/fight/a"):
+        judge(run, truth, ["a"])
+    # What the files hold decides, where it is known: the same name and another content, and the other way round.
+    for name, content in (("a", b"one"), ("b", b"two")):
+        (tmp_path / f"{name}.mp4").write_bytes(content)
+    (tmp_path / "copy.mp4").write_bytes(b"one")
+    run = [detection(name, [0.1, 0.9]) for name in ("b", "copy")]
+    for one in run:
+        one.path = tmp_path / one.path.name
+    found = judge(run, {"b": labels(0, 1), "copy": labels(0, 1)}, ["b"], {file_digest(tmp_path / "a.mp4"): "b"})
+    assert (found.videos, found.seen) == ((str(tmp_path / "b.mp4"),), (str(tmp_path / "copy.mp4"),))
+
+
+def test_one_row_of_truth_is_not_given_to_two_videos(tmp_path) -> None:
+    run = [detection("x/a", [0.1, 0.9]), detection("y/a", [0.2, 0.1])]
+    with pytest.raises(InputError, match=r"the name 'a' in the ground truth fits 2 videos: films/x/a\.mp4, films/y"):
+        judge(run, {"a": labels(0, 1)})
+    (tmp_path / "t.csv").write_text("video,abnormal,start,end\na,1,2,4\n")
+    with pytest.raises(InputError, match=r"the name 'a' in .*t\.csv fits 2 videos"):
+        truth_of("table", tmp_path / "t.csv", run)
+    # Paths, as fit takes them: from the folder of the table, or from one above it.
+    (tmp_path / "t.csv").write_text("video,abnormal,start,end\nx/a.mp4,1,2,4\nfilms/y/a,0,,\n")
+    assert {name: one.sum() for name, one in truth_of("table", tmp_path / "t.csv", run).items()} == {
+        "films/x/a.mp4": 2,
+        "films/y/a.mp4": 0,
+    }
+    run = [detection(name, [0.5]) for name in ("a", "x/a")]
+    for one in run:
+        one.path = tmp_path / one.path
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films" / "t.csv").write_text("video,abnormal\na,1\nx/a,0\n")
+    found = truth_of("table", tmp_path / "films" / "t.csv", run)
+    assert found[str(run[0].path)] is True
+    assert not found[str(run[1].path)].any()
+
+
+def test_labels_of_videos_alone_give_numbers_over_videos(tmp_path) -> None:
+    scores = {
+        "fight/a": [0.9, 0.2],
+        "fight/b": [0.3, 0.8],
+        "calm/a": [0.4, 0.4],
+        "calm/b": [0.1, 0.2],
+        "calm/c": [0.85] * 3,
+    }
+    run = [detection(name, s, ((0, 10),) if max(s) > 0.7 else ()) for name, s in scores.items()]
+    for name in scores:
+        (tmp_path / f"films/{name}.mp4").parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"films/{name}.mp4").write_bytes(b"")
+    truth = truth_of("folder", tmp_path / "films", run, "calm")
+    assert truth["films/fight/a.mp4"] is True
+    assert not truth["films/calm/a.mp4"].any()
+    del truth["films/calm/b.mp4"]
+    found = judge(run, truth | {"films/calm/b.mp4": False})
+    assert found.rows == ()
+    assert set(found.labelled) == {"films/fight/a.mp4", "films/fight/b.mp4", "films/calm/b.mp4"}
+    level = found.video_level
+    assert level["max"]["auc"] == pytest.approx(5 / 6)  # fight/b below calm/c
+    assert (level["max"]["n_videos"], level["max"]["n_abnormal_videos"]) == (5, 2)
+    assert level["max"]["auc_low"] < 5 / 6 < level["max"]["auc_high"] < 1
+    assert level["length"]["auc"] == pytest.approx((2 + 2 + 0) / 2 / 3 / 2 * 1.0)
+    assert (level["called"]["precision"], level["called"]["recall"]) == (pytest.approx(2 / 3), 1.0)
+    alone = judge(run, dict.fromkeys(("fight/a", "fight/b"), True))
+    assert (alone.video_level, "All of them are of one label" in alone.note) == ({}, True)
 
 
 def test_what_cannot_be_ranked_is_said() -> None:
@@ -95,7 +166,7 @@ def test_annotation_files_are_matched_to_files_by_name(tmp_path) -> None:
     }
     assert of("table", "video,abnormal,start,end\na,1,2,4\nb.mp4,0,,\n", "a", "b", "c") == {"a": [2, 3], "b": []}
     with pytest.raises(InputError, match="the data set must be one of ucf-crime"):
-        of("folder", "", "a")
+        of("nothing", "", "a")
     with pytest.raises(InputError, match="event"):
         of("table", "video,abnormal,start,end\na,1,2,400\n", "a")
 

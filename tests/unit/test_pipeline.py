@@ -23,6 +23,7 @@ from headprobe.activations import HeadActivations, example_table
 from headprobe.errors import ArtefactError, FingerprintError, HeadprobeWarning, InputError
 from headprobe.examples import Example
 from headprobe.headhunt.detector_file import DETECTOR_FILE, load_detector
+from headprobe.headhunt.fitting import verdicts
 from headprobe.headhunt.held_out import by_video, out_of_fold
 from headprobe.headhunt.layers import LayerHunt
 from headprobe.headhunt.material import frame_rate
@@ -74,6 +75,39 @@ def frame_truth() -> dict[str, np.ndarray]:
 def saved(tmp_path_factory):
     hunter = HeadHunt(k=2, segment_frames=LENGTH, n_permutations=99).fit(activations(), frame_truth=frame_truth())
     return hunter.save_pretrained(tmp_path_factory.mktemp("detector"))
+
+
+def test_controls_stand_beside_the_held_out_number(tmp_path) -> None:
+    acts = activations()
+    hunter = HeadHunt(k=1, segment_frames=LENGTH, n_permutations=0).fit(acts, frame_truth=frame_truth())
+    rng = np.random.default_rng(0)
+    motion = np.c_[rng.normal(size=len(acts.labels)), acts.labels + 0.1 * rng.normal(size=len(acts.labels))]
+    rows = np.concatenate([np.arange(0, 30), np.arange(42, 72)])
+    blind = activations(seed=9, planted=()).subset(rows)
+    found = hunter.held_out_rows(acts, motion=motion, untrained=blind)
+    by_name = {row["name"]: row for row in found}
+    assert list(by_name) == [
+        "this detector",
+        "random heads (mean of 5 sets)",
+        "frame differences",
+        "this detector, on these clips",
+        "a never-trained copy of the model",
+    ]
+    own, copy = by_name["this detector"], by_name["a never-trained copy of the model"]
+    assert own["auc"] > 0.9 > by_name["random heads (mean of 5 sets)"]["auc"]
+    assert by_name["frame differences"]["auc"] > 0.95  # the planted motion is told apart too
+    assert (own["n_clips"], own["n_videos"], copy["n_clips"], copy["n_videos"]) == (72, 12, 60, 10)
+    assert own["auc_low"] < own["auc"] < own["auc_high"]
+    assert copy["auc"] < 0.75 < by_name["this detector, on these clips"]["auc"]
+    assert 0 < copy["difference_low"] < copy["difference"] < copy["difference_high"]
+    assert any("better than a never-trained copy by" in line for line in verdicts(found))
+    # A copy that knows as much is said to do as well; so does motion.
+    same = hunter.held_out_rows(acts, motion=motion * [0, 1], untrained=activations(seed=9).subset(rows))
+    assert any(line.startswith("A never-trained copy does as well") for line in verdicts(same))
+    hunter.controls_ = found
+    assert HeadHunt.from_pretrained(hunter.save_pretrained(tmp_path)).controls_ == found
+    with pytest.raises(InputError, match="saw clips that the detector was not fitted on"):
+        hunter.held_out_rows(acts.subset(np.arange(60)), untrained=acts)
 
 
 def test_planted_heads_are_hunted_and_score_new_videos() -> None:

@@ -78,7 +78,7 @@ def test_one_score_for_several_frames():
         ("[]", "json", "the scores must be an object with a list for every video"),
         ('{"a": 1}', "json", "the scores must be an object"),
         ('{"a": [1, 2], "a": [1, 2]}', "json", "a name occurs twice in one object: 'a'"),
-        ('{"a": [1, 2], "a.mp4": [1, 2]}', "json", "the scores name the video 'a' twice"),
+        ('{"a": [1, 2], "a.mp4": [1, 2]}', "json", "the names 'a' and 'a.mp4' both mean a"),
         ('{"b": [1]}', "json", "a video 'b' that the ground truth does not have"),
         ('{"a": [1]}', "json", r"has 2 frames, so 2 scores are expected .* got 1; .*\(if a score stands for several"),
         ('{"a": [1, NaN]}', "json", "NaN is no JSON number"),

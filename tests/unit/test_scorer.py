@@ -85,6 +85,23 @@ def test_scale_does_not_matter(kind):
     np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["logistic", "svm", "mlp"])
+def test_raw_features_are_centred_only_and_come_back(tmp_path, kind):
+    z, y, new = material()
+    z, new = z * [[[1], [5], [0.2]]], new * [[[1], [5], [0.2]]]
+    made = Scorer(kind, standardise=False).fit(z, y)
+    assert (made.arrays_["scale"] == 1).all()
+    again = Scorer(kind).fit(z, y)
+    assert not np.allclose(made.decision(new), again.decision(new), rtol=1e-3)
+    if kind == "logistic":  # the published scorer: no scaler at all
+        plain = LogisticRegression(max_iter=1000).fit(features(z), y)
+        np.testing.assert_allclose(made.decision(new), plain.decision_function(features(new)), rtol=1e-3, atol=1e-3)
+    save_scorer(made, tmp_path)
+    back = load_scorer(tmp_path)
+    assert back.standardise is False
+    np.testing.assert_allclose(back.decision(new), made.decision(new))
+
+
 @pytest.mark.parametrize("kind", ["logistic", "svm"])
 def test_contributions_of_heads_add_up_to_the_decision(kind):
     z, y, new = material()

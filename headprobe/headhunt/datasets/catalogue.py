@@ -8,7 +8,7 @@ from pathlib import Path
 
 from headprobe.errors import InputError
 from headprobe.headhunt.datasets.files import Found, Listing, count_frames, list_folder
-from headprobe.headhunt.datasets.grammar import name_of, parse_frame_counts
+from headprobe.headhunt.datasets.grammar import match_names, one_each, parse_frame_counts
 from headprobe.headhunt.datasets.pedestrians import load_mask, ped2, ped2_name, shanghaitech, shanghaitech_name
 from headprobe.headhunt.datasets.tables import from_folders, from_table, read_text
 from headprobe.headhunt.datasets.ucf_crime import ucf_crime
@@ -45,6 +45,9 @@ _FILES: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 _MASKS = "test_frame_mask"
+
+RENAMED = {"ped2": ped2_name, "shanghaitech": shanghaitech_name}
+"""Data sets whose clips have a name of their own, made from that of the file."""
 
 
 def load_dataset(
@@ -124,17 +127,23 @@ def load_dataset(
 
 
 def read_truth(
-    dataset: str, ground_truth: str | os.PathLike[str], frame_counts: str | os.PathLike[str] | None = None
+    dataset: str,
+    ground_truth: str | os.PathLike[str],
+    frame_counts: str | os.PathLike[str] | None = None,
+    normal: str = NORMAL,
 ) -> Dataset:
-    """The test videos of a data set from its annotation files, without any video.
+    """The test videos of a data set from its annotation files, without opening any video.
 
     Parameters
     ----------
     dataset
-        One of `DATASETS` but `"folder"`.
+        One of `DATASETS`.
     ground_truth
         The temporal annotation (`"ucf-crime"`, `"xd-violence"`), the `.m` file (`"ped2"`), a table of frames
-        (`"shanghaitech"`), or any table (`"table"`, as for `from_table`).
+        (`"shanghaitech"`), any table (`"table"`, as for `from_table`), or the folder whose folders are the classes
+        (`"folder"`, as for `from_folders`).
+    normal
+        For `"folder"`: the folder of the normal videos.
     frame_counts
         Lines `name first last class`, both ends inclusive. A table needs none where it has the numbers itself.
 
@@ -157,6 +166,14 @@ def read_truth(
     ...     int(read_truth("table", table).truth()["a"].sum())
     3
     """
+    if dataset == "folder":
+        listing = list_folder(ground_truth)
+        return from_folders([video.path for video in listing.videos], listing.root, normal=normal).split("test")
+    if os.path.isdir(ground_truth):
+        raise InputError(
+            f"{os.fspath(ground_truth)} is a folder: the ground truth of {dataset!r} is a file (a folder with a folder "
+            "per class is the data set 'folder')"
+        )
     text = read_text(ground_truth)
     counts = None if frame_counts is None else read_text(frame_counts)
     sources = {"ground_truth": os.fspath(ground_truth)}
@@ -172,17 +189,20 @@ def read_truth(
         lengths = {ped2_name(name) or name: n for name, n in parse_frame_counts(counts or "").items()}
         return ped2(text, lengths, sources).split("test")
     if dataset not in ("shanghaitech", "table"):
-        raise InputError(
-            f"the data set must be one of {', '.join(d for d in DATASETS if d != 'folder')}, got {dataset!r}"
-        )
+        raise InputError(f"the data set must be one of {', '.join(DATASETS)}, got {dataset!r}")
     table = from_table(text, dataset)
     if counts is None:
         return Dataset(dataset, table.split("test").videos, 0, sources)
-    return Dataset(dataset, table.split("test").videos, 0, sources).with_frames(parse_frame_counts(counts))
+    test = Dataset(dataset, table.split("test").videos, 0, sources)
+    known, lengths = [video.name for video in test.videos], parse_frame_counts(counts)
+    named = one_each(match_names(list(lengths), known), known, "the frame counts")
+    return test.with_frames({known[place]: lengths[name] for place, name in named.items()})
 
 
 def match_videos(dataset: Dataset, listing: Listing) -> tuple[dict[str, tuple[Found, ...]], list[Path]]:
     """Find the videos of a data set among those of a folder, by name.
+
+    A name is a path beneath the folder, with or without ending; less of it will do where no other file ends with it.
 
     Parameters
     ----------
@@ -199,6 +219,11 @@ def match_videos(dataset: Dataset, listing: Listing) -> tuple[dict[str, tuple[Fo
     list of Path
         Videos that belong to none.
 
+    Raises
+    ------
+    InputError
+        Two names of the data set mean the same file.
+
     Examples
     --------
     >>> import tempfile
@@ -212,29 +237,16 @@ def match_videos(dataset: Dataset, listing: Listing) -> tuple[dict[str, tuple[Fo
     >>> list(there), [path.name for path in rest]
     (['a'], ['other.mp4'])
     """
-    known = {video.name for video in dataset.videos}
-    if dataset.name == "folder":
-        found = {v: (one,) for one in listing.videos if (v := _below(one, listing.root)) in known}
-        return found, [one.path for one in listing.videos if _below(one, listing.root) not in known]
-    rename = {"ped2": ped2_name, "shanghaitech": shanghaitech_name}.get(dataset.name)
-    located: dict[str, tuple[Found, ...]] = {}
-    extra: list[Path] = []
-    for one in listing.videos:
-        file_name = one.path.name
-        stem = name_of(file_name) if one.n_images is None else file_name
-        # A table may name videos with their ending, or by their path.
-        names = [rename(stem)] if rename else [stem, file_name, _below(one, listing.root)]
-        named = next((name for name in names if name in known), None)
-        if named is None:
-            extra.append(one.path)
-        else:
-            located[named] = (*located.get(named, ()), one)
-    return located, extra
-
-
-def _below(found: Found, root: Path) -> str:
-    parts = found.path.relative_to(root).parts
-    return "/".join((*parts[:-1], name_of(parts[-1])))
+    known = [video.name for video in dataset.videos]
+    paths = [one.path for one in listing.videos]
+    rename = RENAMED.get(dataset.name)
+    if rename is None:
+        fits = match_names(known, paths, listing.root)
+    else:
+        fits = {name: [i for i, path in enumerate(paths) if rename(path.name) == name] for name in known}
+    located = {name: tuple(listing.videos[i] for i in places) for name, places in fits.items() if places}
+    used = {i for places in fits.values() for i in places}
+    return located, [path for i, path in enumerate(paths) if i not in used]
 
 
 def _located(listing: Listing, rename: Callable[[str], str | None]) -> dict[str, Found]:

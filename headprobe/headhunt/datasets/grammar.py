@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from headprobe.errors import InputError
 from headprobe.headhunt.frames import Span
 from headprobe.video.clips import VIDEO_SUFFIXES
 
-__all__ = ["add_events", "lines", "name_of", "not_empty", "number_pairs", "parse_frame_counts", "parse_list"]
+__all__ = [
+    "add_events",
+    "lines",
+    "match_names",
+    "name_of",
+    "not_empty",
+    "number_pairs",
+    "one_each",
+    "parse_frame_counts",
+    "parse_list",
+]
 
 
 def lines(text: str) -> list[tuple[int, str]]:
@@ -53,6 +64,123 @@ def name_of(entry: str) -> str:
     last = entry.replace("\\", "/").rstrip("/").rpartition("/")[2]
     stem, dot, ending = last.rpartition(".")
     return stem if stem and f"{dot}{ending}".lower() in VIDEO_SUFFIXES else last
+
+
+def match_names(
+    names: Iterable[str],
+    paths: Sequence[str | os.PathLike[str]],
+    base: str | os.PathLike[str] | None = None,
+) -> dict[str, list[int]]:
+    """Say which files the names of a table, a list or a mapping mean: the one rule for names of videos.
+
+    A name is a path, with either kind of slash, with or without the ending of a video file. It means the file that lies
+    at this path beneath `base`; where there is none, the file whose path ends with it, folder by folder. So
+    ``fight/a`` is not ``calm/a.mp4``, and the bare ``a`` is either where the other does not exist. Where a path is
+    shorter than a name, the name has to end with the path.
+
+    Parameters
+    ----------
+    names
+        What the videos are called.
+    paths
+        The files; they need not exist.
+    base
+        The folder that the names are relative to; None where there is none.
+
+    Returns
+    -------
+    dict
+        Name to the positions of the files that it fits, for the names that fit one. More than one position: the name
+        is ambiguous, and `one_each` refuses it.
+
+    Raises
+    ------
+    InputError
+        Two names mean the same file.
+
+    Examples
+    --------
+    >>> match_names(["fight/a", "b.mp4"], ["films/fight/a.mp4", "films/calm/a.mp4", "films/b.mp4"])
+    {'fight/a': [0], 'b.mp4': [2]}
+    >>> match_names(["a"], ["films/fight/a.mp4", "films/calm/a.mp4"])
+    {'a': [0, 1]}
+    >>> match_names(["a"], ["films/a.mp4", "films/calm/a.mp4"], "films")
+    {'a': [0]}
+    """
+    files = [_parts(os.fspath(path)) for path in paths]
+    top = () if base is None else tuple(os.path.abspath(base).replace("\\", "/").strip("/").split("/"))
+    whole = [_parts(os.path.abspath(path))[0] for path in paths] if top else []
+    by_stem: dict[str, list[int]] = {}
+    for place, (parts, _) in enumerate(files):
+        by_stem.setdefault(parts[-1], []).append(place)
+    found: dict[str, list[int]] = {}
+    taken: dict[int, str] = {}
+    for name in dict.fromkeys(names):
+        parts, ending = _parts(name)
+        fits = []
+        for place in by_stem.get(parts[-1], []):
+            own, suffix = files[place]
+            n = min(len(own), len(parts))
+            if own[-n:] == parts[-n:] and (not ending or not suffix or ending == suffix):
+                fits.append(place)
+        exact = [i for i in fits if files[i][0] == parts or (top and whole[i] == (*top, *parts))]
+        fits = exact or fits
+        for place in fits:
+            if place in taken:
+                raise InputError(
+                    f"the names {taken[place]!r} and {name!r} both mean {os.fspath(paths[place])}: name every video "
+                    "once, by its path"
+                )
+            taken[place] = name
+        if fits:
+            found[name] = fits
+    return found
+
+
+def one_each(found: dict[str, list[int]], paths: Sequence[str | os.PathLike[str]], what: str) -> dict[int, str]:
+    """Position of each file to its name, after `match_names`; a name that fits several files is refused.
+
+    Parameters
+    ----------
+    found
+        From `match_names`.
+    paths
+        The files.
+    what
+        Where the names stand, for the error.
+
+    Returns
+    -------
+    dict
+        Position to name.
+
+    Raises
+    ------
+    InputError
+        A name fits several files.
+
+    Examples
+    --------
+    >>> one_each({"b": [1]}, ["a.mp4", "b.mp4"], "the table")
+    {1: 'b'}
+    """
+    for name, places in found.items():
+        if len(places) > 1:
+            held = ", ".join(os.fspath(paths[place]) for place in places[:3])
+            more = ", ..." if len(places) > 3 else ""
+            raise InputError(
+                f"the name {name!r} in {what} fits {len(places)} videos: {held}{more}; write "
+                "there the path of each, from the folder that holds them all, such as "
+                f"{'/'.join(_parts(os.fspath(paths[places[0]]))[0][-2:])!r}"
+            )
+    return {places[0]: name for name, places in found.items()}
+
+
+def _parts(entry: str) -> tuple[tuple[str, ...], str]:
+    """Folders and name without the ending of a video file; and the ending, in small letters."""
+    parts = [part for part in entry.replace("\\", "/").split("/") if part not in ("", ".")] or [entry]
+    stem = name_of(parts[-1])
+    return (*parts[:-1], stem), parts[-1][len(stem) :].lower()
 
 
 def number_pairs(fields: Sequence[str], number: int, line: str) -> list[tuple[int, int]]:

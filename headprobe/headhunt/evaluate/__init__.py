@@ -19,16 +19,17 @@ from headprobe.headhunt.evaluate.controls import (
 )
 from headprobe.headhunt.evaluate.event_level import IOUS, bootstrap_events, evaluate_events
 from headprobe.headhunt.evaluate.frame_level import evaluate, evaluate_by_class, to_frames
-from headprobe.headhunt.evaluate.results import full_evaluation
-from headprobe.headhunt.evaluate.score_files import interval_scores, parse_scores, read_scores
+from headprobe.headhunt.evaluate.results import evaluate_by_label, full_evaluation
+from headprobe.headhunt.evaluate.score_files import interval_scores, parse_scores, read_scores, read_video_scores
 from headprobe.headhunt.evaluate.spans import Seconds, events_above, spans_in_seconds, temporal_iou
-from headprobe.headhunt.evaluate.video_level import evaluate_videos, video_labels, video_scores
+from headprobe.headhunt.evaluate.video_level import VIDEO_ROWS, evaluate_videos, rank_videos, video_labels, video_scores
 from headprobe.headhunt.ranking import FrameScores
 
 __all__ = [
     "CONTROLS",
     "IOUS",
     "METRICS",
+    "VIDEO_ROWS",
     "FrameScores",
     "Interval",
     "Seconds",
@@ -41,6 +42,7 @@ __all__ = [
     "controls",
     "evaluate",
     "evaluate_by_class",
+    "evaluate_by_label",
     "evaluate_events",
     "evaluate_videos",
     "events_above",
@@ -49,7 +51,9 @@ __all__ = [
     "of_another_video",
     "parse_scores",
     "position_prior",
+    "rank_videos",
     "read_scores",
+    "read_video_scores",
     "shifted_in_time",
     "spans_in_seconds",
     "temporal_iou",

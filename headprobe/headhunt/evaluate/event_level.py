@@ -183,7 +183,16 @@ def bootstrap_events(
             a, b = first(weight), second(weight)
             return None if a is None or b is None else a - b
 
-    return bootstrap(number, len(truth), n_resamples, confidence, kind, random_state)
+    return bootstrap(
+        number,
+        len(truth),
+        n_resamples,
+        confidence,
+        kind,
+        random_state,
+        strata=[bool(len(events)) for events in truth.values()],
+        bounded=other is None and metric in ("precision", "recall", "f1", "mean_f1"),
+    )
 
 
 def _tallies(

@@ -8,16 +8,17 @@ from typing import Any
 
 import numpy as np
 
+from headprobe.errors import InputError
 from headprobe.headhunt.evaluate.bootstrap import bootstrap_difference, bootstrap_videos
 from headprobe.headhunt.evaluate.controls import blind_scores, controls
 from headprobe.headhunt.evaluate.event_level import evaluate_events
 from headprobe.headhunt.evaluate.frame_level import evaluate, evaluate_by_class
 from headprobe.headhunt.evaluate.spans import events_above, spans_in_seconds
-from headprobe.headhunt.evaluate.video_level import evaluate_videos, video_labels, video_scores
+from headprobe.headhunt.evaluate.video_level import rank_videos, video_labels, video_scores
 from headprobe.headhunt.ranking import FrameScores
 from headprobe.video.stretches import stretches
 
-__all__ = ["full_evaluation"]
+__all__ = ["evaluate_by_label", "full_evaluation"]
 
 
 def full_evaluation(
@@ -28,7 +29,7 @@ def full_evaluation(
     tau: float | None = None,
     fps: float | None = None,
     n_resamples: int = 0,
-    kind: str = "percentile",
+    kind: str | None = "percentile",
     random_state: int = 0,
 ) -> dict[str, Any]:
     """Frame level, controls, video level, and as asked for classes, events and intervals.
@@ -44,18 +45,18 @@ def full_evaluation(
     fps
         Frame rate of the videos, needed with `tau`.
     n_resamples
-        Resamples for `intervals`; 0 for none.
+        Resamples for `intervals` by resampling; 0 for none.
     kind
-        Of the intervals, `"percentile"` or `"bca"`.
+        Of the intervals, as in `bootstrap`; `"t"` needs no resamples. None: no intervals.
     random_state
         Seed of resamples and of the random controls.
 
     Returns
     -------
     dict
-        The numbers of `evaluate`; `controls`; `video_level` by the highest and the mean score, None if all videos are
-        of one kind; `by_class`; `events`; `intervals` of `auc`, `ap`, `within_auc`, and of `auc` and `within_auc` minus
-        those of the constant and the position prior.
+        The numbers of `evaluate`; `controls`; `video_level` as from `rank_videos`, None if all videos are of one kind;
+        `by_class`; `events`; `intervals` of `auc`, `ap`, `within_auc`, and of `auc` and `within_auc` minus
+        those of the constant and the position prior; text in the place of a t interval says why there is none.
 
     Raises
     ------
@@ -70,10 +71,7 @@ def full_evaluation(
     """
     out: dict[str, Any] = evaluate(scores, truth)
     out["controls"] = controls(truth, scores, random_state=random_state)
-    labels = video_labels(truth)
-    both = len(set(labels.values())) == 2
-    hows = ("max", "mean")
-    out["video_level"] = {how: evaluate_videos(video_scores(scores, how), labels) for how in hows} if both else None
+    out["video_level"] = rank_videos(scores, video_labels(truth), {v: len(np.asarray(t)) for v, t in truth.items()})
     if classes is not None:
         out["by_class"] = evaluate_by_class(scores, truth, classes)
     if tau is not None:
@@ -81,20 +79,87 @@ def full_evaluation(
         true = {v: spans_in_seconds(stretches(t), fps=fps) for v, t in truth.items()}
         length = {v: spans_in_seconds([(0, len(np.asarray(t)))], fps=fps)[0][1] for v, t in truth.items()}
         out["events"] = {"tau": tau, "fps": fps} | evaluate_events(found, true, length)
-    if n_resamples:
+    if kind == "t" or (n_resamples and kind is not None):
         out["intervals"] = _intervals(scores, truth, n_resamples, kind, random_state, bool(out["n_within_videos"]))
     return out
 
 
-def _intervals(
-    scores: FrameScores, truth: FrameScores, n_resamples: int, kind: str, seed: int, within: bool
+def evaluate_by_label(
+    scores: Mapping[str, Sequence[float]],
+    labels: Mapping[str, int],
+    *,
+    n_resamples: int = 0,
+    kind: str | None = "t",
+    random_state: int = 0,
 ) -> dict[str, Any]:
-    settings: dict[str, Any] = {"n_resamples": n_resamples, "kind": kind, "random_state": seed}
+    """What can be said where only the label of each video is known: numbers over videos.
+
+    Parameters
+    ----------
+    scores
+        Video to its scores, one or more, of frames, segments or the whole.
+    labels
+        The same videos, 0 or 1; both must occur.
+    n_resamples, kind, random_state
+        As in `full_evaluation`.
+
+    Returns
+    -------
+    dict
+        `n_videos`, `n_abnormal_videos`, `video_level` as from `rank_videos`, and `intervals` of the AUC by the highest
+        and by the mean score; text in the place of an interval says why there is none.
+
+    Raises
+    ------
+    InputError
+        As in `evaluate_videos`.
+
+    Examples
+    --------
+    >>> found = evaluate_by_label({"a": [0.9], "b": [0.1], "c": [0.4], "d": [0.3]}, {"a": 1, "b": 0, "c": 0, "d": 1})
+    >>> found["video_level"]["max"]["auc"], found["intervals"]["auc_by_max"]["kind"]
+    (0.75, 't')
+    """
+    ranked = rank_videos(scores, labels)
+    if ranked is None:
+        raise InputError(f"all {len(labels)} videos have one label: ranking videos needs both kinds")
+    out: dict[str, Any] = {"n_videos": len(labels), "n_abnormal_videos": sum(labels.values()), "video_level": ranked}
+    if kind == "t" or (n_resamples and kind is not None):
+        truth = {video: [label] for video, label in labels.items()}
+        out["intervals"] = {
+            f"auc_by_{how}": _interval_or_why(
+                {video: [value] for video, value in video_scores(scores, how).items()},
+                truth,
+                "auc",
+                {"n_resamples": n_resamples or 1, "kind": kind, "random_state": random_state},
+            )
+            for how in ("max", "mean")
+        }
+    return out
+
+
+def _interval_or_why(
+    scores: FrameScores, truth: FrameScores, metric: str, settings: Mapping[str, Any], other: FrameScores | None = None
+) -> dict[str, Any] | str:
+    """An interval of a number that is defined, or why these videos give none."""
+    try:
+        if other is None:
+            return asdict(bootstrap_videos(scores, truth, metric, **settings))
+        return asdict(bootstrap_difference(scores, other, truth, metric, **settings))
+    except InputError as error:
+        if settings["kind"] != "t":
+            raise
+        return str(error)
+
+
+def _intervals(
+    scores: FrameScores, truth: FrameScores, n_resamples: int, kind: str | None, seed: int, within: bool
+) -> dict[str, Any]:
+    settings: dict[str, Any] = {"n_resamples": n_resamples or 1, "kind": kind, "random_state": seed}
     blind = blind_scores(truth)
     metrics = ("auc", "ap", "within_auc") if within else ("auc", "ap")
-    out = {metric: asdict(bootstrap_videos(scores, truth, metric, **settings)) for metric in metrics}
+    out: dict[str, Any] = {metric: _interval_or_why(scores, truth, metric, settings) for metric in metrics}
     pairs = [("auc", "constant_per_video"), *([("within_auc", "position_prior")] if within else [])]
     for metric, name in pairs:
-        difference = bootstrap_difference(scores, blind[name], truth, metric, **settings)
-        out[f"{metric}_minus_{name}"] = asdict(difference)
+        out[f"{metric}_minus_{name}"] = _interval_or_why(scores, truth, metric, settings, blind[name])
     return out

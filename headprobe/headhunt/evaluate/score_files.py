@@ -12,10 +12,10 @@ from jaxtyping import Float
 
 from headprobe._files import csv_records, parse_json
 from headprobe.errors import InputError
-from headprobe.headhunt.datasets.grammar import name_of
+from headprobe.headhunt.datasets.grammar import match_names, one_each
 from headprobe.headhunt.datasets.tables import read_text
 
-__all__ = ["interval_scores", "parse_scores", "read_scores"]
+__all__ = ["interval_scores", "parse_scores", "read_scores", "read_video_scores"]
 
 FrameArrays = dict[str, Float[np.ndarray, " frame"]]
 
@@ -68,7 +68,8 @@ def parse_scores(
     Parameters
     ----------
     text
-        Content of the file. Video names may carry the ending of their file.
+        Content of the file. Names of videos may carry the ending of their file and folders above it, or leave out
+        folders that the ground truth has, as long as only one video can be meant.
     n_frames
         Video to its frames.
     form
@@ -85,8 +86,8 @@ def parse_scores(
     Raises
     ------
     InputError
-        Naming the video: it is not known, is there twice, a frame has no score or two, a score is no finite
-        number; or the file has another form.
+        Naming the video: it is not known, is there twice, could be several, a frame has no score or two, a score is
+        no finite number; or the file has another form.
 
     Examples
     --------
@@ -97,16 +98,70 @@ def parse_scores(
         raise InputError(f"the form of a score file must be 'json' or 'csv', got {form!r}")
     held = _from_csv(text) if form == "csv" else _from_json(text)
     out: FrameArrays = {}
+    named = _named(list(held), list(n_frames))
     for given, rows in held.items():
-        video = given if given in n_frames else name_of(given)
-        if video not in n_frames:
-            raise InputError(f"the scores name a video {given!r} that the ground truth does not have")
-        if video in out:
-            raise InputError(f"the scores name the video {video!r} twice")
+        video = named[given]
         try:
             out[video] = _frames(rows, n_frames[video], video, frames_per_score)
         except OverflowError as error:
             raise InputError(f"video {video!r}: a score is too large to be a number ({error})") from error
+    return out
+
+
+def _named(given: list[str], known: list[str]) -> dict[str, str]:
+    """The video of the ground truth that each name of a score file means."""
+    fits = match_names(given, known)
+    places = {name: place for place, name in one_each(fits, known, "the scores").items()}
+    unknown = [name for name in given if name not in places]
+    if unknown:
+        raise InputError(f"the scores name a video {unknown[0]!r} that the ground truth does not have")
+    return {name: known[places[name]] for name in given}
+
+
+def read_video_scores(path: str | os.PathLike[str], videos: Sequence[str]) -> dict[str, list[float]]:
+    """Read the scores of a method where the lengths of the videos are not known: a number or more of each video.
+
+    Parameters
+    ----------
+    path
+        A file as for `read_scores`; it may also hold one number per video (`{"a": 0.7}`, or a table of `video` and
+        `score`).
+    videos
+        Names of the ground truth.
+
+    Returns
+    -------
+    dict
+        Video to its scores, in the order of the file, all finite.
+
+    Raises
+    ------
+    InputError
+        As in `parse_scores`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "scores.json"
+    ...     _ = path.write_text('{"a.mp4": 0.7, "b": [[0, 47, 0.1], [48, 60, 0.2]]}')
+    ...     read_video_scores(path, ["a", "b"])
+    {'a': [0.7], 'b': [0.1, 0.2]}
+    """
+    text = read_text(path)
+    as_table = os.fspath(path).removesuffix(".gz").endswith(".csv")
+    held = _from_csv(text, by_video=True) if as_table else _from_json(text, by_video=True)
+    named = _named(list(held), list(videos))
+    out: dict[str, list[float]] = {}
+    for given, rows in held.items():
+        if not rows:
+            raise InputError(f"video {given!r} has no score")
+        values = [row[-1] if isinstance(row, list) and len(row) == 3 else row for row in rows]
+        wrong = [x for x in values if isinstance(x, bool) or not isinstance(x, int | float) or not np.isfinite(x)]
+        if wrong:
+            raise InputError(f"video {given!r}: expected finite numbers, got {wrong[0]!r}")
+        out[named[given]] = [float(x) for x in values]
     return out
 
 
@@ -195,8 +250,10 @@ def _frames(rows: list[Any], n_frames: int, video: str, frames_per_score: int | 
     return values
 
 
-def _from_json(text: str) -> dict[str, list[Any]]:
+def _from_json(text: str, by_video: bool = False) -> dict[str, list[Any]]:
     data = parse_json(text, "the scores", InputError)
+    if by_video and isinstance(data, dict):
+        data = {video: rows if isinstance(rows, list) else [rows] for video, rows in data.items()}
     if not isinstance(data, dict) or not all(isinstance(rows, list) for rows in data.values()):
         raise InputError(
             'the scores must be an object with a list for every video, {"video": [score, ...]} or '
@@ -205,10 +262,12 @@ def _from_json(text: str) -> dict[str, list[Any]]:
     return data
 
 
-def _from_csv(text: str) -> dict[str, list[Any]]:
+def _from_csv(text: str, by_video: bool = False) -> dict[str, list[Any]]:
     names, rows = csv_records(text, "the score table")
     columns = set(names)
     by_frame = {"video", "frame", "score"} <= columns
+    if by_video and {"video", "score"} <= columns and not columns & {"frame", "first", "last"}:
+        return _one_each_row(rows)
     if not by_frame and not {"video", "first", "last", "score"} <= columns:
         raise InputError(
             f"the score table has the columns {sorted(columns)}; it needs video, frame, score or video, first, last, "
@@ -227,9 +286,24 @@ def _from_csv(text: str) -> dict[str, list[Any]]:
     if not by_frame:
         return out
     for video, frames in places.items():
+        if by_video and len(set(frames)) == len(frames):
+            continue  # some frames of it are enough
         order = np.argsort(frames, kind="stable")
         wrong = next((i for i, at in enumerate(order) if frames[at] != i), None)
         if wrong is not None:
             raise InputError(f"video {video!r}: frame {wrong} is missing in the score table, or one is there twice")
         out[video] = [out[video][at] for at in order]
+    return out
+
+
+def _one_each_row(rows: Sequence[tuple[int, Mapping[str, str]]]) -> dict[str, list[Any]]:
+    """Scores of a table with one row per video."""
+    out: dict[str, list[Any]] = {}
+    for number, row in rows:
+        if row["video"] in out:
+            raise InputError(f"row {number} of the score table: the video {row['video']!r} is there twice")
+        try:
+            out[row["video"]] = [float(row["score"])]
+        except ValueError as error:
+            raise InputError(f"row {number} of the score table: expected a number ({error})") from error
     return out

@@ -13,7 +13,7 @@ from headprobe.headhunt.evaluate.frame_level import evaluate
 from headprobe.headhunt.frames import check_same_videos, check_truth
 from headprobe.headhunt.ranking import FrameScores
 
-__all__ = ["evaluate_videos", "video_labels", "video_scores"]
+__all__ = ["VIDEO_ROWS", "evaluate_videos", "rank_videos", "video_labels", "video_scores"]
 
 
 def video_scores(
@@ -79,6 +79,50 @@ def video_labels(truth: FrameScores) -> dict[str, int]:
     {'a': 1, 'b': 0}
     """
     return {video: int(check_truth(labels, video).any()) for video, labels in truth.items()}
+
+
+VIDEO_ROWS = {"max": "highest score", "mean": "mean score", "length": "length of the video, a control"}
+"""Rows of the video level, and what they are called."""
+
+
+def rank_videos(
+    scores: Mapping[str, ArrayLike], labels: Mapping[str, int], lengths: Mapping[str, float] | None = None
+) -> dict[str, dict[str, float | int | None]] | None:
+    """Rank the videos by the highest and the mean of their scores, beside their length, which looks at no frame.
+
+    Parameters
+    ----------
+    scores
+        Video to its scores `[frame]` or `[segment]`.
+    labels
+        The same videos, 0 or 1.
+    lengths
+        Video to its length in any unit; without it there is no control.
+
+    Returns
+    -------
+    dict or None
+        `max`, `mean` and, with lengths, `length`, each as from `evaluate_videos`; None where all videos are of one
+        label, which cannot be ranked.
+
+    Raises
+    ------
+    InputError
+        As in `video_scores` and `evaluate_videos`.
+
+    Examples
+    --------
+    >>> found = rank_videos({"a": [0.2, 0.9], "b": [0.4]}, {"a": 1, "b": 0}, {"a": 20, "b": 30})
+    >>> {row: numbers["auc"] for row, numbers in found.items()}
+    {'max': 1.0, 'mean': 1.0, 'length': 0.0}
+    """
+    if len(set(labels.values())) < 2:
+        check_same_videos(scores, labels, "scores", "labels")
+        return None
+    by_row = {"max": video_scores(scores, "max"), "mean": video_scores(scores, "mean")}
+    if lengths is not None:
+        by_row["length"] = {video: float(length) for video, length in lengths.items()}
+    return {row: evaluate_videos(values, labels) for row, values in by_row.items()}
 
 
 def evaluate_videos(

@@ -162,7 +162,7 @@ def test_check_says_what_is_there(ped2, invoke):
     done = invoke("data", "check", ped2, "--dataset", "ped2", "--open")
     assert done.exit_code == 0, done.output
     assert "ped2: 3 videos annotated, 3 of them in" in done.output
-    assert "1 videos, 4 frames, 2 abnormal (50.0%)" in done.output
+    assert "1 video, 4 frames, 2 abnormal (50.0%)" in done.output
     (ped2 / "test_01.mp4").unlink()
     done = invoke("data", "check", ped2, "--dataset", "ped2", "--json")
     assert done.exit_code == 1

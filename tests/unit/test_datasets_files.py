@@ -72,7 +72,7 @@ def test_the_report_leaves_no_video_out(ucf):
         "in no split (extra): 1\n    Part-1",
         "empty files: 1",
         "2 videos, 15 frames, 2 abnormal (13.3%)",
-        "1 events in 1 videos",
+        "1 event in 1 video",
         "no video file was opened",
         "calibration pool                         no training video",
     ):

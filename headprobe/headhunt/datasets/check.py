@@ -99,7 +99,10 @@ class Check:
         list of str
             One line of text each.
         """
-        out = [f"{self.dataset.name}: {len(self.dataset)} videos annotated, {len(self.present)} of them in {self.root}"]
+        from headprobe.headhunt.detector_report import counted
+
+        annotated = counted(len(self.dataset), "video")
+        out = [f"{self.dataset.name}: {annotated} annotated, {len(self.present)} of them in {self.root}"]
         out += [f"  {role.replace('_', ' ')}: {path}" for role, path in self.dataset.sources.items()]
         parts: list[tuple[str, Sequence[str]]] = [
             ("missing", self.missing),
@@ -259,30 +262,32 @@ def _opened(
 
 
 def _scope_lines(numbers: Mapping[str, Any]) -> list[str]:
+    from headprobe.headhunt.detector_report import counted
+
     test, train = numbers["test"], numbers["train"]
     if not test["videos"]:
         rows = [("test", "no video")]
     elif test["frames"] is None:
         unknown = "when the events happen" if test["events"] is None else "how many frames the videos have"
-        rows = [("frame level", f"not possible: no file says {unknown} ({test['videos']} videos)")]
+        rows = [("frame level", f"not possible: no file says {unknown} ({counted(test['videos'], 'video')})")]
     else:
         share = test["abnormal_frames"] / test["frames"]
         pairs = test["within_weight"]
         rows = [
             (
                 "frame level (auc, ap, pr_auc_trapezoid)",
-                f"{test['videos']} videos, {test['frames']:,} frames, "
+                f"{counted(test['videos'], 'video')}, {counted(test['frames'], 'frame')}, "
                 f"{test['abnormal_frames']:,} abnormal ({share:.1%})",
             ),
-            ("within-video AUC", f"{test['within_videos']} videos with both kinds of frames"),
+            ("within-video AUC", f"{counted(test['within_videos'], 'video')} with both kinds of frames"),
             ("pairs of frames within one video", "none" if pairs is None else f"{pairs:.3%} of all"),
-            ("event level", f"{test['events']} events in {test['abnormal']} videos"),
+            ("event level", f"{counted(test['events'], 'event')} in {counted(test['abnormal'], 'video')}"),
         ]
     if test["videos"]:
-        rows.append(("video level", f"{test['abnormal']} abnormal and {test['normal']} normal videos"))
+        rows.append(("video level", f"{test['abnormal']} abnormal and {counted(test['normal'], 'normal video')}"))
         rows.append(("by class, test", _classes(test)))
     if train["videos"]:
-        counts = f"{train['abnormal']} abnormal and {train['normal']} normal videos"
+        counts = f"{train['abnormal']} abnormal and {counted(train['normal'], 'normal video')}"
         rows.append(("calibration pool", f"{counts}; 1 % of them is {train['one_percent']}"))
         rows.append(("by class, training", _classes(train)))
     else:

@@ -242,7 +242,11 @@ def judge(
     pooled = np.concatenate(list(labels.values()))
     if pooled.all() or not pooled.any():
         kind = "abnormal" if pooled.all() else "normal"
-        return Judgement(**left_out, events=events, note=f"All frames are {kind}, so that scores cannot be ranked.")
+        untimed = sum(by_video.values()) - sum(int(one.any()) for one in labels.values())
+        note = f"All frames are {kind}, so that scores cannot be ranked."
+        if untimed:
+            note = f"No file says when the events of {untimed} abnormal videos happen: frames cannot be ranked."
+        return Judgement(**left_out, events=events, note=note)
     scores = {shown_name(d.path): to_frames(d.smoothed, d.spans, d.info.n_frames) for d in judged}
     own = evaluate(scores, labels)
     n_within = int(own["n_within_videos"] or 0)

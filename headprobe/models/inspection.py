@@ -213,7 +213,7 @@ def inspect_model(source: str | os.PathLike[str]) -> Inspection:
 
 def _configuration(source: str) -> Any:
     """The configuration that a source names, as transformers' class of it."""
-    from transformers import AutoConfig
+    from transformers import AutoConfig, PretrainedConfig
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     if source in ("tiny", "tiny-untrained"):
@@ -233,7 +233,9 @@ def _configuration(source: str) -> Any:
         if model_type not in CONFIG_MAPPING:
             raise UnsupportedModelError(_unknown(model_type, values))
         config_class = CONFIG_MAPPING[model_type]
-        return _try(f"The configuration {path}", lambda: config_class.from_dict(values))
+        # transformers reads the file itself: it writes numbers that JSON does not have, such as infinity, as objects.
+        made = _try(f"The configuration {path}", lambda: PretrainedConfig.get_config_dict(os.fspath(path))[0])
+        return _try(f"The configuration {path}", lambda: config_class.from_dict(made))
     if path.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1 or source.endswith(".json"):
         raise InputError(f"There is no folder or file {source!r}.")
     fetch = f"The configuration of {source!r} (no folder or file here, so a name on the hub)"

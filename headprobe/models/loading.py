@@ -22,8 +22,9 @@ from headprobe.models.checkpoint import (
     read_processor_config,
     read_tokenizer,
 )
+from headprobe.models.load_check import check_passes
 from headprobe.models.model import Model
-from headprobe.models.text import TextAdapter, pad_id
+from headprobe.models.text import TextAdapter
 from headprobe.sites import HeadSite, discover
 
 __all__ = ["Model", "generic_adapter", "load", "never_trained"]
@@ -148,8 +149,8 @@ def load(
         check,
         sites,
     )
-    if check and not known:
-        _check_padding(loaded)
+    if check:
+        check_passes(loaded, padding=not known)
     return loaded
 
 
@@ -291,34 +292,6 @@ def generic_adapter(module: nn.Module, sites: Sequence[HeadSite]) -> Adapter:
         f"Model type {config.model_type!r} does not say whether it attends to the left only, so it is not "
         "known on which side to pad. Register a TextAdapter for it with headprobe.models.adapter.register."
     )
-
-
-@torch.no_grad()
-def _check_padding(model: Model) -> None:
-    """Refuse a family whose padded batch differs from its single examples."""
-    adapter = model.adapter
-    assert isinstance(adapter, TextAdapter)
-    fill = pad_id(model.tokenizer)[0]
-    words = [i for i in range(min(int(model.config.vocab_size), 100)) if i != fill][:7]
-    if not words:
-        raise UnsupportedModelError(f"{model.name} has no vocabulary to check its padding with.")
-    rows = [[words[i % len(words)] for i in range(length)] for length in (2, 7)]
-
-    def outputs(lengths: Sequence[Sequence[int]]) -> torch.Tensor:
-        batch = adapter.pad_rows(lengths, model)
-        inputs = {name: tensor.to(model.device) for name, tensor in batch.inputs.items()}
-        values = model.module(**inputs)[0].float().cpu()
-        return torch.stack([value[mask][-1] for value, mask in zip(values, batch.token_info.mask, strict=True)])
-
-    together = outputs(rows)
-    alone = torch.cat([outputs([row]) for row in rows])
-    error = float((together - alone).abs().max() / alone.abs().max())
-    if not error <= (1e-3 if model.dtype in (torch.float32, torch.float64) else 0.1):
-        raise UnsupportedModelError(
-            f"Model type {model.config.model_type!r} gives other outputs for a batch padded on the "
-            f"{adapter.padding_side} than for its single examples ({error:.1e} relative). Register an adapter that "
-            "feeds it rightly with headprobe.models.adapter.register."
-        )
 
 
 def _tiny(

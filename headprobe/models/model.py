@@ -115,6 +115,38 @@ class Model:
         """Names of the arguments of the module's forward."""
         return frozenset(inspect.signature(type(self.module).forward).parameters)
 
+    @functools.cached_property
+    def rope_limits(self) -> tuple[int, ...]:
+        """Lengths beyond which rotary positions of the whole batch change (longrope), ascending; mostly none."""
+        limits = set()
+        for part in self.module.modules():
+            kinds = getattr(part, "rope_type", None)
+            for layer_type, kind in (kinds if isinstance(kinds, dict) else {None: kinds}).items():
+                if kind == "longrope":
+                    parameters = part.config.rope_parameters  # type: ignore[union-attr]
+                    parameters = parameters if layer_type is None else parameters[layer_type]  # type: ignore[index]
+                    limits.add(int(parameters["original_max_position_embeddings"]))
+        return tuple(sorted(limits))
+
+    def rope_group(self, length: int, ahead: int = 0) -> tuple[int, ...]:
+        """What texts must have in common to run in one batch without changing each other's rotary positions.
+
+        Parameters
+        ----------
+        length
+            Number of tokens.
+        ahead
+            Number of tokens that may be generated behind them.
+
+        Returns
+        -------
+        tuple of int
+            For every limit 0 below and 1 beyond it; the length itself where generation crosses it. Empty for a model
+            without such limits.
+        """
+        sides = ((length > limit, length + ahead > limit) for limit in self.rope_limits)
+        return tuple(length + 1 if now != later else int(now) for now, later in sides)
+
     @property
     def n_layers(self) -> int:
         """Number of blocks of the stack, those without heads included."""

@@ -28,7 +28,7 @@ from headprobe.models.adapter import ModelInputs, check_inputs
 from headprobe.models.model import Model
 from headprobe.sites import HeadSite
 from headprobe.trace.forward import ReadPoint, run, take_turns
-from headprobe.trace.intake import batches, encode, heads_of
+from headprobe.trace.intake import batches, encode, heads_of, prepare
 from headprobe.trace.patterns import AttentionPattern, AttentionPatterns
 from headprobe.trace.plan import Batch
 from headprobe.trace.positions import Position, last
@@ -126,9 +126,9 @@ def attention(
         if not readable:
             continue
         ids = [example.id for example in readable]
-        for row, (name, prompt) in zip(patterns, named.items(), strict=True):
-            inputs = model.adapter.prepare(encoded, prompt, model)
-            row.extend(_patterns(model, inputs, wanted, position, Batch(inputs.token_info, ids, name)))
+        for part, by_prompt in prepare(model, encoded, named.values()):
+            for row, name, inputs in zip(patterns, named, by_prompt, strict=True):
+                row.extend(_patterns(model, inputs, wanted, position, Batch(inputs.token_info, ids[part], name)))
         kept.extend(readable)
     if not kept:
         raise InputError(

@@ -21,6 +21,7 @@ from headprobe.trace.answers import answer_ids
 from headprobe.trace.contribution import described, one_token
 from headprobe.trace.direct import Reader, logit_reader
 from headprobe.trace.forward import ReadPoint, run
+from headprobe.trace.intake import prepare
 from headprobe.trace.plan import Batch
 from headprobe.trace.positions import Position, last
 from headprobe.trace.residual import residual_path
@@ -126,10 +127,10 @@ def decompose(
         for start in range(0, len(listed), batch_size):
             batch = listed[start : start + batch_size]
             encoded = [model.adapter.encode(read_content(example), example.id, model) for example in batch]
-            for row, (name, prompt) in enumerate(named.items()):
-                inputs = model.adapter.prepare(encoded, prompt, model)
-                for part, value in _pass(reader, inputs, position, ids, batch, name, difference).items():
-                    parts.setdefault(part, [[] for _ in named])[row].append(value)
+            for some, by_prompt in prepare(model, encoded, named.values()):
+                for row, (name, inputs) in enumerate(zip(named, by_prompt, strict=True)):
+                    for part, value in _pass(reader, inputs, position, ids, batch[some], name, difference).items():
+                        parts.setdefault(part, [[] for _ in named])[row].append(value)
             bar.update(len(batch))
     joined = {part: torch.stack([torch.cat(row) for row in rows]) for part, rows in parts.items()}
     leading = ("answer", "prompt", "example")

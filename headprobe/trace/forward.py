@@ -20,7 +20,7 @@ _torchvision.guard()  # nnsight imports transformers
 from nnsight import NNsight  # noqa: E402
 from nnsight.intervention.interleaver import OutOfOrderError  # noqa: E402
 
-from headprobe.errors import SiteError  # noqa: E402
+from headprobe.errors import HeadprobeError, SiteError  # noqa: E402
 from headprobe.trace.plan import Batch, plan  # noqa: E402
 
 __all__ = ["ReadPoint", "run", "run_steps", "take_turns"]
@@ -92,10 +92,37 @@ class ReadPoint:
     whole: bool = False
 
 
-def _read(envoy: Any, point: ReadPoint) -> Tensor:
+def _read(envoy: Any, point: ReadPoint, n_tokens: int | None = None) -> Tensor:
     """What is kept of a value when the pass reaches it; nothing here holds the value any longer."""
     value = envoy.input if point.side == "input" else envoy.output
-    return point.keep(value[0] if isinstance(value, tuple) and not point.whole else value)
+    if isinstance(value, tuple) and not point.whole:
+        value = value[0]
+    if n_tokens is not None and isinstance(value, Tensor) and value.ndim == 3 and value.shape[1] != n_tokens:
+        raise SiteError(
+            f"{point.path}: the model has {value.shape[1]} tokens here, but its inputs have {n_tokens}; a position "
+            "would name another token than is read. Models that add tokens of their own, such as learned prompts, need "
+            "an adapter whose token information counts them; leave a learned prompt out."
+        )
+    return point.keep(value)
+
+
+def _n_tokens(inputs: Mapping[str, Any], batch: Batch | None) -> int | None:
+    """How many tokens every value of a pass has; None where neither inputs nor batch say it."""
+    ids = inputs.get("input_ids")
+    if isinstance(ids, Tensor):
+        return ids.shape[1]
+    return None if batch is None or batch.tokens is None else batch.tokens.mask.shape[1]
+
+
+def _check_mode(module: nn.Module) -> None:
+    """Refuse a model that drops out or updates statistics while it is read."""
+    training = [name for name, part in module.named_modules() if part.training]
+    if training:
+        which = "the model is" if training[0] == "" else f"{len(training)} parts (first: {training[0]}) are"
+        raise HeadprobeError(
+            f"{type(module).__name__}: {which} in training mode, in which dropout changes every pass; headprobe reads "
+            "models in evaluation mode. Call model.module.eval() before you read it."
+        )
 
 
 def _arm(module: nn.Module, batch: Batch | None) -> list[tuple[str, list[int]]]:
@@ -128,6 +155,14 @@ def _edit_every_pass(
             del value  # until the next pass, which may never come
     except OutOfOrderError:
         return  # how an open loop ends: with the last pass, or with a stop before this module
+
+
+def _never_reached(point: ReadPoint) -> SiteError:
+    return SiteError(
+        f"{point.path}: the forward pass ended without reaching this module after the one read before it, so its "
+        f"{point.side} cannot be read: the model skips the block, runs it in another order, or uses its weights "
+        "without calling it. Read heads of the layers that run."
+    )
 
 
 def _check_applied(armed: Sequence[tuple[str, list[int]]]) -> None:
@@ -181,10 +216,19 @@ def run(
     -------
     (list of Tensor, Tensor or None)
         What was kept at each point; the logits.
+
+    Raises
+    ------
+    HeadprobeError
+        The module is in training mode.
+    SiteError
+        The pass never reaches a point, or has other tokens there than its inputs.
     """
+    _check_mode(module)
     state = _traced(module)
     kept: list[Tensor] = []
     ends: list[Tensor] = []
+    n_tokens = _n_tokens(inputs, batch)
     with state.lock:
         trace: Any = state.wrapper.trace
         envoys = [(state.envoys[id(module.get_submodule(point.path))], point) for point in points]
@@ -192,11 +236,13 @@ def run(
             armed = _arm(module, batch)
             with trace(**inputs) as tracer:
                 for envoy, point in envoys:
-                    kept.append(_read(envoy, point))
+                    kept.append(_read(envoy, point, n_tokens))
                 if logits:
                     ends.append(tracer.result.logits.clone())
                 else:
                     tracer.stop()
+        except OutOfOrderError as error:
+            raise _never_reached(points[len(kept)]) from error
         finally:
             state.wrapper.clear_edits()
     if logits:
@@ -236,7 +282,13 @@ def run_steps(
     -------
     (list of Tensor, Tensor)
         What was kept of each pass; the token ids, prompts included, [batch, token].
+
+    Raises
+    ------
+    HeadprobeError
+        The module is in training mode.
     """
+    _check_mode(module)
     state = _traced(module)
     kept: list[Tensor] = []
     ends: list[Tensor] = []

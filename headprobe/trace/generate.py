@@ -30,7 +30,7 @@ from headprobe.models.model import Model
 from headprobe.tables import example_table
 from headprobe.trace.collected import Collected
 from headprobe.trace.forward import run_steps, take_turns
-from headprobe.trace.intake import batches, encode, heads_of
+from headprobe.trace.intake import batches, encode, heads_of, prepare
 from headprobe.trace.plan import Batch
 from headprobe.trace.positions import Position
 from headprobe.trace.reading import Reading, Wanted, points_of, readings
@@ -192,12 +192,12 @@ def generate(
     for batch in batches(listed, batch_size, progress, "generate"):
         readable, encoded = encode(model, batch, on_error, skipped, frames)
         if readable:
-            inputs = model.adapter.prepare(encoded, text, model)
-            about = Batch(inputs.token_info, [example.id for example in readable], name)
-            reading, ended = _generate(model, inputs, wanted, about, settings, sampling, ends)
-            collected.add(readable, [reading])
+            for part, (inputs,) in prepare(model, encoded, [text], max_new_tokens):
+                about = Batch(inputs.token_info, [example.id for example in readable[part]], name)
+                reading, ended = _generate(model, inputs, wanted, about, settings, sampling, ends)
+                collected.add(readable[part], [reading])
+                made += ended
             kept += readable
-            made += ended
     if not kept:
         raise InputError(
             f"None of the {len(listed)} examples could be read; the first: {skipped[0][0]}: {skipped[0][1]}."

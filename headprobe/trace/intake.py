@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from headprobe.errors import InputError, VideoError
 from headprobe.examples import Example, read_content
 from headprobe.heads import Head, HeadSet
+from headprobe.models.adapter import ModelInputs
 from headprobe.models.model import Model
 from headprobe.sites import all_heads
 
-__all__ = ["batches", "encode", "heads_of"]
+__all__ = ["batches", "check_lengths", "encode", "heads_of", "prepare"]
 
 
 def heads_of(model: Model, heads: Iterable[Head | str | tuple[int, int]] | None) -> HeadSet:
@@ -127,3 +129,68 @@ def encode(
         encoded.append(model.adapter.encode(content, example.id, model))
         readable.append(example)
     return readable, encoded
+
+
+def prepare(
+    model: Model, encoded: Sequence[Any], prompts: Iterable[str], ahead: int = 0
+) -> Iterator[tuple[slice, list[ModelInputs]]]:
+    """Inputs under every prompt; a batch is cut where its texts would change each other's positions.
+
+    Some models (longrope) choose the frequencies of their rotary positions by the longest text of a batch, so that
+    texts below and beyond the limit run apart.
+
+    Parameters
+    ----------
+    model
+        The model.
+    encoded
+        What the adapter made of the examples of a batch.
+    prompts
+        Texts of the prompts.
+    ahead
+        Number of tokens that may be generated.
+
+    Yields
+    ------
+    (slice, list of ModelInputs)
+        Which examples of the batch, in their order; their inputs under every prompt.
+    """
+    prompts = list(prompts)
+    inputs = [model.adapter.prepare(encoded, prompt, model) for prompt in prompts]
+    groups = [
+        [model.rope_group(int(lengths[i]), ahead) for lengths in (x.token_info.lengths for x in inputs)]
+        for i in range(len(encoded) if model.rope_limits else 0)
+    ]
+    cuts = [i for i in range(1, len(groups)) if groups[i] != groups[i - 1]]
+    if not cuts:
+        yield slice(0, len(encoded)), inputs
+        return
+    for start, stop in itertools.pairwise([0, *cuts, len(encoded)]):
+        part = slice(start, stop)
+        yield part, [model.adapter.prepare(encoded[part], prompt, model) for prompt in prompts]
+
+
+def check_lengths(model: Model, inputs: ModelInputs) -> None:
+    """Refuse a batch whose texts change each other's positions, as `prepare` never makes one.
+
+    Parameters
+    ----------
+    model
+        The model.
+    inputs
+        Inputs of one pass.
+
+    Raises
+    ------
+    InputError
+        Some texts are longer than the model's original length and some are not.
+    """
+    if not model.rope_limits:
+        return
+    lengths = inputs.token_info.lengths.tolist()
+    if len({model.rope_group(length) for length in lengths}) > 1:
+        raise InputError(
+            f"The batch has texts of {min(lengths)} to {max(lengths)} tokens, but {model.name} takes other rotary "
+            f"positions for a whole batch once a text has more than {model.rope_limits[0]}; run shorter and longer "
+            "texts in batches of their own."
+        )

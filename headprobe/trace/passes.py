@@ -10,6 +10,7 @@ import torch
 from headprobe.models.adapter import ModelInputs, check_inputs
 from headprobe.models.model import Model
 from headprobe.trace.forward import run, take_turns
+from headprobe.trace.intake import check_lengths
 from headprobe.trace.plan import Batch, uniform
 from headprobe.trace.prefix import SharedPrefix, shared_prefix
 from headprobe.trace.reading import Reading, Wanted, answer_logits, points_of, readings
@@ -58,6 +59,7 @@ def full_pass(
         A position selects no token, or several without saying what becomes of them.
     """
     check_inputs(inputs)
+    check_lengths(model, inputs)
     rows = {name: position.rows(inputs.token_info) for name, position in wanted.positions.items()}
     read, points = read_together(list(rows.values())), points_of(model, wanted)
     given = {name: tensor for name, tensor in inputs.inputs.items() if name not in (shared or {})}
@@ -127,6 +129,7 @@ def prompt_passes(
 def _shared_passes(model: Model, prefix: SharedPrefix, wanted: Wanted) -> list[dict[str, Reading]]:
     for inputs in prefix.batches:
         check_inputs(inputs)
+        check_lengths(model, inputs)
     rows = [
         {name: position.rows(inputs.token_info) for name, position in wanted.positions.items()}
         for inputs in prefix.batches

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
-from headprobe.errors import InputError
+from headprobe.errors import InputError, UnsupportedModelError
 from headprobe.heads import Head, HeadSet
 from headprobe.models.adapter import ModelInputs
 from headprobe.models.model import Model
@@ -198,6 +198,11 @@ def points_of(model: Model, wanted: Wanted) -> list[Point]:
     Returns
     -------
     list of Point
+
+    Raises
+    ------
+    UnsupportedModelError
+        The residual stream is wanted, and a block is no module that is called.
     """
     chosen: dict[int, list[int]] = {}
     for head in sorted(wanted.heads):
@@ -209,6 +214,12 @@ def points_of(model: Model, wanted: Wanted) -> list[Point]:
     ]
     if wanted.resid_post:
         blocks = block_paths(model.module, model.sites)
+        for path in blocks:
+            if isinstance(model.module.get_submodule(path), nn.ModuleList | nn.ModuleDict):
+                raise UnsupportedModelError(
+                    f"{path}: the block is a list of parts, which is never called as one module, so there is no output "
+                    "of it that would be the residual stream; capture without resid_post=True."
+                )
         points += [Point(layer, path, "output") for layer, path in enumerate(blocks)]
     return sorted(points, key=lambda point: (point.layer, point.side == "output"))
 

@@ -17,7 +17,7 @@ from headprobe.trace.answers import answer_ids as ids_of_answers
 from headprobe.trace.collected import Collected
 from headprobe.trace.forward import take_turns
 from headprobe.trace.intake import batches as batches_of
-from headprobe.trace.intake import encode, heads_of
+from headprobe.trace.intake import encode, heads_of, prepare
 from headprobe.trace.passes import full_pass, prompt_passes
 from headprobe.trace.plan import active
 from headprobe.trace.positions import Position, last
@@ -172,10 +172,11 @@ class HeadTracer:
         for batch in batches_of(listed, batch_size, progress):
             readable, encoded = encode(self.model, batch, on_error, skipped, frames)
             if readable:
-                inputs = [self.model.adapter.prepare(encoded, prompt, self.model) for prompt in named.values()]
-                by_prompt = prompt_passes(self.model, inputs, wanted, [example.id for example in readable], list(named))
-                for name, part in collected.items():
-                    part.add(readable, [reading[name] for reading in by_prompt])
+                for part, inputs in prepare(self.model, encoded, named.values()):
+                    ids = [example.id for example in readable[part]]
+                    by_prompt = prompt_passes(self.model, inputs, wanted, ids, list(named))
+                    for name, parts in collected.items():
+                        parts.add(readable[part], [reading[name] for reading in by_prompt])
                 kept += len(readable)
         if not kept:
             raise InputError(

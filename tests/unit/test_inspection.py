@@ -194,3 +194,12 @@ def test_models_lists_every_family_once(width):
 )
 def test_layers_are_written_shortly(layers, text):
     assert layer_ranges(layers) == text
+
+
+@pytest.mark.parametrize("name", ["Bamba", "NemotronH", "FalconH1"])
+def test_numbers_that_json_does_not_have_are_read_as_transformers_writes_them(name, tmp_path):
+    torch.manual_seed(0)
+    getattr(transformers, f"{name}Config")().save_pretrained(tmp_path)
+    assert "Infinity" in (tmp_path / "config.json").read_text()
+    assert inspect_model(tmp_path).count("softmax") > 0
+    assert inspect_model(tmp_path / "config.json").count("softmax") > 0

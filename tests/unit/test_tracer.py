@@ -10,12 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_models import FAMILIES, TEXTS, contents, make_clips, make_model, make_module
+import transformers
+from tiny_models import FAMILIES, TEXTS, VOCAB_SIZE, contents, make_clips, make_model, make_module, make_tokenizer
 
-from headprobe import Example, HeadSet, HeadTracer, positions
-from headprobe.errors import InputError, PaddingError, PositionError, VideoError
+import headprobe
+from headprobe import Example, HeadSet, HeadSite, HeadTracer, positions
+from headprobe.errors import HeadprobeError, InputError, PaddingError, PositionError, UnsupportedModelError, VideoError
 from headprobe.models.adapter import ModelInputs, TokenInfo
 from headprobe.sites import block_paths
+from headprobe.trace import attention as trace_attention
 from headprobe.trace import edits
 
 GENERATIVE = [family for family in FAMILIES if family != "bert"]
@@ -462,3 +465,89 @@ def test_nothing_is_printed(capfd):
     capture(make_model("gpt2"), TEXTS)
     out, err = capfd.readouterr()
     assert (out, err) == ("", "")
+
+
+@pytest.mark.parametrize("part", ["", "transformer.h.1.mlp"])
+def test_a_model_in_training_mode_is_not_read(part):
+    model = make_model("gpt2")
+    model.module.get_submodule(part).train()
+    said = (
+        "the model is in training mode" if part == "" else r"parts \(first: transformer.h.1.mlp\) are in training mode"
+    )
+    with pytest.raises(HeadprobeError, match=rf"{said}.*Call model\.module\.eval\(\)"):
+        capture(model, TEXTS)
+    with pytest.raises(HeadprobeError, match=said):
+        HeadTracer(model).generate(TEXTS, max_new_tokens=2, progress=False)
+    model.module.eval()
+    assert len(capture(model, TEXTS).examples) == len(TEXTS)
+
+
+class Listed(torch.nn.ModuleList):
+    """A block whose parts are called one by one."""
+
+
+def test_a_block_that_is_a_list_of_parts_has_no_residual_stream():
+    module = make_module("llama")
+    layers = module.model.layers
+    for i, block in enumerate(layers):
+        layers[i] = Listed([block])
+
+    sites = [HeadSite(i, f"model.layers.{i}.0.self_attn.o_proj", 4, 8, n_kv_heads=2) for i in range(3)]
+    model = headprobe.load(module, tokenizer=make_tokenizer(), sites=sites, check=False)
+    with pytest.raises(UnsupportedModelError, match=r"model\.layers\.0: the block is a list of parts.*resid_post=True"):
+        capture(model, TEXTS, resid_post=True)
+
+
+LONGROPE = {
+    "rope_type": "longrope",
+    "short_factor": [1.0] * 4,
+    "long_factor": [4.0, 3.0, 2.0, 1.5],
+    "original_max_position_embeddings": 8,
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+}
+
+
+def longrope():
+    """A model that takes other positions for a batch with a text of more than 8 tokens."""
+    torch.manual_seed(0)
+    config = transformers.Phi3Config(
+        vocab_size=VOCAB_SIZE,
+        hidden_size=32,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+        pad_token_id=0,
+        bos_token_id=2,
+        eos_token_id=None,
+        rope_parameters=dict(LONGROPE),
+        initializer_range=0.3,
+    )
+    return headprobe.load(transformers.Phi3ForCausalLM(config), tokenizer=make_tokenizer())
+
+
+def test_a_text_has_the_same_heads_beside_a_longer_one_where_length_changes_positions():
+    model, short, long = longrope(), "a man walks", " ".join(["the road at night"] * 4)
+    assert model.rope_limits == (8,)
+    examples = [short, long, "a car stops", "woman"]
+    alone = torch.cat([capture(model, [text]).z for text in examples], 1)
+    together = capture(model, examples).z
+    assert (together - alone).abs().max() < 1e-4 * alone.abs().max()
+    inputs = model.adapter.prepare([short, long], "", model)
+    with pytest.raises(InputError, match=r"texts of 3 to 16 tokens, but .* once a text has more than 8; run shorter"):
+        HeadTracer(model).read(inputs)
+    patterns = trace_attention.attention(model, examples, progress=False).patterns[0]
+    for i, text in enumerate(examples):
+        own = trace_attention.attention(model, [text], progress=False).patterns[0][0].weights
+        assert (patterns[i].weights - own).abs().max() < 1e-4
+    made = HeadTracer(model).generate(examples, max_new_tokens=7, progress=False)
+    for i, text in enumerate(examples):
+        own = HeadTracer(model).generate([text], max_new_tokens=7, progress=False)
+        assert made.texts[i] == own.texts[0]
+        assert (made.z[i] - own.z[0]).abs().max() < 1e-4 * own.z[0].abs().max()
+
+
+def test_a_model_without_such_lengths_runs_one_batch():
+    model = make_model("llama")
+    assert (model.rope_limits, model.rope_group(5)) == ((), ())

@@ -2,7 +2,8 @@
 
 A head's output z is the INPUT of the attention output projection, viewed as [head, d_head]: after a gate or a
 norm that stands in front of it. Sites are found by structure: the attention modules of the language (or
-encoder) stack, sizes read from the modules themselves. Nothing is guessed; what is ambiguous is refused.
+encoder) stack, sizes read from the modules themselves; what is ambiguous is refused. Structure cannot show in which
+order a class lays out its features: `headprobe.load` proves that with a pass.
 """
 
 from __future__ import annotations

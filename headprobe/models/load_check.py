@@ -396,6 +396,7 @@ def _norms_over_heads(module: nn.Module, site: HeadSite) -> list[str]:
     return [
         f"{around}.{name} ({type(part).__name__})"
         for name, part in module.get_submodule(around).named_modules()
+        if name.rpartition(".")[2][:1] not in ("q", "k")  # those of queries and keys come before the attention
         if isinstance(weight := getattr(part, "weight", None), Tensor)
         and tuple(weight.shape) == (site.n_heads * site.head_dim,)
     ]

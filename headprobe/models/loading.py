@@ -70,8 +70,10 @@ def load(
     revision
         Revision on the hub.
     check
-        Whether to verify that the sum over heads of ``z_h W_O[h]`` plus bias is the output projection's
-        output, and, for a family without an adapter of its own, that a padded batch equals its examples.
+        Whether to verify that the sum over heads of ``z_h W_O[h]`` plus bias is the output projection's output, and,
+        with one or two passes over a few tokens, that every slice of it is one head, that hidden states have the tokens
+        of the inputs, that every block runs once, and that positions are the model's own; for a family without an
+        adapter of its own also that a padded batch equals its examples.
     sites
         Where the heads are, for a model whose structure cannot be read; None to discover them.
     seed
@@ -91,9 +93,16 @@ def load(
         There is no such checkpoint, a part of it is missing, or there is no such device; or there is no key for
         ``remote``.
     UnsupportedModelError
-        The family has no adapter and its structure is ambiguous.
+        The family has no adapter and its structure is ambiguous; or a short pass fails, or gives something else than
+        one with the model's own positions or one without padding.
     SiteError
-        The heads do not add up to the output projection's output.
+        The heads do not add up to the output projection's output; a slice of its input is not one head; a block runs
+        several times or never; or the model has other tokens than its inputs.
+
+    Warns
+    -----
+    HeadprobeWarning
+        Something of this could not be verified, and what.
 
     Examples
     --------

@@ -17,6 +17,7 @@ from headprobe import inspect_model
 from headprobe.cli import app
 from headprobe.errors import InputError, UnsupportedModelError
 from headprobe.models.adapter import families
+from headprobe.models.inspection import _configuration
 from headprobe.models.summary import TESTED, layer_ranges
 
 
@@ -196,10 +197,16 @@ def test_layers_are_written_shortly(layers, text):
     assert layer_ranges(layers) == text
 
 
-@pytest.mark.parametrize("name", ["Bamba", "NemotronH", "FalconH1"])
+@pytest.mark.parametrize("name", ["bamba", "falcon_h1"])
 def test_numbers_that_json_does_not_have_are_read_as_transformers_writes_them(name, tmp_path):
-    torch.manual_seed(0)
-    getattr(transformers, f"{name}Config")().save_pretrained(tmp_path)
+    module = build(name)
+    module.config.architectures = [type(module).__name__]
+    module.config.save_pretrained(tmp_path)
     assert "Infinity" in (tmp_path / "config.json").read_text()
-    assert inspect_model(tmp_path).count("softmax") > 0
-    assert inspect_model(tmp_path / "config.json").count("softmax") > 0
+    for source in (tmp_path, tmp_path / "config.json"):
+        assert inspect_model(source).sites == headprobe.discover(module, kinds="all")
+
+
+def test_the_infinity_of_nemotron_h_is_read_too(tmp_path):
+    transformers.NemotronHConfig().save_pretrained(tmp_path)
+    assert _configuration(str(tmp_path)).time_step_limit[1] == float("inf")

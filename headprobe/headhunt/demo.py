@@ -70,13 +70,14 @@ class Size:
 
 @dataclass(frozen=True, eq=False)
 class Demo:
-    """What a run of the demo gave; ``results`` is what ``results.json`` holds."""
+    """What a run of the demo gave: ``results`` is what ``results.json`` holds, ``material`` what was compared."""
 
     results: dict[str, Any]
     hunter: HeadHunt
     detections: dict[str, Detection]
     test_videos: tuple[LabelledVideo, ...]
     folder: Path
+    material: Material
 
 
 def label_segments(video: LabelledVideo, segment_frames: int, sample_frames: int) -> list[Example]:
@@ -217,7 +218,7 @@ def run_demo(out: str | os.PathLike[str], *, seed: int = 0, size: Size | None = 
             "split": "heads, scorers and locator: calibration videos; every number: test videos",
         },
     }
-    demo = Demo(results, hunter, detections, tuple(test), folder)
+    demo = Demo(results, hunter, detections, tuple(test), folder, material)
     figures = write_figures(demo)
     results["seconds"] = round(time.perf_counter() - began, 1)
     write_demo_report(demo, figures)

@@ -102,7 +102,7 @@ def scorer_files(scorer: Scorer) -> dict[str, bytes]:
 
 
 def load_scorer(folder: str | os.PathLike[str]) -> Scorer:
-    """Read a scorer written by `save_scorer`; its scores equal those of the original bit for bit.
+    """Read a scorer written by `save_scorer`; its numbers are the original's, so that scores are equal to rounding.
 
     Parameters
     ----------

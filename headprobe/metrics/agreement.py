@@ -81,7 +81,8 @@ def rank_correlation(
         centered = rankdata(table.values, axis=1)
         centered -= centered.mean(1, keepdims=True)
         centered /= np.linalg.norm(centered, axis=1, keepdims=True)
-        matrix = np.clip(centered @ centered.T, -1, 1)
+        half = np.triu(np.clip(centered @ centered.T, -1, 1), 1)
+        matrix = half + half.T  # a product of matrices need not be symmetric to the last bit
     else:
         matrix = np.ones((n, n))
         for i in range(n):

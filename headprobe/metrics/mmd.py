@@ -100,7 +100,7 @@ def squared_distances(x: Float[Tensor, "head example d"] | Batch) -> Float[Tenso
     >>> squared_distances(torch.tensor([[[0.0], [3.0], [3.0]]], dtype=torch.float64)).tolist()
     [[9.0, 9.0, 0.0]]
     """
-    return _distances(Batch.of(x))[1]
+    return _distances(Batch.of(x))[0]
 
 
 def rbf_kernel(x: Float[Tensor, "head example d"] | Batch) -> Float[Tensor, "head example example"]:
@@ -114,24 +114,29 @@ def rbf_kernel(x: Float[Tensor, "head example d"] | Batch) -> Float[Tensor, "hea
     Returns
     -------
     Tensor
-        `[head, example, example]`, between 0 and 1, with 1 on the diagonal.
+        `[head, example, example]`, between 0 and 1, with 1 on the diagonal, and exactly symmetric.
 
     Examples
     --------
     >>> rbf_kernel(torch.tensor([[[0.0], [1.0]]], dtype=torch.float64))[0, 0].log().tolist()
     [0.0, -0.5]
     """
-    kernel, pairs = _distances(Batch.of(x))
-    return kernel.mul_(-0.5 / _median_of_positive(pairs)[:, None, None]).exp_()
+    batch = Batch.of(x)
+    pairs, i, j = _distances(batch)
+    values = (pairs * (-0.5 / _median_of_positive(pairs))[:, None]).exp_()
+    # Every pair is computed once: a product of matrices need not be symmetric to the last bit. Last, the diagonal.
+    values = torch.cat([values, values.new_ones(len(values), 1)], 1)
+    place = torch.full((batch.n, batch.n), len(i), device=i.device)
+    place[i, j] = place[j, i] = torch.arange(len(i), device=i.device)
+    return values.index_select(1, place.flatten()).unflatten(1, (batch.n, batch.n))
 
 
-def _distances(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Squared distances as whole matrices, and those of all pairs i < j."""
+def _distances(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Squared distances of all pairs i < j, with i and j."""
     n, gram = batch.n, batch.gram
     norms = gram.diagonal(dim1=1, dim2=2)
-    whole = (norms[:, :, None] + norms[:, None]).sub_(gram, alpha=2)
     i, j = torch.triu_indices(n, n, offset=1, device=gram.device)
-    pairs = whole.flatten(1).index_select(1, i * n + j)
+    pairs = gram.flatten(1).index_select(1, i * n + j).mul_(-2).add_(norms[:, i]).add_(norms[:, j])
     suspicious = torch.nonzero(pairs.amin(1) <= 2 * CANCELLED * norms.amax(1))[:, 0]
     if len(suspicious):
         total = norms[suspicious][:, i] + norms[suspicious][:, j]
@@ -139,9 +144,8 @@ def _distances(batch: Batch) -> tuple[Tensor, Tensor]:
         head = suspicious[head]
         for some in range(0, len(head), PAIRS_AT_ONCE):
             h, p = head[some : some + PAIRS_AT_ONCE], pair[some : some + PAIRS_AT_ONCE]
-            exact = (batch.x[h, i[p]] - batch.x[h, j[p]]).square().sum(-1)
-            pairs[h, p] = whole[h, i[p], j[p]] = whole[h, j[p], i[p]] = exact
-    return whole, pairs
+            pairs[h, p] = (batch.x[h, i[p]] - batch.x[h, j[p]]).square().sum(-1)
+    return pairs, i, j
 
 
 def _kernel_sums(batch: Batch, y: Tensor) -> tuple[Tensor, list[int]]:

@@ -15,7 +15,7 @@ __all__ = ["TESTED", "describe", "family_groups", "family_rows", "layer_ranges",
 
 # What the words of an adapter's ``verified`` stand for.
 TESTED = {
-    "hooks": "captures equal plain PyTorch hooks bit for bit",
+    "hooks": "captures equal plain PyTorch hooks in the same pass bit for bit",
     "sum": "the heads add up to what the output projection computes",
     "batch": "a batch equals its single examples",
     "early stop": "stopping after the deepest layer changes nothing",

@@ -35,7 +35,7 @@ from headprobe.models.model import Model
 from headprobe.trace.directions import Direction, mean_difference, vectors
 from headprobe.trace.plan import Batch, Change, Edit, Part, active, plan
 from headprobe.trace.positions import Position
-from headprobe.trace.references import check_one_row, check_reference, digest, draw, fingerprint, from_examples
+from headprobe.trace.references import check_one_row, check_reference, digest, draw, fingerprint, from_examples, sketch
 
 __all__ = [
     "Batch",
@@ -385,7 +385,7 @@ def steer(model: Model, heads: Heads, direction: Direction, strength: float, pos
 
         return lambda _: change
 
-    written = digest(*(found[head].numpy().tobytes() for head in wanted))
+    written = digest(sketch(found[head] for head in wanted).encode())
     return _edit(model, wanted, positions, "steer", f"direction={written}, strength={alpha!r}", of_layer)
 
 

@@ -11,8 +11,10 @@ VENV ?= .venv
 # Handed to every pip install, for example another index or a folder of wheels.
 PIP_ARGS ?=
 PYTEST_ARGS ?=
-# Processes that share the tests, one thread each. A whole file goes to one process, as its fixtures are costly.
+# Processes that share the tests. A whole file goes to one process, as its fixtures are costly.
 TEST_WORKERS ?= 2
+# Threads of each of them.
+TEST_THREADS ?= 1
 DEMO_OUT ?= demo
 
 PY := $(VENV)/bin/python
@@ -32,13 +34,13 @@ help:
 	@echo "make notebooks  write notebooks/*.ipynb from the .py beside them"
 	@echo "make docs    build the documentation into docs/_build/html, warnings are errors"
 	@echo "make clean   remove $(VENV), caches and what was built"
-	@echo "Variables: PYTHON=$(PYTHON) VENV=$(VENV) DEMO_OUT=$(DEMO_OUT) TEST_WORKERS=$(TEST_WORKERS) PIP_ARGS PYTEST_ARGS"
+	@echo "Variables: PYTHON=$(PYTHON) VENV=$(VENV) DEMO_OUT=$(DEMO_OUT) TEST_WORKERS=$(TEST_WORKERS) TEST_THREADS=$(TEST_THREADS) PIP_ARGS PYTEST_ARGS"
 
 demo: $(VENV)/.installed-core
 	@MPLBACKEND=Agg OMP_WAIT_POLICY=PASSIVE HF_HUB_OFFLINE=1 $(PY) -m headprobe demo --out "$(DEMO_OUT)"
 
 test: $(VENV)/.installed-dev
-	@MPLBACKEND=Agg OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(PY) -m pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
+	@MPLBACKEND=Agg OMP_NUM_THREADS=$(TEST_THREADS) HF_HUB_OFFLINE=1 $(PY) -m pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 lint: ruff pyright
 

@@ -83,7 +83,7 @@ class Study:
 
 
 def begin(here: Path, document: str | None) -> Study:
-    """Read the command line and config.toml; one thread, so that the same numbers come out again."""
+    """Read the command line and config.toml; one thread, so that the same numbers come out again to rounding."""
     parser = argparse.ArgumentParser(description=document, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / here.name, help="kept features")
     parser.add_argument("--models", type=Path, default=ROOT / "runs" / "tiny", help="further trainings, if there are")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -168,3 +171,43 @@ def contents(family: str, n: int = 4) -> list:
     if family != "qwen2_vl":
         return TEXTS[:n]
     return [make_clips(1, seed=i, frames=2 + 2 * (i % 3))[0] for i in range(n)]
+
+
+@contextmanager
+def hooks(model, paths: list[str] | None = None) -> Iterator[dict[str, list[torch.Tensor]]]:
+    """Inputs of modules in every pass meanwhile, by plain hooks; by default those of the output projections.
+
+    What headprobe reads in such a pass is the same tensor, so that it must be equal bit for bit.
+    """
+    paths = [site.path for site in model.sites] if paths is None else paths
+    taken: dict[str, list[torch.Tensor]] = {path: [] for path in paths}
+
+    def keep(path):
+        def hook(module, args, kwargs):
+            taken[path].append((args[0] if args else kwargs["hidden_states"]).detach().clone())
+
+        return hook
+
+    handles = [
+        model.module.get_submodule(path).register_forward_pre_hook(keep(path), with_kwargs=True) for path in paths
+    ]
+    try:
+        yield taken
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def hooked(model, batch, paths: list[str] | None = None) -> dict[str, torch.Tensor]:
+    """The same in a plain forward pass of its own, whose bits are its own too."""
+    options = {"use_cache": False} if "use_cache" in model.accepts else {}
+    with hooks(model, paths) as taken, torch.no_grad():
+        model.module(**batch.inputs, **options)
+    return {path: passes[-1] for path, passes in taken.items()}
+
+
+def by_head(taken, model) -> dict[int, torch.Tensor]:
+    """Inputs of the output projections that ran, by layer, [batch, token, head, d_head], of the last pass."""
+    seen = {site: taken[site.path] for site in model.sites if len(taken[site.path])}
+    last = {site: passes[-1] if isinstance(passes, list) else passes for site, passes in seen.items()}
+    return {site.layer: value.unflatten(-1, (site.n_heads, site.head_dim)) for site, value in last.items()}

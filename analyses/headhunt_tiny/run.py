@@ -469,7 +469,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE)
     parser.add_argument("--part", default="0/1", help="i/n: only make every n-th draw, for several processes at once")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)  # the same bits whatever the machine has
+    torch.set_num_threads(1)  # the same work whatever the machine has; numbers agree to rounding
     config = tomllib.loads(arguments.config.read_text(encoding="utf-8"))
 
     def say(text: str) -> None:

@@ -430,7 +430,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "ped2")
     parser.add_argument("--synthetic", type=Path, default=ROOT / "runs" / "headhunt_tiny")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)  # the same bits whatever the machine has
+    torch.set_num_threads(1)  # the same work whatever the machine has; numbers agree to rounding
     config = tomllib.loads((HERE / "config.toml").read_text(encoding="utf-8"))
     tiny = tomllib.loads((TINY / "config.toml").read_text(encoding="utf-8"))
 

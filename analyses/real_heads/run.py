@@ -155,7 +155,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=HERE / "config.toml")
     parser.add_argument("--out", type=Path, default=HERE, help="where results.json and the figures go")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)  # the same bits whatever the machine has
+    torch.set_num_threads(1)  # the same work whatever the machine has; numbers agree to rounding
     config = tomllib.loads(arguments.config.read_text(encoding="utf-8"))
     arguments.out.mkdir(parents=True, exist_ok=True)
 

@@ -3,7 +3,7 @@
     python analyses/tiny_model/train.py --seed 0 --out runs/tiny/seed0
 
 Every clip is drawn from (seed, stage, index), torch runs on one thread, and the state is saved every hundred steps with
-the optimiser, so the same seed gives the same bits on one machine whether or not the run was interrupted.
+the optimiser, so the same seed gives the same weights to rounding, whether or not the run was interrupted.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class Trainer:
 
 
 def fingerprint(seed: int, config: dict[str, Any], stage: str) -> str:
-    """Hash of all that decides a stage's bits: the seed and the settings of the model and of the stages up to it."""
+    """Hash of all that decides a stage's weights: the seed and the settings of the model and of the stages up to it."""
     stages = ["vision", "language", "joint"]
     used = {name: config[name] for name in ("model", *stages[: stages.index(stage) + 1])}
     return hashlib.sha256(json.dumps([seed, used], sort_keys=True).encode()).hexdigest()[:16]

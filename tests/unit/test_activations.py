@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from rounding import same_bits
 
 from headprobe.activations import HeadActivations, concatenate, example_table
 from headprobe.errors import FingerprintError, InputError
@@ -38,7 +39,7 @@ def test_z_is_the_rectangle_without_a_copy():
     assert acts.z.shape == (2, 3, 2, 3, 5)
     assert acts.layers == (1, 4)
     assert acts.z.data_ptr() == acts.values.data_ptr()
-    assert torch.equal(acts.z[1, 2, 1, 0], acts.select(["L4H0"])[1, 2, 0])
+    assert same_bits(acts.z[1, 2, 1, 0], acts.select(["L4H0"])[1, 2, 0], of="copies of one array")
 
 
 @pytest.mark.parametrize("heads", [RECTANGLE[:-1], RECTANGLE[::-1], [(0, 0), (1, 1)]])
@@ -50,7 +51,7 @@ def test_z_refuses_what_is_no_rectangle(heads):
 def test_select_keeps_the_order_asked_for():
     acts = make()
     picked = acts.select(HeadSet(["L4H3", "L1H0"]))
-    assert torch.equal(picked, acts.values[:, :, [5, 0]])
+    assert same_bits(picked, acts.values[:, :, [5, 0]], of="copies of one array")
 
 
 def test_select_names_heads_that_were_not_read():
@@ -88,9 +89,9 @@ def test_a_subset_takes_everything_along(index):
     acts = make(resid_post=resid, answer_logits=logits, answers=("yes", "no"))
     rows = np.arange(3)[index]
     part = acts.subset(index)
-    assert torch.equal(part.values, acts.values[:, rows])
-    assert torch.equal(part.resid_post, resid[:, rows])
-    assert torch.equal(part.answer_logits, logits[:, rows])
+    assert same_bits(part.values, acts.values[:, rows], of="copies of one array")
+    assert same_bits(part.resid_post, resid[:, rows], of="copies of one array")
+    assert same_bits(part.answer_logits, logits[:, rows], of="copies of one array")
     assert part.examples.id.tolist() == np.array(["a", "b", "c"])[rows].tolist()
     assert part.examples.index.tolist() == list(range(len(rows)))
 
@@ -111,8 +112,8 @@ def test_a_subset_refuses_a_bad_index(index, text):
 def test_concatenating_the_parts_gives_the_whole():
     acts = make(skipped=(), resid_post=torch.randn(2, 3, 4, 6))
     again = concatenate([acts.subset([0]), acts.subset([1, 2])])
-    assert torch.equal(again.values, acts.values)
-    assert torch.equal(again.resid_post, acts.resid_post)
+    assert same_bits(again.values, acts.values, of="copies of one array")
+    assert same_bits(again.resid_post, acts.resid_post, of="copies of one array")
     assert again.examples.equals(acts.examples)
 
 
@@ -189,12 +190,12 @@ def test_heads_of_several_sizes_have_no_common_tensor():
 
 def test_heads_of_one_size_are_selected_and_taken_apart():
     acts = ragged(resid_post=torch.randn(2, 3, 4, 6))
-    assert torch.equal(acts.select(["L4H1"]), acts.tensors[LARGE][:, :, [1]])
+    assert same_bits(acts.select(["L4H1"]), acts.tensors[LARGE][:, :, [1]], of="copies of one array")
     with pytest.raises(InputError, match=r"L1H2 has 5, L4H0 has 7"):
         acts.select(["L1H2", "L4H0"])
     parts = acts.by_size()
     assert {size: part.heads for size, part in parts.items()} == {5: SMALL, 7: LARGE}
-    assert torch.equal(parts[7].values, acts.tensors[LARGE])
+    assert same_bits(parts[7].values, acts.tensors[LARGE], of="copies of one array")
     assert parts[5].z.shape == (2, 3, 1, 3, 5)
     assert parts[5].resid_post is acts.resid_post
     assert {size: part.heads for size, part in make().by_size().items()} == {5: HeadSet(RECTANGLE)}
@@ -204,13 +205,13 @@ def test_a_subset_and_its_parts_keep_heads_of_every_size():
     acts = ragged()
     part = acts.subset([2, 0])
     for heads, values in acts.tensors.items():
-        assert torch.equal(part.tensors[heads], values[:, [2, 0]])
+        assert same_bits(part.tensors[heads], values[:, [2, 0]], of="copies of one array")
     again = concatenate([acts.subset([0]), acts.subset([1, 2])])
     assert again.heads == acts.heads
     for heads, values in acts.tensors.items():
-        assert torch.equal(again.tensors[heads], values)
+        assert same_bits(again.tensors[heads], values, of="copies of one array")
     copied = copy.deepcopy(acts)
-    assert torch.equal(copied.tensors[LARGE], acts.tensors[LARGE])
+    assert same_bits(copied.tensors[LARGE], acts.tensors[LARGE], of="copies of one array")
     again = dataclasses.replace(acts, values=acts.tensors, provenance=Provenance(model="n"))
     assert again.provenance.model == "n"
 

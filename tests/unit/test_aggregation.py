@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rounding import close
 
 from headprobe.errors import InputError
 from headprobe.metrics.aggregation import borda, median_rank, reciprocal_rank_fusion
@@ -68,9 +69,9 @@ def test_heads_that_do_not_exist_and_other_dims(method):
     with_gap = stacked([[9.0, NAN, 5.0, 5.0, 1.0], [3.0, NAN, 4.0, 1.0, 2.0], [4.0, NAN, 3.0, 2.0, 1.0]])
     scores = method(with_gap).values
     assert np.isnan(scores[0, 1])
-    np.testing.assert_array_equal(scores[0, [0, 2, 3, 4]], method(MAPS).values[0])
+    assert close(scores[0, [0, 2, 3, 4]], method(MAPS).values[0])
     renamed = MAPS.rename(prompt="model")
-    np.testing.assert_array_equal(method(renamed, "model").values, method(MAPS).values)
+    assert close(method(renamed, "model").values, method(MAPS).values)
     with pytest.raises(InputError, match=r"dims \('prompt', 'layer', 'head'\), got \('model', 'layer', 'head'\)"):
         method(renamed)
     with pytest.raises(InputError, match="2 or more heads with a score are needed, got 1"):

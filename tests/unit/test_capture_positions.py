@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from rounding import close
 from tiny_models import FAMILIES, TEXTS, contents, make_clips, make_model
 
 from headprobe import Example, HeadTracer, positions, saliency
@@ -36,8 +37,8 @@ def test_several_positions_are_read_in_one_pass_per_batch_and_prompt(family):
     assert list(together) == list(several)
     for name, position in several.items():
         alone = capture(model, contents(family), positions=position, prompts=prompts, batch_size=2, resid_post=True)
-        assert torch.equal(together[name].values, alone.values), name
-        assert torch.equal(together[name].resid_post, alone.resid_post), name
+        assert close(together[name].values, alone.values), name
+        assert close(together[name].resid_post, alone.resid_post), name
         assert together[name].examples.equals(alone.examples)
         assert together[name].read.equals(alone.read)
         assert together[name].provenance == alone.provenance
@@ -51,8 +52,8 @@ def test_a_list_of_positions_is_named_as_it_prints():
     assert list(capture(model, TEXTS, positions=[positions.last()])) == ["last()"]
     batch = model.adapter.prepare(TEXTS, "", model)
     both = tracer.read(batch, positions={"a": positions.first(), "b": positions.last()})
-    assert torch.equal(both["b"].z, tracer.read(batch).z)
-    assert torch.equal(both["a"].z, tracer.read(batch, positions=positions.first()).z)
+    assert close(both["b"].z, tracer.read(batch).z)
+    assert close(both["a"].z, tracer.read(batch, positions=positions.first()).z)
 
 
 @pytest.mark.parametrize(
@@ -86,8 +87,8 @@ def test_each_token_is_read_as_if_it_were_read_alone(family):
         for token in sorted({0, n // 2, n - 1}):
             if all(token < length for length in lengths[:3] if i < 3):
                 alone = capture(model, batch, positions=positions.index(token), resid_post=True)
-                assert torch.equal(acts.values[:, start + token], alone.values[:, i % 3])
-                assert torch.equal(acts.resid_post[:, start + token], alone.resid_post[:, i % 3])
+                assert close(acts.values[:, start + token], alone.values[:, i % 3])
+                assert close(acts.resid_post[:, start + token], alone.resid_post[:, i % 3])
         start += n
 
 
@@ -139,7 +140,7 @@ def test_equal_numbers_of_rows_at_different_tokens_stand_side_by_side():
     assert acts.examples["token"].isna().all()  # 4 and 5 under one prompt, 2 and 3 under the other
     assert acts.read["index"].tolist() == [4, 5, 10, 11, 2, 3, 8, 9]
     single = capture(model, labelled(2), prompts=PROMPTS["short"], positions=positions.last())
-    assert torch.equal(acts.values[1, 1::2], single.values[0])
+    assert close(acts.values[1, 1::2], single.values[0])
 
 
 def test_what_was_read_names_the_token():
@@ -178,7 +179,7 @@ def test_answers_belong_to_one_row_per_example():
         capture(model, TEXTS, positions=THREE, answers=["yes", "no"])
     both = capture(model, TEXTS, positions=[positions.first(), positions.all().mean()], answers=["yes", "no"])
     for acts in both.values():
-        assert torch.equal(acts.answer_logits, capture(model, TEXTS, answers=["yes", "no"]).answer_logits)
+        assert close(acts.answer_logits, capture(model, TEXTS, answers=["yes", "no"]).answer_logits)
 
 
 def test_a_position_that_does_not_fit_stops_all():
@@ -192,7 +193,7 @@ def test_only_the_rows_and_heads_asked_for_are_kept():
     batch = model.adapter.prepare(TEXTS, "", model)
     full = HeadTracer(model).read(batch, positions=positions.all().each())
     part = HeadTracer(model).read(batch, ["L1H3", "L0H2", "L1H0"], positions.all().each())
-    assert torch.equal(part.z, full.z[:, [7, 2, 4]])
+    assert close(part.z, full.z[:, [7, 2, 4]])
     assert part.z.untyped_storage().nbytes() == part.z.numel() * 4
     both = HeadTracer(model).read(batch, positions={"end": positions.last(), "all": positions.all().each()})
     assert both["end"].z.untyped_storage().nbytes() == both["end"].z.numel() * 4

@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 import xarray as xr
+from rounding import close, same_bits
 from tiny_models import TEXTS, VOCAB_SIZE, VOCABULARY, make_model, make_module, make_tokenizer
 from torch import nn
 
@@ -114,7 +115,7 @@ def test_a_norm_is_recognised_by_what_it_computes(module, centred, weight, eps, 
     model = types.SimpleNamespace(module=nn.ModuleDict({"norm": module.to(dtype)}), name="m", device="cpu")
     norm = read_norm(model, "norm", 8, dtype)
     assert (norm.centred, norm.eps) == (centred, eps)
-    assert torch.equal(norm.weight, torch.full((8,), weight))
+    assert same_bits(norm.weight, torch.full((8,), weight), of="a norm that no pass changes")
 
 
 @pytest.mark.parametrize("module", [Cube(), nn.Linear(8, 8), nn.Identity(), nn.BatchNorm1d(8)])
@@ -157,7 +158,7 @@ def test_result_is_z_times_the_heads_rows_of_the_output_matrix(gpt2, gpt2_acts):
     by_hand = sum(gpt2_acts.z[0, 3, 2, 1, d] * matrix[d] for d in range(8))
     assert torch.allclose(written[0, 3, 0], by_hand, atol=1e-6)
     whole = result(gpt2_acts, gpt2)
-    assert torch.equal(whole[:, :, [9, 3]], written)
+    assert close(whole[:, :, [9, 3]], written)
 
 
 def test_result_refuses_other_weights_and_heads_that_were_not_captured(gpt2, gpt2_acts):
@@ -219,7 +220,7 @@ def test_gemma_needs_all_heads_of_a_layer_and_takes_them_itself():
     assert everything.attrs["fixed"] == "scale of the final norm and of the norms behind the attention"
     assert everything.attrs["before_soft_cap"] == 30.0
     some = logit_attribution(model, TEXTS, ANSWERS, heads=["L1H2"], progress=False)
-    assert np.array_equal(some.values[..., 0, 0], everything.sel(layer=1, head=2).values)
+    assert close(some.values[..., 0, 0], everything.sel(layer=1, head=2).values)
     acts = HeadTracer(model).capture(TEXTS, heads=["L1H2"], resid_post=True, progress=False)
     with pytest.raises(InputError, match=r"normalises the sum over its 4 heads .* only 1 of them were captured"):
         logit_attribution(model, acts, ANSWERS)
@@ -234,7 +235,7 @@ def test_a_soft_cap_is_found_where_rounding_hides_it():
 
 def test_unembedding_is_the_rows_of_the_head(gpt2):
     directions = unembedding(gpt2, [3, 0])
-    assert torch.equal(directions, gpt2.module.lm_head.weight[[3, 0]])
+    assert same_bits(directions, gpt2.module.lm_head.weight[[3, 0]], of="copies of one weight")
     with pytest.raises(InputError, match=f"token {VOCAB_SIZE} lies outside the {VOCAB_SIZE} tokens"):
         unembedding(gpt2, [VOCAB_SIZE])
 

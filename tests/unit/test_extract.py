@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from rounding import KEPT, close
 from tiny_models import make_model
 
 from headprobe import HeadTracer, positions
@@ -65,7 +66,7 @@ def same(store: Store, other: Store) -> bool:
     assert mine.examples.equals(theirs.examples)
     assert mine.read is not None
     assert mine.read.equals(theirs.read)
-    return torch.equal(mine.values, theirs.values)
+    return close(mine.values, theirs.values)
 
 
 # What is stored
@@ -75,7 +76,7 @@ def test_the_store_holds_what_a_capture_gives(model, folder: Path, plain: Store)
     first = [e for name in ("v0", "v1") for e in clip_examples(folder / f"{name}.mp4", 8, 4)]
     acts = HeadTracer(model).capture(first, PROMPTS, batch_size=3, progress=False)
     stored = plain.activations(examples=[example.id for example in first])
-    assert torch.equal(stored.values, acts.values)
+    assert close(stored.values, acts.values)
     assert stored.examples[["id", "group", "start", "end"]].equals(acts.examples[["id", "group", "start", "end"]])
     assert verify(plain.folder).ok
 
@@ -130,7 +131,7 @@ def test_chosen_heads_in_half_precision(model, folder: Path, tmp_path: Path, pla
     done = go(folder, model, tmp_path / "z", heads=["L2H1", "L0H3"], store_dtype="float16")
     assert done.store.headset.labels == ("L2H1", "L0H3")
     expected = plain.heads(["L2H1", "L0H3"], examples=done.store.examples["id"].tolist())
-    assert torch.equal(done.store.heads(["L2H1", "L0H3"]), expected.half().float())
+    assert close(done.store.heads(["L2H1", "L0H3"]), expected.half().float(), dtype=torch.float16, roundings=KEPT)
 
 
 def test_several_positions_get_a_store_each_from_one_pass(

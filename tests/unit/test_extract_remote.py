@@ -20,6 +20,7 @@ from nnsight.modeling import huggingface
 from nnsight.modeling.transformers import TransformersModel
 from nnsight.schema.request import RequestModel
 from nnsight.tracing import tracer as tracing
+from rounding import close
 from tiny_models import make_module, make_tokenizer
 
 import headprobe
@@ -49,12 +50,12 @@ def same(remote: Model, local: Model, **options: Any) -> None:
     theirs: Any = headprobe.HeadTracer(local).capture(TEXTS, progress=False, **options)
     several = isinstance(ours, dict)
     for one, other in zip(*(acts.values() if several else [acts] for acts in (ours, theirs)), strict=True):
-        assert torch.equal(one.values, other.values)
+        assert close(one.values, other.values)
         assert one.read.equals(other.read)
         if one.answer_logits is not None:
             torch.testing.assert_close(one.answer_logits, other.answer_logits)
         if one.resid_post is not None:
-            assert torch.equal(one.resid_post, other.resid_post)
+            assert close(one.resid_post, other.resid_post)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "bert"])

@@ -175,3 +175,22 @@ def test_the_readme_says_what_results_json_says(run):
     results = json.loads((TINY / "results.json").read_text(encoding="utf-8"))
     assert results["config"] == CONFIG
     assert run.readme_block(results) in (TINY / "README.md").read_text(encoding="utf-8")
+
+
+def test_no_committed_verdict_hangs_on_rounding() -> None:
+    """Every claim of the results again, with its interval a millionth lower, as it is, and a millionth higher."""
+    sys.path.insert(0, str(TINY))
+    try:
+        from verdicts import verdict
+    finally:
+        sys.path.remove(str(TINY))
+    results = json.loads((TINY / "results.json").read_text(encoding="utf-8"))
+    claims = [claim for part in ("claims", "controls") for listed in results[part].values() for claim in listed]
+    assert len(claims) > 20
+    for claim in claims:
+        for said, gap in ((claim["verdict"], "difference"), (claim.get("unsmoothed_verdict"), "unsmoothed")):
+            if said is not None:
+                low, high = claim[gap]["interval"]
+                for shift in (-1e-6, 0, 1e-6):
+                    margin = CONFIG["intervals"]["margin"]
+                    assert verdict(claim["kind"], low + shift, high + shift, margin) == said, claim["claim"]

@@ -158,6 +158,19 @@ def test_no_exception_is_swallowed() -> None:
     assert found == []
 
 
+def test_every_comparison_of_bits_says_what_it_belongs_to() -> None:
+    """Two computations agree to rounding and no better: which bits come out depends on the processor."""
+    exact = re.compile(r"\b(torch\.equal|array_equal|assert_array_equal|assert_identical)\(|\.identical\(")
+    found = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        if path.name not in ("rounding.py", "test_house.py")
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if exact.search(line)
+    ]
+    assert not found, f"{found}: use close, same_bits(..., of=...) or same of tests/rounding.py"
+
+
 def test_only_the_command_line_prints() -> None:
     speaking = {PACKAGE / "cli.py"}
     found = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-import xarray as xr
+from rounding import close
 
 from headprobe.activations import HeadActivations, example_table
 from headprobe.errors import InputError
@@ -163,8 +163,8 @@ def test_activations_of_heads_of_different_sizes() -> None:
 def test_numbers_as_target_and_the_seed() -> None:
     y = np.random.default_rng(0).normal(size=24)
     a, b, c = (bootstrap_intervals(noise(6), y, "r2", n_resamples=10, random_state=seed) for seed in (1, 1, 2))
-    xr.testing.assert_identical(a, b)
-    assert not a["score_low"].equals(c["score_low"])
+    assert all(close(a[name], b[name]) for name in (*a.data_vars, *b.data_vars))
+    assert not close(a["score_low"].values, c["score_low"].values)
 
 
 def test_permuting_heads_permutes_and_scale_and_shift_change_nothing() -> None:

@@ -4,6 +4,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from rounding import same
 
 from headprobe.metrics.nmi import contingency_nmi, k_means, nmi, two_means
 
@@ -58,12 +59,17 @@ def test_hand_computed_contingency():
     )
 
 
+def named(clusters: torch.Tensor) -> torch.Tensor:
+    """Clusters by the first of their examples: which of equally good starts gives the names is a matter of rounding."""
+    return (clusters[:, :, None] == clusters[:, None]).int().argmax(2)
+
+
 def test_a_head_does_not_influence_another():
     x = torch.randn(6, 40, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     together, _ = two_means(x)
     for h in range(6):
         alone, _ = two_means(x[h : h + 1])
-        assert torch.equal(alone[0], together[h])
+        assert same(named(alone)[0], named(together)[h])
 
 
 def test_examples_that_are_mostly_equal_still_split():
@@ -123,7 +129,7 @@ def test_many_heads_at_once_are_the_same_as_few(monkeypatch):
     monkeypatch.setattr(module, "TOGETHER_BYTES", 1)
     monkeypatch.setattr(module, "K_MEANS_BYTES", 1)
     for expected, found in zip(whole, (two_means(x), k_means(x, 3)), strict=True):
-        assert torch.equal(expected[0], found[0])
+        assert same(named(expected[0]), named(found[0]))
         torch.testing.assert_close(expected[1], found[1], rtol=1e-12, atol=0)
 
 

@@ -10,6 +10,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from rounding import same, same_bits
 
 import headprobe
 from headprobe.errors import InputError
@@ -42,10 +43,10 @@ def test_every_frame_shows_the_step_it_belongs_to(grid):
     assert len(above) == 4 * 2
     for number, (_, data) in enumerate(above):
         head, frame = divmod(number, 4)
-        np.testing.assert_array_equal(data, grid[head, frame // 2])
+        assert same_bits(data, grid[head, frame // 2], of="the array that was drawn")
     # The first row are the frames themselves; an overlay covers the frame beneath it exactly.
     for frame in range(4):
-        np.testing.assert_array_equal(below[frame][1], CLIP[frame])
+        assert same(below[frame][1], CLIP[frame])
     assert [extent for extent, _ in above] == [extent for extent, _ in below[4:]]
     sizes = {(round(extent[1] - extent[0], 6), round(extent[2] - extent[3], 6)) for extent, _ in below}
     assert sizes == {(64.0, 48.0)}
@@ -119,7 +120,7 @@ def test_labels_are_heads_and_times(grid):
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["0.5", "1.0"]
     assert (ax.get_xlabel(), ax.get_title(loc="left")) == ("time (s)", "t")
     _, above = pictures(ax)
-    np.testing.assert_array_equal(above[1][1], grid[0, 1])
+    assert same_bits(above[1][1], grid[0, 1], of="the array that was drawn")
     ax = frames(CLIP, grid, HEADS, frames_per_token=2, plain=False)
     assert [tick.get_text() for tick in ax.get_yticklabels()] == HEADS
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["0", "1", "2", "3"]
@@ -131,7 +132,7 @@ def test_of_a_long_clip_eight_frames_from_first_to_last():
     ax = frames(np.zeros((31, 8, 8, 3), np.uint8), weights, ["L0H0"], frames_per_token=2)
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["0", "4", "9", "13", "17", "21", "26", "30"]
     _, above = pictures(ax)
-    np.testing.assert_array_equal(above[-1][1], weights[0, 15])  # the last step covers one frame
+    assert same_bits(above[-1][1], weights[0, 15], of="the array that was drawn")  # the last step covers one frame
 
 
 def test_the_grid_may_cover_a_part_of_the_frame(grid):
@@ -188,7 +189,7 @@ def test_a_pattern_of_the_embedded_model():
     below, above = pictures(ax)
     video = found.to_video()[0].numpy()
     assert video.shape == (2, 4, 3, 4)
-    np.testing.assert_array_equal(below[3][1], clip.content[3])
+    assert same(below[3][1], clip.content[3])
     for number, (_, data) in enumerate(above):
         np.testing.assert_allclose(data, video[number // 8, number % 8 // 2])
 

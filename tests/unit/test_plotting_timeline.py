@@ -12,6 +12,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox
 from matplotlib.patches import StepPatch
+from rounding import same, same_bits
 
 from headprobe.errors import InputError
 from headprobe.plotting.canvas import VERMILION
@@ -36,7 +37,7 @@ def areas(ax, hatched):
 def test_scores_are_steps_over_seconds():
     ax = timeline(SCORES, SPANS, fps=10, title="gate.mp4", label="P(abnormal)")
     data = steps(ax)
-    np.testing.assert_array_equal(data.values, SCORES)
+    assert same_bits(data.values, SCORES, of="the array that was drawn")
     np.testing.assert_allclose(data.edges, [0, 4.8, 9.6, 14.4, 15.0])
     assert ax.get_xlim() == (0.0, 15.0)
     assert ax.get_ylim() == (0.0, 1.08)
@@ -88,7 +89,7 @@ def test_nothing_true_nothing_shaded(truth):
 def test_segments_without_a_score_leave_a_gap():
     ax = timeline([0.1, np.nan, 0.7], [(0, 10), (10, 20), (30, 40)], fps=10)
     data = steps(ax)
-    np.testing.assert_array_equal(data.values, [0.1, np.nan, np.nan, 0.7])
+    assert same_bits(data.values, [0.1, np.nan, np.nan, 0.7], of="the array that was drawn")
     np.testing.assert_allclose(data.edges, [0, 1, 2, 3, 4])
     assert timeline([np.nan], [(0, 10)], fps=10).get_ylim() == (0.0, 1.0)
 
@@ -106,8 +107,8 @@ def test_thumbnails_are_lettered_at_their_times():
     boxes = [artist for artist in ax.artists if isinstance(artist, AnnotationBbox)]
     assert len(boxes) == 2
     pictures = [box.offsetbox.get_children()[0].get_data() for box in boxes]
-    np.testing.assert_array_equal(pictures[0], dark)
-    np.testing.assert_array_equal(pictures[1], light)
+    assert same(pictures[0], dark)
+    assert same(pictures[1], light)
     words = [box.offsetbox.get_children()[1].get_text() for box in boxes]
     assert words == ["a  3.0 s", "b  12.0 s"]
     # Beneath the axis' own words, within the page, side by side.
@@ -132,7 +133,7 @@ def test_thumbnails_from_the_video(thumbnails, n):
     times, pictures = shown(ax)
     assert len(times) == n
     for at, picture in zip(times, pictures, strict=True):
-        np.testing.assert_array_equal(picture, video[round(10 * at)])
+        assert same(picture, video[round(10 * at)])
     assert times == sorted(times)
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from rounding import close, same_bits
 
 from headprobe import positions
 from headprobe.errors import PositionError
@@ -86,9 +87,9 @@ def test_pooling_comes_last():
 def test_one_token_is_read_exactly_and_copied():
     values = VALUES.clone()
     read = positions.last().reader(LEFT)(values)
-    assert torch.equal(read, VALUES[:, 4])
+    assert same_bits(read, VALUES[:, 4], of="copies of one array")
     values.zero_()
-    assert torch.equal(read, VALUES[:, 4])
+    assert same_bits(read, VALUES[:, 4], of="copies of one array")
 
 
 def test_one_token_keeps_its_dtype():
@@ -99,7 +100,7 @@ def test_pooling_averages_real_tokens_only_even_next_to_nan():
     values = VALUES.clone()
     values[0, :2] = float("nan")
     read = positions.all().mean().reader(LEFT)(values)
-    assert torch.equal(read, torch.stack([VALUES[0, 2:].mean(0), VALUES[1].mean(0)]))
+    assert close(read, torch.stack([VALUES[0, 2:].mean(0), VALUES[1].mean(0)]))
 
 
 def test_pooling_low_precision_averages_in_float32():
@@ -172,7 +173,7 @@ def test_each_token_is_a_row_in_order():
     assert rows.n_tokens.tolist() == [3, 3, 5, 5]
     assert rows.several
     assert not rows.pooled
-    assert torch.equal(rows.reader()(VALUES), torch.cat([VALUES[0, 1:3], VALUES[1, 1:3]]))
+    assert same_bits(rows.reader()(VALUES), torch.cat([VALUES[0, 1:3], VALUES[1, 1:3]]), of="copies of one array")
     assert positions.all().each().rows(LEFT).first.tolist() == [0, 1, 2, 0, 1, 2, 3, 4]
 
 
@@ -195,7 +196,7 @@ def test_per_frame_has_a_row_for_every_step_of_the_clip():
     assert (rows.first.tolist(), rows.last.tolist()) == ([1, 3, 1, 3], [2, 4, 2, 4])
     values = torch.arange(28.0).reshape(2, 7, 2)
     expected = [values[0, 2:4], values[0, 4:6], values[1, 1:3], values[1, 3:5]]
-    assert torch.equal(rows.reader()(values), torch.stack([part.mean(0) for part in expected]))
+    assert close(rows.reader()(values), torch.stack([part.mean(0) for part in expected]))
 
 
 def test_per_frame_means_only_the_selected_video_tokens():
@@ -205,7 +206,7 @@ def test_per_frame_means_only_the_selected_video_tokens():
     uneven = positions.span(0, 4).per_frame().rows(tokens)
     assert uneven.count.tolist() == [2, 1, 2, 1]
     values = torch.arange(28.0).reshape(2, 7, 2)
-    assert torch.equal(uneven.reader()(values)[:2], torch.stack([values[0, 2:4].mean(0), values[0, 4]]))
+    assert close(uneven.reader()(values)[:2], torch.stack([values[0, 2:4].mean(0), values[0, 4]]))
     with pytest.raises(PositionError, match=r"last\(\)\.per_frame\(\) selects no video token of example 0"):
         positions.last().per_frame().rows(tokens)
     with pytest.raises(PositionError, match=r"all\(\)\.per_frame\(\) needs a model that takes video"):
@@ -217,7 +218,7 @@ def test_nan_at_other_tokens_does_not_reach_a_mean():
     values[0, :2] = float("nan")  # padding
     values[1, 4] = float("inf")  # real, but not selected
     rows = positions.span(0, 3).mean().rows(LEFT)
-    assert torch.equal(rows.reader()(values), torch.stack([VALUES[0, 2:].mean(0), VALUES[1, :3].mean(0)]))
+    assert close(rows.reader()(values), torch.stack([VALUES[0, 2:].mean(0), VALUES[1, :3].mean(0)]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -227,5 +228,5 @@ def test_positions_read_together_are_those_read_alone(dtype):
     together = read_together(several)(values)
     assert together.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     alone = [rows.reader()(values).to(together.dtype) for rows in several]
-    assert torch.equal(together, torch.cat(alone))
+    assert same_bits(together, torch.cat(alone), of="copies of one array")
     assert read_together(several[:1])(values).dtype == dtype

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from rounding import close, same, same_bits
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.exceptions import FitFailedWarning, NotFittedError
@@ -82,7 +83,7 @@ def assert_same(a: list[np.ndarray], b: list[np.ndarray]) -> None:
     assert len(a) == len(b) > 0
     for one, other in zip(a, b, strict=True):
         if one.dtype.kind == "U":
-            np.testing.assert_array_equal(one, other)
+            assert close(one, other)
         else:
             np.testing.assert_allclose(one, other, rtol=1e-7, atol=1e-9)
 
@@ -95,7 +96,7 @@ def test_four_axes_keep_the_contract(estimator) -> None:
     assert fitted.fit(z, y) is fitted
     expected = outputs(fitted, z)
     # Nothing given is changed, fitting again gives the same, and so does a copy that went through a file.
-    np.testing.assert_array_equal(z, kept_z)
+    assert same_bits(z, kept_z, of="an array that must stay as it was")
     assert fitted.get_params() == parameters
     assert_same(outputs(fitted.fit(z, y), z), expected)
     assert_same(outputs(pickle.loads(pickle.dumps(fitted)), z), expected)
@@ -135,10 +136,10 @@ def test_a_probe_learns_in_every_layout(kind: str) -> None:
     assert probe.score(z[test], y[test]) >= 0.75
     assert probe.n_features_in_ == 24
     tensor = clone(probe).fit(torch.from_numpy(z[train]), torch.from_numpy(y[train]))
-    np.testing.assert_array_equal(tensor.decision_function(torch.from_numpy(z[test])), scores)
+    assert close(tensor.decision_function(torch.from_numpy(z[test])), scores)
     fewer_axes = clone(probe).fit(z[train].reshape(36, 6, 4), y[train])
-    np.testing.assert_array_equal(fewer_axes.decision_function(z[test].reshape(12, 6, 4)), scores)
-    assert np.array_equal(probe.predict(z[test]), probe.classes_[(scores > 0).astype(int)])
+    assert close(fewer_axes.decision_function(z[test].reshape(12, 6, 4)), scores)
+    assert same(probe.predict(z[test]), probe.classes_[(scores > 0).astype(int)])
     if kind in ("logistic", "mlp", "sav"):
         np.testing.assert_allclose(probe.predict_proba(z[test]).sum(1), 1)
     else:
@@ -205,8 +206,8 @@ def test_several_classes() -> None:
 def test_the_seed_decides_for_the_mlp() -> None:
     z = heads(4)
     a, b, c = (HeadProbe("mlp", random_state=seed).fit(z, Y).decision_function(heads(5)) for seed in (0, 0, 1))
-    np.testing.assert_array_equal(a, b)
-    assert not np.array_equal(a, c)
+    assert close(a, b)
+    assert not close(a, c)
 
 
 @pytest.mark.parametrize(
@@ -252,9 +253,9 @@ def test_k_takes_the_best_heads() -> None:
     selector = HeadSelector(3).fit(z, Y, groups=VIDEOS)
     scores = saliency(z, Y, ["auroc"], VIDEOS).values[0].ravel()
     np.testing.assert_allclose(selector.scores_, scores)
-    np.testing.assert_array_equal(selector.indices_, np.argsort(-scores, kind="stable")[:3])
+    assert same(selector.indices_, np.argsort(-scores, kind="stable")[:3])
     assert selector.heads_.labels[0] == "L1H2"
-    np.testing.assert_array_equal(selector.transform(z)[:, 0], z[:, 1, 2])
+    assert same_bits(selector.transform(z)[:, 0], z[:, 1, 2], of="copies of one array")
     assert selector.transform(torch.from_numpy(z)).shape == (48, 3, 4)
     assert not hasattr(selector, "p_values_")
 
@@ -263,8 +264,8 @@ def test_significance_as_a_condition() -> None:
     z = heads(8)
     selector = HeadSelector(max_fwer=0.05, max_fdr=0.1, n_permutations=99).fit(z, Y, groups=VIDEOS)
     result = max_statistic(z, Y, groups=VIDEOS, n_permutations=99)
-    np.testing.assert_array_equal(selector.p_values_, result.p_step_down.values.ravel())
-    np.testing.assert_array_equal(selector.q_values_, result.q_values().values.ravel())
+    assert close(selector.p_values_, result.p_step_down.values.ravel())
+    assert close(selector.q_values_, result.q_values().values.ravel())
     assert selector.heads_.labels == ("L1H2",)
 
 
@@ -280,7 +281,7 @@ def test_two_axes_are_heads_of_size_one() -> None:
     x = heads(10)[:, 1, :, 0]
     selector = HeadSelector(1).fit(x, Y)
     assert selector.heads_.labels == ("L0H2",)
-    np.testing.assert_array_equal(selector.transform(x), x[:, [2]])
+    assert same_bits(selector.transform(x), x[:, [2]], of="copies of one array")
 
 
 def test_a_selector_works_in_a_search_over_a_pipeline() -> None:
@@ -302,7 +303,7 @@ def test_groups_reach_the_selector_through_a_pipeline_and_a_search() -> None:
     assert not np.allclose(expected, HeadSelector(1).fit(z, Y).scores_)
     for search in (plain, routed):
         assert search.best_params_ == {"headselector__k": 1}
-        np.testing.assert_array_equal(search.best_estimator_[0].scores_, expected)
+        assert close(search.best_estimator_[0].scores_, expected)
 
 
 def test_a_fold_without_a_head_has_no_score() -> None:
@@ -375,7 +376,7 @@ def test_no_group_is_in_both_parts_and_selection_sees_the_training_part_only() -
     tested = []
     for (X, y), row in zip(Watching.seen, table.itertuples(), strict=True):
         train = X[:, 0, 3].astype(int)
-        np.testing.assert_array_equal(y, Y[train])
+        assert same(y, Y[train])
         test = np.setdiff1d(np.arange(48), train)
         assert not set(VIDEOS[train]) & set(VIDEOS[test])
         assert (row.n_train, row.n_test) == (len(train), len(test))
@@ -384,7 +385,7 @@ def test_no_group_is_in_both_parts_and_selection_sees_the_training_part_only() -
         tested.append(test)
     for repeat in range(2):
         assert sorted(np.concatenate(tested[4 * repeat : 4 * repeat + 4])) == list(range(48))
-    assert not np.array_equal(tested[0], tested[4])
+    assert not same(tested[0], tested[4])
 
 
 def test_selection_inside_finds_nothing_in_noise_and_controls_agree() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from rounding import close, same, same_bits
 from tiny_models import FLEXIBLE, PACKING, VOCABULARY, make_clips, make_model, make_module, make_tokenizer
 
 import headprobe
@@ -32,11 +33,11 @@ def test_the_video_token_map_covers_exactly_the_video_tokens():
     clips = [*make_clips(1, frames=2), *make_clips(1, frames=6)]
     batch = model.adapter.prepare(clips, "what happens ?", model)
     tokens, ids = batch.token_info, batch.inputs["input_ids"]
-    assert torch.equal(tokens.video, ids == VIDEO)
+    assert same(tokens.video, ids == VIDEO)
     assert tokens.video.sum(1).tolist() == [6, 18]
-    assert torch.equal(batch.inputs["mm_token_type_ids"], (ids == VIDEO) * 2)
+    assert same(batch.inputs["mm_token_type_ids"], (ids == VIDEO) * 2)
     for name in ("frame", "row", "column"):
-        assert torch.equal(getattr(tokens, name) >= 0, tokens.video), name
+        assert same(getattr(tokens, name) >= 0, tokens.video), name
     places = torch.stack([tokens.frame, tokens.row, tokens.column], -1)[1][tokens.video[1]].tolist()
     assert places == [[2 * t, h, w] for t in range(3) for h in range(2) for w in range(3)]
     assert tokens.frames_per_token == 2
@@ -86,8 +87,8 @@ def test_positions_read_video_tokens():
     tracer = HeadTracer(model)
     clips = make_clips(2, frames=4)
     frames = [tracer.capture(clips, positions=positions.frame(i).mean(), progress=False).values for i in range(4)]
-    assert torch.equal(frames[0], frames[1])
-    assert not torch.equal(frames[0], frames[2])
+    assert close(frames[0], frames[1])
+    assert not close(frames[0], frames[2])
     whole = tracer.capture(clips, positions=positions.video_tokens().mean(), progress=False).values
     assert torch.allclose((frames[0] + frames[2]) / 2, whole, atol=1e-5)
     with pytest.raises(PositionError, match=r"frame\(4\) lies outside example 0 .* clip has 4 frames"):
@@ -100,7 +101,7 @@ def test_a_packed_clip_is_taken_as_it_is():
     packed = model.adapter.encode(clip, "a", model)
     assert isinstance(packed, EncodedClip)
     a, b = (model.adapter.prepare([c], "", model).inputs["pixel_values_videos"] for c in (clip, packed))
-    assert torch.equal(a, b)
+    assert same_bits(a, b, of="pixels of one clip")
 
 
 def test_a_packing_that_contradicts_the_model_is_refused():

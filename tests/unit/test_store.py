@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rounding import same_bits
 from safetensors import safe_open
 from tiny_models import contents, make_model
 
@@ -90,7 +91,7 @@ def same(found: HeadActivations, expected: HeadActivations) -> None:
     assert found.heads == expected.heads
     assert list(found.tensors) == list(expected.tensors)
     for heads, values in expected.tensors.items():
-        assert torch.equal(found.tensors[heads], values)
+        assert same_bits(found.tensors[heads], values, of="the arrays that were stored")
         assert found.tensors[heads].dtype == torch.float32
     assert list(found.prompts.items()) == list(expected.prompts.items())
     assert found.provenance == expected.provenance
@@ -117,16 +118,20 @@ def test_a_part_of_a_store(store):
     assert [entry.rows for entry in store.files] == [4, 4, 3]
     heads = HeadSet(["L1H2", "L0H1", "L0H2"])
     some = store.activations(heads, ["p2"], ["10", "0", "5"])
-    assert torch.equal(some.values[0], whole.select(heads)[1][[10, 0, 5]])
+    assert same_bits(some.values[0], whole.select(heads)[1][[10, 0, 5]], of="the arrays that were stored")
     assert some.examples["id"].tolist() == ["10", "0", "5"]
     assert some.prompts == {"p2": PROMPTS["p2"]} == some.provenance.prompts
-    assert torch.equal(store.activations(prompts=["p2", "p1"]).values, whole.values[[1, 0]])
-    assert torch.equal(store.head("L1H0"), whole.values[:, :, 3])
-    assert torch.equal(store.heads(heads, examples=slice(2, 9)), whole.select(heads)[:, 2:9])
-    assert torch.equal(store.z("p1"), whole.z[0])
-    assert torch.equal(store.z("p1", examples=["3"]), whole.z[0, 3:4])
+    assert same_bits(
+        store.activations(prompts=["p2", "p1"]).values, whole.values[[1, 0]], of="the arrays that were stored"
+    )
+    assert same_bits(store.head("L1H0"), whole.values[:, :, 3], of="the arrays that were stored")
+    assert same_bits(
+        store.heads(heads, examples=slice(2, 9)), whole.select(heads)[:, 2:9], of="the arrays that were stored"
+    )
+    assert same_bits(store.z("p1"), whole.z[0], of="the arrays that were stored")
+    assert same_bits(store.z("p1", examples=["3"]), whole.z[0, 3:4], of="the arrays that were stored")
     mask = np.arange(11) % 3 == 0
-    assert torch.equal(store.activations(examples=mask).values, whole.values[:, mask])
+    assert same_bits(store.activations(examples=mask).values, whole.values[:, mask], of="the arrays that were stored")
     assert store.activations(examples=[]).values.shape == (2, 0, 6, 4)
 
 
@@ -146,7 +151,7 @@ def test_any_part_in_any_order(tmp_path_factory, data):
     places = [list(PROMPTS).index(prompt) for prompt in prompts]
     assert found.heads == HeadSet(heads)
     for head in heads:
-        assert torch.equal(found.select([head]), whole.select([head])[places][:, rows])
+        assert same_bits(found.select([head]), whole.select([head])[places][:, rows], of="the arrays that were stored")
 
 
 def test_the_parts_of_a_ragged_store(store):
@@ -154,7 +159,7 @@ def test_the_parts_of_a_ragged_store(store):
     store.append(acts)
     assert store.head("L0H1").shape == (2, 2, 3)
     assert {d for d in store.head_sizes.values()} == {2, 3}
-    assert torch.equal(store.heads(["L1H1", "L0H0"]), acts.select(["L1H1", "L0H0"]))
+    assert same_bits(store.heads(["L1H1", "L0H0"]), acts.select(["L1H1", "L0H0"]), of="the arrays that were stored")
     with pytest.raises(InputError, match=r"different sizes \(L0H0 has 2, L0H1 has 3\)"):
         store.heads(["L0H0", "L0H1"])
     with pytest.raises(InputError, match="L0H0 has size 2 in the store and 4 here"):
@@ -219,7 +224,11 @@ def test_any_safetensors_reader_can_open_a_shard(store, folder):
         assert file.metadata()["format"] == "headprobe.store/1"
         assert json.loads(file.metadata()["rows"])["columns"]["id"]["values"] == ["a", "b"]
         for heads, values in acts.tensors.items():
-            assert torch.equal(file.get_tensor(f"z.{len(heads)}x{values.shape[-1]}").permute(1, 2, 0, 3), values)
+            assert same_bits(
+                file.get_tensor(f"z.{len(heads)}x{values.shape[-1]}").permute(1, 2, 0, 3),
+                values,
+                of="the arrays that were stored",
+            )
 
 
 def test_one_head_stands_together_in_a_shard(store, folder):
@@ -251,7 +260,7 @@ def test_rounding_is_as_stated(folder, dtype, relative):
     acts = make([str(i) for i in range(20)], scale=30.0)
     store.append(acts)
     found = store.activations().values
-    assert torch.equal(found, acts.values.to(getattr(torch, dtype)).float())
+    assert same_bits(found, acts.values.to(getattr(torch, dtype)).float(), of="the arrays that were stored")
     worst = float(((found - acts.values).abs() / acts.values.abs().clamp(min=6.2e-5)).max())
     assert worst <= relative
     assert worst > relative / 2 or relative == 0
@@ -439,7 +448,7 @@ def test_prompts_can_come_one_after_another(store, folder):
         store.activations()
     opened = Store.open(folder)
     same(opened.activations(prompts="p2"), make(["a", "b", "c"], two))
-    assert torch.equal(opened.head("L0H1", examples=["a"]), make(["a"]).values[:, :, 1])
+    assert same_bits(opened.head("L0H1", examples=["a"]), make(["a"]).values[:, :, 1], of="the arrays that were stored")
     opened.append(dataclasses.replace(make(["a", "b", "c"], one).subset([1, 2])))
     same(opened.activations(), make(["a", "b", "c"]))
 
@@ -482,7 +491,7 @@ def test_what_another_object_writes_is_seen(store, folder):
     assert other.missing(["a"]) == ["a"]
     other.refresh()
     assert other.missing(["a"]) == []
-    assert torch.equal(other.head("L0H0"), store.head("L0H0"))
+    assert same_bits(other.head("L0H0"), store.head("L0H0"), of="the arrays that were stored")
     with pytest.raises(StoreError, match="'a' under 'p1'"):
         other.append(make(["a"]))
     assert pickle.loads(pickle.dumps(other)).keys() == store.keys()

@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 import pytest
-import torch
+from rounding import same_bits
 from store_worker import HEADS, KEYS, MADE, make
 from typer.testing import CliRunner
 
@@ -38,7 +38,7 @@ def right(folder, n=9):
     store = Store.open(folder)
     ids = store.examples["id"].tolist()
     assert sorted(ids) == KEYS[:n]
-    assert torch.equal(store.activations().values, make(ids).values)
+    assert same_bits(store.activations().values, make(ids).values, of="the arrays that were stored")
     report = verify(folder)
     assert report.ok, report.problems
     assert report.n_examples == n
@@ -208,10 +208,10 @@ def test_a_reader_goes_on_while_the_shards_go(store):
     reader = Store.open(store.folder)
     before = reader.activations().values
     store.pack(remove_shards=True)
-    assert torch.equal(reader.activations().values, before)
+    assert same_bits(reader.activations().values, before, of="the arrays that were stored")
     reader.refresh()
     assert [entry.name[:4] for entry in reader.files] == ["pack"]
-    assert torch.equal(reader.activations().values, before)
+    assert same_bits(reader.activations().values, before, of="the arrays that were stored")
 
 
 def test_shards_that_go_while_a_store_is_opened(store, monkeypatch):
@@ -253,7 +253,7 @@ def test_export_as_numpy(store, tmp_path):
     assert [path.name for path in files] == ["z.npy", "examples.csv", "about.json"]
     values = np.load(tmp_path / "out" / "z.npy")
     assert values.dtype == np.float32
-    assert np.array_equal(values, make(KEYS[2:5]).select(["L1H0", "L0H1"])[1:].numpy())
+    assert same_bits(values, make(KEYS[2:5]).select(["L1H0", "L0H1"])[1:].numpy(), of="the arrays that were stored")
     about = json.loads((tmp_path / "out" / "about.json").read_text())
     assert about["files"] == {"z.npy": {"heads": ["L1H0", "L0H1"], "d_head": 8}}
     assert about["axes"] == ["prompt", "example", "head", "d_head"]
@@ -280,7 +280,9 @@ def test_an_export_holds_no_formula(tmp_path):
 def test_export_in_blocks(store, tmp_path, monkeypatch):
     monkeypatch.setattr("headprobe.store.arrays._BLOCK_BYTES", 4 * 4 * 8 * 2)
     export(store, tmp_path / "out")
-    assert np.array_equal(np.load(tmp_path / "out" / "z.npy"), make(KEYS[:9]).values.numpy())
+    assert same_bits(
+        np.load(tmp_path / "out" / "z.npy"), make(KEYS[:9]).values.numpy(), of="the arrays that were stored"
+    )
 
 
 def test_export_of_heads_of_several_sizes(tmp_path):
@@ -292,7 +294,11 @@ def test_export_of_heads_of_several_sizes(tmp_path):
     names = [path.name for path in export(store, tmp_path / "out")]
     assert names == ["z_2.npy", "z_3.npy", "examples.csv", "about.json"]
     for heads, expected in values.items():
-        assert np.array_equal(np.load(tmp_path / "out" / f"z_{expected.shape[-1]}.npy"), expected.numpy())
+        assert same_bits(
+            np.load(tmp_path / "out" / f"z_{expected.shape[-1]}.npy"),
+            expected.numpy(),
+            of="the arrays that were stored",
+        )
         about = json.loads((tmp_path / "out" / "about.json").read_text())
         assert HeadSet(about["files"][f"z_{expected.shape[-1]}.npy"]["heads"]) == heads
 

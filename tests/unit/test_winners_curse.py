@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from rounding import close
 
 from headprobe.errors import InputError
 from headprobe.metrics.parts import group_halves
@@ -107,8 +108,9 @@ def test_groups_are_never_split() -> None:
 
 def test_the_seed_decides() -> None:
     a, b, c = (winners_curse(noise(16), Y, k=1, n_splits=3, random_state=seed).table for seed in (1, 1, 2))
-    assert a.equals(b)
-    assert not a.equals(c)
+    assert a["heads"].tolist() == b["heads"].tolist()
+    assert close(a.select_dtypes("number"), b.select_dtypes("number"))
+    assert not close(a.select_dtypes("number"), c.select_dtypes("number"))
 
 
 @pytest.mark.parametrize(

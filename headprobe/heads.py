@@ -128,11 +128,18 @@ class HeadSet(Sequence[Head]):
     ----------
     heads
         Heads, labels such as ``L18H4``, or pairs (layer, head). Each head once.
+    tied
+        Of a set that was cut off from a ranking: the heads left out that score as high as the last of these.
 
     Raises
     ------
     InputError
-        A head appears twice or cannot be read.
+        A head appears twice or cannot be read, or a tied head is among the heads.
+
+    Notes
+    -----
+    What is tied says how a set was chosen: it does not count for equality, and no file and no other set made from this
+    one keeps it.
 
     Examples
     --------
@@ -145,9 +152,14 @@ class HeadSet(Sequence[Head]):
     True
     """
 
-    __slots__ = ("_heads", "_members")
+    __slots__ = ("_heads", "_members", "_tied")
 
-    def __init__(self, heads: Iterable[Head | str | tuple[int, int]] = ()) -> None:
+    def __init__(
+        self,
+        heads: Iterable[Head | str | tuple[int, int]] = (),
+        *,
+        tied: Iterable[Head | str | tuple[int, int]] = (),
+    ) -> None:
         if isinstance(heads, (str, Head)):
             raise InputError(f"{heads!r} is one head; give a list of heads, as in HeadSet(['L18H4']).")
         items = tuple(_as_head(item) for item in heads)
@@ -157,6 +169,21 @@ class HeadSet(Sequence[Head]):
             raise InputError(f"These heads appear more than once: {', '.join(twice)}. Give each head once.")
         self._heads = items
         self._members = members
+        self._tied = tuple(_as_head(item) for item in tied)
+        both = [head.label for head in self._tied if head in members]
+        if both:
+            raise InputError(f"{', '.join(both)} cannot be chosen and left out at once; give tied heads that are not.")
+
+    @property
+    def tied(self) -> HeadSet:
+        """Heads left out that score as high as the last of these, by (layer, head); empty where nothing tied.
+
+        Examples
+        --------
+        >>> HeadSet(["L0H1"], tied=["L0H2"]).tied.labels
+        ('L0H2',)
+        """
+        return HeadSet(self._tied)
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -7,13 +7,15 @@ import io
 import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from headprobe._files import parse_json, plain_cell, read_text, safe_cell, write_file
+from headprobe._notice import notice
 from headprobe.errors import InputError
 from headprobe.heads import Head, HeadSet
 
@@ -25,6 +27,7 @@ __all__ = [
     "check_map",
     "from_csv",
     "from_json",
+    "from_matrix",
     "score_map",
     "to_csv",
     "to_json",
@@ -36,6 +39,10 @@ ORIGIN = ("model", "revision", "weights_hash")
 
 DIMS = ("metric", "prompt", "layer", "head")
 """Dimensions a score map may have, in their order; `layer` and `head` are always there."""
+
+
+TIED = 1e-12
+"""Scores closer than this share of their size tie: that much depends on the order of a sum, and so on the processor."""
 
 
 def score_map(
@@ -186,38 +193,179 @@ def check_aligned(*maps: xr.DataArray) -> None:
                 )
 
 
-def top_heads(score_map: xr.DataArray, k: int) -> HeadSet:
-    """Choose the `k` heads with the highest scores; ties go to the lower (layer, head).
+def top_heads(score_map: xr.DataArray, k: int, tie_break: xr.DataArray | None = None) -> HeadSet:
+    """Choose the `k` heads with the highest scores; of heads that tie for the last places, the lower (layer, head).
+
+    Scores that differ by rounding alone (`TIED`) tie. A saturated score, such as an area of 1.0, may tie for dozens of
+    heads, and which of them are chosen then says nothing about them.
 
     Parameters
     ----------
     score_map
-        Dims (layer, head), every value finite.
+        Dims (layer, head); a head without a score (NaN) is no candidate.
     k
-        Number of heads, from 1 to the number of heads in the map.
+        Number of heads, from 1 to the number of heads with a score.
+    tie_break
+        A second score of the same heads, dims (layer, head), that decides between heads of the same score: the higher
+        goes first. What ties in both goes to the lower (layer, head).
 
     Returns
     -------
     HeadSet
-        Best head first.
+        Best head first. `tied` holds the heads left out that tie with the last one chosen.
 
     Raises
     ------
     InputError
-        If the map has other dims, holds NaN, or has fewer than `k` heads.
+        If the maps have other dims or not the same heads, a score is infinite, or fewer than `k` heads have one.
+
+    Warns
+    -----
+    HeadprobeWarning
+        If heads are left out that tie with the last one chosen; their number is named.
 
     Examples
     --------
     >>> top_heads(score_map([[0.1, 0.9], [0.9, 0.2]]), 2).labels
     ('L0H1', 'L1H0')
+    >>> top_heads(score_map([[0.9, 0.9]]), 1, tie_break=score_map([[3.0, 4.0]])).labels
+    ('L0H1',)
     """
-    check_map(score_map, ("layer", "head"))
-    if not isinstance(k, int | np.integer) or isinstance(k, bool) or not 1 <= k <= score_map.size:
-        raise InputError(f"k must be a whole number from 1 to {score_map.size} (the heads in the map), got {k!r}")
-    layers = np.repeat(score_map.coords["layer"].values, score_map.sizes["head"])
-    heads = np.tile(score_map.coords["head"].values, score_map.sizes["layer"])
-    order = np.lexsort((heads, layers, -score_map.values.ravel()))[:k]
-    return HeadSet([Head(int(layers[i]), int(heads[i])) for i in order])
+    chosen = top_heads_quietly(score_map, k, tie_break)
+    say_tied(chosen, None if not chosen.tied else float(score_map.sel(layer=chosen[-1].layer, head=chosen[-1].head)))
+    return chosen
+
+
+def top_heads_quietly(score_map: xr.DataArray, k: int, tie_break: xr.DataArray | None = None) -> HeadSet:
+    """`top_heads` without the warning, for callers that choose many times and say it once.
+
+    Parameters
+    ----------
+    score_map, k, tie_break
+        As in `top_heads`.
+
+    Returns
+    -------
+    HeadSet
+        As from `top_heads`.
+
+    Raises
+    ------
+    InputError
+        As in `top_heads`.
+    """
+    check_map(score_map, ("layer", "head"), finite=False)
+    values = np.asarray(score_map.values, dtype=np.float64).ravel()
+    there = np.flatnonzero(~np.isnan(values))
+    if not len(there) or np.isinf(values).any():
+        what = "no head of the score map has a score: all values are NaN"
+        raise InputError(
+            "the score map holds infinite values; use NaN for a head without a score" if len(there) else what
+        )
+    second = None
+    if tie_break is not None:
+        check_map(tie_break, ("layer", "head"), finite=False)
+        check_aligned(score_map, tie_break)
+        second = np.asarray(tie_break.values, dtype=np.float64).ravel()[there]
+        if not np.isfinite(second).all():
+            place = there[int(np.argmin(np.isfinite(second)))]
+            head = score_map.isel(layer=place // score_map.sizes["head"], head=place % score_map.sizes["head"])
+            raise InputError(
+                f"tie_break has no finite score for L{int(head.layer)}H{int(head.head)}: score every head that has a "
+                "score in the map, or leave the head out of both"
+            )
+    check_k(k, len(there))
+    layers = np.repeat(score_map.coords["layer"].values, score_map.sizes["head"])[there]
+    heads = np.tile(score_map.coords["head"].values, score_map.sizes["layer"])[there]
+    order, tied = cut(values[there], layers, heads, k, second)
+    names = [Head(int(i), int(j)) for i, j in zip(layers, heads, strict=True)]
+    return HeadSet((names[i] for i in order[:k]), tied=(names[i] for i in tied))
+
+
+class Cut(NamedTuple):
+    """Positions of all heads, best first, and of those behind the cut that tie with the last before it."""
+
+    order: np.ndarray
+    tied: np.ndarray
+
+
+def cut(values: np.ndarray, layers: np.ndarray, heads: np.ndarray, k: int, second: np.ndarray | None = None) -> Cut:
+    """The one rule by which heads are ranked and cut off: score, second score, lower layer, lower head.
+
+    Parameters
+    ----------
+    values
+        Scores `[head]`, finite.
+    layers, heads
+        Numbers `[head]`.
+    k
+        How many are chosen, 1 or more.
+    second
+        Scores `[head]` that decide where `values` tie.
+
+    Returns
+    -------
+    Cut
+
+    Examples
+    --------
+    >>> [part.tolist() for part in cut(np.array([0.5, 0.9, 0.9]), np.zeros(3), np.arange(3), 1)]
+    [[1, 2, 0], [2]]
+    """
+    keys = [_levels(values)] if second is None else [_levels(second), _levels(values)]
+    order = np.lexsort((heads, layers, *keys))
+    behind, last = order[k:], order[min(k, len(order)) - 1]
+    return Cut(order, behind[np.all([key[behind] == key[last] for key in keys], axis=0)])
+
+
+def say_tied(chosen: HeadSet, score: float | None = None, where: str = "") -> None:
+    """Warn if heads were left out that tie with the last one chosen.
+
+    Parameters
+    ----------
+    chosen
+        As from `top_heads`.
+    score
+        The score at the cut, if it is to be named.
+    where
+        What was cut, for the start of the sentence.
+    """
+    tied = chosen.tied
+    if not tied:
+        return
+    value = "" if score is None else f" ({score:.6g})"
+    one = len(tied) == 1
+    notice(
+        f"{where}{len(tied)} more head{'' if one else 's'} score{'s' if one else ''} as high as the last of the "
+        f"{len(chosen)} chosen{value}, the first {tied[0]}: ties go to the lower (layer, head), which says nothing "
+        "about the heads; look at the heads left out (.tied), choose another k, or give a second score (tie_break=)"
+    )
+
+
+def check_k(k: int, n_heads: int, *, below: bool = False) -> None:
+    """Raise unless `k` is a whole number of heads that can be chosen.
+
+    Parameters
+    ----------
+    k
+        Number of heads to choose.
+    n_heads
+        Number of heads with a score.
+    below
+        Whether `k` must be smaller than `n_heads`.
+
+    Raises
+    ------
+    InputError
+        If it is not.
+
+    Examples
+    --------
+    >>> check_k(5, n_heads=48)
+    """
+    last = n_heads - below
+    if not isinstance(k, int | np.integer) or isinstance(k, bool) or not 1 <= k <= last:
+        raise InputError(f"k must be a whole number from 1 to {last} (the map has {n_heads} heads), got {k!r}")
 
 
 def to_json(score_map: xr.DataArray) -> str:
@@ -254,28 +402,34 @@ def to_json(score_map: xr.DataArray) -> str:
 
 
 def from_json(text: str) -> xr.DataArray:
-    """Read a score map written by `to_json`.
+    """Read a score map written by `to_json`, or scores by head, as retrieval heads are published.
 
     Parameters
     ----------
     text
-        What `to_json` gave.
+        What `to_json` gave; or an object of scores by `"layer-head"`, each a number or a list of one number per trial,
+        whose mean is taken: `{"0-0": [0.5, 0.7], "0-1": [0.1, 0.2]}`.
 
     Returns
     -------
     xarray.DataArray
+        Of scores by head: dims (layer, head), NaN for heads that are not listed.
 
     Raises
     ------
     InputError
-        If the text is not such a map.
+        If the text is neither, a head is listed twice, or heads have different numbers of trials.
 
     Examples
     --------
     >>> from_json(to_json(score_map([[0.5, 0.25]]))).values.tolist()
     [[0.5, 0.25]]
+    >>> from_json('{"0-0": [0.5, 1.0], "0-1": [0.0, 0.5]}').values.tolist()
+    [[0.75, 0.25]]
     """
     data = parse_json(text, "not a score map", InputError)
+    if isinstance(data, dict) and data and all(re.fullmatch(r"\d+-\d+", key) for key in data):
+        return _by_head(data)
     if not isinstance(data, dict) or not {"name", "dims", "coords", "values"} <= data.keys():
         raise InputError("not a score map: the JSON needs the keys name, dims, coords and values")
     coords, dims = data["coords"], data["dims"]
@@ -295,6 +449,58 @@ def from_json(text: str) -> xr.DataArray:
             f"not a score map: the origin must be texts under some of the names {ORIGIN}, got {origin!r:.80}"
         )
     return _from_coords(values, coords, str(data["name"])).assign_attrs(origin)
+
+
+def from_matrix(path: str | os.PathLike[str], *, name: str = "score", queries_per_head: int = 1) -> xr.DataArray:
+    """Read a score map from a text file of numbers alone, one line per layer and one column per head.
+
+    Parameters
+    ----------
+    path
+        The file: no header, numbers apart by tabs, commas or spaces; `nan` for a head without a score.
+    name
+        Name of the scores, for colour bars.
+    queries_per_head
+        Where the columns are key-value heads (as DuoAttention's are): how many query heads share one. Every score is
+        then given to each of them, because heads are query heads here.
+
+    Returns
+    -------
+    xarray.DataArray
+        Dims (layer, head).
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, a line is no list of numbers, lines differ in length, or a value is infinite.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder) / "full_attention_heads.tsv"
+    ...     _ = path.write_text("0.5\\t1.0\\n0.0\\t0.25\\n")
+    ...     from_matrix(path, queries_per_head=2).values.tolist()
+    [[0.5, 0.5, 1.0, 1.0], [0.0, 0.0, 0.25, 0.25]]
+    """
+    if not isinstance(queries_per_head, int) or isinstance(queries_per_head, bool) or queries_per_head < 1:
+        raise InputError(f"queries_per_head must be a whole number of at least 1, got {queries_per_head!r}.")
+    rows: list[list[float]] = []
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        fields = re.split(r"\s*,\s*|\s+", line.strip())
+        if fields == [""]:
+            continue
+        try:
+            rows.append([float(field) for field in fields])
+        except ValueError as error:
+            raise InputError(
+                f"{path}, line {number}: {error}; every line holds the scores of one layer and nothing else."
+            ) from error
+        if len(rows[-1]) != len(rows[0]):
+            raise InputError(f"{path}, line {number}: {len(rows[-1])} scores, the first line has {len(rows[0])}.")
+    if not rows:
+        raise InputError(f"{path}: the file holds no scores; give one line per layer.")
+    return score_map(np.repeat(np.array(rows), queries_per_head, axis=1), name=name)
 
 
 def to_csv(score_map: xr.DataArray, path: str | os.PathLike[str]) -> None:
@@ -388,6 +594,42 @@ def from_csv(path: str | os.PathLike[str], *, name: str = "score") -> xr.DataArr
     for key, value in cells.items():
         values[tuple(place[label] for place, label in zip(places, key, strict=True))] = value
     return _from_coords(values, coords, name)
+
+
+def _by_head(data: Mapping[str, Any]) -> xr.DataArray:
+    """Scores by "layer-head", the mean over trials."""
+    places: dict[tuple[int, int], float] = {}
+    trials: set[int] = set()
+    for key, given in data.items():
+        try:
+            values = np.array(given, dtype=np.float64)
+        except (TypeError, ValueError):
+            values = np.empty((0, 0))
+        if values.ndim > 1 or not values.size or not np.isfinite(values).all():
+            raise InputError(f"not a score map: the scores of head {key!r} must be a finite number or a list of them.")
+        layer, head = map(int, key.split("-"))
+        if (layer, head) in places:
+            raise InputError(f"not a score map: head {key!r} is there twice; keep one of them.")
+        places[layer, head] = float(values.mean())
+        trials.add(values.size if values.ndim else 0)
+    if len(trials) > 1:
+        raise InputError(
+            f"not a score map: heads have {min(trials)} to {max(trials)} trials each (0: a single number); their means "
+            "compare only over the same trials."
+        )
+    layers, heads = sorted({layer for layer, _ in places}), sorted({head for _, head in places})
+    values = [[places.get((layer, head), math.nan) for head in heads] for layer in layers]
+    return score_map(values, layers=layers, heads=heads)
+
+
+def _levels(values: np.ndarray) -> np.ndarray:
+    """Number of the step on which each value stands, 0 for the highest; what rounding tells apart is one step."""
+    order = np.argsort(-values, kind="stable")
+    ranked = values[order]
+    size = np.maximum(np.abs(ranked[:-1]), np.abs(ranked[1:]))
+    level = np.empty(len(values), dtype=int)
+    level[order] = np.concatenate([[0], np.cumsum(ranked[:-1] - ranked[1:] > TIED * size)])
+    return level
 
 
 def _from_coords(values: np.ndarray, coords: Mapping[str, list], name: str) -> xr.DataArray:

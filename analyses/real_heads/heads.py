@@ -15,12 +15,11 @@ from headprobe.metrics.agreement import mean_agreement, rank_correlation
 from headprobe.metrics.linear_probe import auroc, fold_index, loo_ridge_auroc
 from headprobe.metrics.parts import group_halves
 from headprobe.metrics.permutation import relabellings
-from headprobe.metrics.ranks import best_heads
 from headprobe.metrics.replicates import stack_maps
 from headprobe.metrics.significance import bootstrap_intervals, compare_with_null, winners_curse
 from headprobe.metrics.stability import icc, nogueira, size_maps, stable_selection
 from headprobe.probing.probe import HeadProbe
-from headprobe.scores import score_map
+from headprobe.scores import score_map, top_heads
 
 ALPHA = 0.05
 METRICS = ("lda", "kl", "mmd", "nmi")
@@ -72,7 +71,7 @@ def saliencies(captions: Captions, z: np.ndarray, config: dict) -> dict:
     every = stack_maps({**{name: maps.sel(metric=name, drop=True) for name in METRICS}, "auroc": area}, "which")
     return {
         "maps": {name: every.sel(which=name).values.tolist() for name in (*METRICS, "auroc")},
-        "best_five": {name: list(best_heads(every.sel(which=name, drop=True), config["k"]).labels) for name in METRICS},
+        "best_five": {name: list(top_heads(every.sel(which=name, drop=True), config["k"]).labels) for name in METRICS},
         "order": [*METRICS, "auroc"],
         "spearman": rank_correlation(every, dim="which").values.tolist(),
     }
@@ -254,7 +253,7 @@ def held_out_halves(captions: Captions, z: np.ndarray, config: dict) -> dict:
         "highest_head": float(ranked.max()),
         "lowest_head_by_split": [float(areas.min(1).min()), float(areas.min(1).max())],
         "highest_head_by_split": [float(areas.max(1).min()), float(areas.max(1).max())],
-        "best": list(best_heads(ranked, config["k"]).labels),
+        "best": list(top_heads(ranked, config["k"]).labels),
     }
 
 

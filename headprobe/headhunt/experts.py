@@ -178,8 +178,8 @@ def assess(
     k, heads = len(found.heads), list(found.heads)
     candidates = found.rss
     if found.combined.sizes["prompt"] > 1:
-        _add_index(stability, "prompts", _by_prompt(found.combined, k), candidates)
-    _add_index(stability, "folds", list(folds), candidates)
+        _add_index(stability, "prompts", _by_prompt(found.combined, k), candidates, notes)
+    _add_index(stability, "folds", list(folds), candidates, notes)
     resampled: list[HeadSet] = []
     if n_resamples:
         from headprobe.metrics.resampling import group_resamples
@@ -190,7 +190,7 @@ def assess(
                 resampled = [choose(acts.subset(rows), y[rows]) for rows in drawn]
         except InputError as error:
             _note(notes, f"No bootstrap over videos: {error}")
-        _add_index(stability, "resamples", resampled, candidates)
+        _add_index(stability, "resamples", resampled, candidates, notes)
     auroc, p_values = _significance(acts, y, n_permutations, instability_penalty, random_state, notes)
     spread = found.combined.std("prompt")
     mean = found.combined.mean("prompt")
@@ -257,13 +257,17 @@ def _in_order(acts: HeadActivations, y: np.ndarray) -> tuple[HeadActivations, np
 
 
 def _by_prompt(combined: xr.DataArray, k: int) -> list[HeadSet]:
-    from headprobe.metrics.ranks import best_heads
+    from headprobe.scores import top_heads_quietly
 
-    return [best_heads(combined.isel(prompt=p, drop=True), k) for p in range(combined.sizes["prompt"])]
+    return [top_heads_quietly(combined.isel(prompt=p, drop=True), k) for p in range(combined.sizes["prompt"])]
 
 
 def _add_index(
-    stability: dict[str, dict[str, float]], name: str, sets: Sequence[HeadSet], candidates: xr.DataArray
+    stability: dict[str, dict[str, float]],
+    name: str,
+    sets: Sequence[HeadSet],
+    candidates: xr.DataArray,
+    notes: list[str],
 ) -> None:
     from headprobe.metrics.selection import from_head_sets
     from headprobe.metrics.stability_index import nogueira
@@ -271,6 +275,13 @@ def _add_index(
     if len(sets) < 2 or len(sets[0]) >= int(candidates.notnull().sum()):
         return
     index = nogueira(from_head_sets(dict(enumerate(sets)), candidates, "repeat"), dim="repeat")
+    tied = sum(bool(one.tied) for one in sets)
+    if tied:
+        _note(
+            notes,
+            f"In {tied} of {len(sets)} choices over {name} other heads score as high as the last one chosen; ties "
+            "go to the lower (layer, head), so that these choices seem more alike than they are.",
+        )
     kept = {name: value for name, value in asdict(index).items() if name in _INDEX}
     stability[name] = {key: float(value) for key, value in kept.items()}
 

@@ -22,12 +22,13 @@ __all__ = ["by_video", "fold_numbers", "out_of_fold", "quiet_scales"]
 
 @contextmanager
 def quiet_scales() -> Iterator[None]:
-    """Within it, no warning that one head sets the scale of a min-max normalisation.
+    """Within it, no warning that one head sets the scale of a min-max normalisation, or that heads tie at the cut.
 
-    It is said once, for the choice that is kept, and not for those on parts of the videos.
+    It is said once, for the choice that is kept, and not for those on parts of the videos, whose `tied` are counted.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*alone holds", HeadprobeWarning)
+        warnings.filterwarnings("ignore", ".*ties go to the lower", HeadprobeWarning)
         yield
 
 

@@ -10,9 +10,9 @@ from numpy.typing import ArrayLike
 
 from headprobe.heads import HeadSet
 from headprobe.metrics.metric import Metric
-from headprobe.metrics.ranks import best_heads
 from headprobe.metrics.saliency import combine, saliency
 from headprobe.metrics.stability import rss
+from headprobe.scores import top_heads
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -78,7 +78,7 @@ def identify(
     Raises
     ------
     InputError
-        As in `saliency`, `combine`, `rss` and `headprobe.metrics.ranks.best_heads`.
+        As in `saliency`, `combine`, `rss` and `headprobe.scores.top_heads`.
 
     Examples
     --------
@@ -95,4 +95,4 @@ def identify(
         scores = scores.expand_dims({"prompt": ["none"]}, axis=1)
     combined = combine(scores)
     stable = rss(combined, instability_penalty)
-    return Identification(heads=best_heads(stable, k), rss=stable, saliency=scores, combined=combined)
+    return Identification(heads=top_heads(stable, k), rss=stable, saliency=scores, combined=combined)

@@ -17,7 +17,7 @@ from headprobe.headhunt.hunt import Hunt
 from headprobe.headhunt.identify import Identification, identify
 from headprobe.headhunt.presets import metrics_by_name, preset
 from headprobe.heads import HeadSet
-from headprobe.metrics.ranks import check_k
+from headprobe.scores import check_k
 
 if TYPE_CHECKING:
     import xarray as xr

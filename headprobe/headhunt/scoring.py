@@ -14,9 +14,8 @@ from headprobe.headhunt.identify import identify
 from headprobe.headhunt.presets import metrics_by_name
 from headprobe.headhunt.published import Comparison, compare_heads, published
 from headprobe.heads import HeadSet
-from headprobe.metrics.ranks import best_heads
 from headprobe.metrics.stability import rss
-from headprobe.scores import from_csv, from_json, to_csv, to_json
+from headprobe.scores import from_csv, from_json, to_csv, to_json, top_heads
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -127,7 +126,7 @@ def score_heads(
             raise InputError(f"{name} must end in {' or '.join(endings)}, got {os.fspath(path)!r}")
     given = None if compare is None else published(compare)
     scores, what = _scores(Path(source), metrics, instability_penalty, k, random_state)
-    heads = best_heads(scores, k)
+    heads = top_heads(scores, k)
     comparison = None if given is None else compare_heads(scores, given)
     if out is not None:
         if Path(out).suffix.lower() == ".csv":

@@ -21,13 +21,13 @@ __all__ = [
     "rank_correlation",
 ]
 
-CORRELATIONS = ("spearman", "kendall", "weighted")
-"""Rank correlations that are known."""
+CORRELATIONS = ("spearman", "kendall", "weighted", "pearson")
+"""Correlations that are known, all but the last of ranks."""
 
 
 def rank_correlation(
     score_map: xr.DataArray,
-    method: Literal["spearman", "kendall", "weighted"] = "spearman",
+    method: Literal["spearman", "kendall", "weighted", "pearson"] = "spearman",
     dim: str = "prompt",
 ) -> xr.DataArray:
     """Rank correlation over heads, of every pair of maps.
@@ -35,7 +35,8 @@ def rank_correlation(
     "spearman" is the correlation of the ranks (Spearman 1904); "kendall" is tau-b, concordant less discordant pairs of
     heads, corrected for ties (Kendall 1945); "weighted" is Kendall's tau with a pair of heads weighted by 1 / rank + 1
     / rank (Vigna 2015, additive and hyperbolic, ranks from 1 at the highest score), so that it is mostly about the
-    best heads.
+    best heads. "pearson" is the correlation of the scores themselves (Pearson 1895), for comparison with numbers that
+    others publish: where a few heads score far above all others, it is about these, and the ranks are about the rest.
 
     Parameters
     ----------
@@ -50,8 +51,8 @@ def rank_correlation(
     -------
     xarray.DataArray
         Two dims, `dim` and the same name with ``_other`` behind it; symmetric, 1 on the diagonal, values -1 to 1. No
-        increasing transformation of the scores changes it. Heads share layers and inputs, so a p-value that takes
-        them as independent does not hold; none is given.
+        increasing transformation of the scores changes it, of "pearson" no linear one. Heads share layers and
+        inputs, so a p-value that takes them as independent does not hold; none is given.
 
     Raises
     ------
@@ -77,8 +78,8 @@ def rank_correlation(
             "leave this map out"
         )
     n = len(table.values)
-    if method == "spearman":
-        centered = rankdata(table.values, axis=1)
+    if method in ("spearman", "pearson"):
+        centered = rankdata(table.values, axis=1) if method == "spearman" else table.values.copy()
         centered -= centered.mean(1, keepdims=True)
         centered /= np.linalg.norm(centered, axis=1, keepdims=True)
         half = np.triu(np.clip(centered @ centered.T, -1, 1), 1)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from headprobe.metrics.features import Block, Features, checked_features, resolution
+from headprobe.metrics.features import Block, Features, checked_features, rounding_spread
 
 __all__ = ["Batch", "load_batch"]
 
@@ -190,9 +190,9 @@ def load_batch(features: Features, block: Block, prompt: int, part: range, rows:
             passing, centre[some] = load(part[some], buffer)
             torch.bmm(passing, passing.mT, out=gram[some])
         spread = gram.diagonal(dim1=1, dim2=2).sum(1)
-    eps = resolution(block.z)
+    step = rounding_spread(block.z)
     # A head that varies by rounding alone in every dimension has no more spread than this.
-    rounding = 2 * n * (4 * eps / (1 - 4 * eps)) ** 2 * centre.square().sum(1)
+    rounding = 2 * n * (step / (1 - step)) ** 2 * centre.square().sum(1)
     unusual = torch.nonzero(~((spread > SMALLEST) & (spread < LARGEST) & (spread > rounding)))[:, 0].tolist()
     if unusual:
         # Each on its own: this raises where a head cannot be scored.

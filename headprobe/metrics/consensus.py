@@ -15,11 +15,11 @@ from headprobe.heads import HeadSet
 from headprobe.metrics.aggregation import borda, median_rank, reciprocal_rank_fusion
 from headprobe.metrics.kemeny import kemeny
 from headprobe.metrics.normalisation import combine, min_max, rank_scale
-from headprobe.metrics.ranks import best_heads
 from headprobe.metrics.robust_ranks import robust_rank_aggregation
 from headprobe.metrics.selection import selection_frequency
 from headprobe.metrics.stability import rss
 from headprobe.metrics.stability_selection import selection_threshold, stable_selection
+from headprobe.scores import top_heads
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -105,6 +105,7 @@ def consensus(
     *,
     dim: str = "prompt",
     normalise: Literal["min_max", "rank"] = "min_max",
+    tie_break: xr.DataArray | None = None,
 ) -> HeadSet:
     """Choose the `k` heads that the prompts (or other repeats) agree on.
 
@@ -133,11 +134,15 @@ def consensus(
         is normalised.
     normalise
         How metrics are brought to one scale: `"min_max"` as in the paper, or `"rank"`.
+    tie_break
+        A second score, dims (layer, head), for heads that tie (`headprobe.scores.top_heads`). Methods that go by ranks
+        tie often: with two prompts, a third of the places of `"median_rank"` may.
 
     Returns
     -------
     HeadSet
-        Best head first; ties go to the lower (layer, head).
+        Best head first; ties go to the lower (layer, head), and `tied` holds the heads left out that tie with the last
+        one chosen.
 
     Raises
     ------
@@ -148,7 +153,7 @@ def consensus(
     -----
     HeadprobeWarning
         If one head sets the scale of a metric (`headprobe.metrics.normalisation.min_max`), or heads tie for the last of
-        `k` places in a map (`"selection_frequency"`).
+        `k` places, in the consensus or in a map (`"selection_frequency"`); their number is named.
 
     Examples
     --------
@@ -160,4 +165,4 @@ def consensus(
     ('L0H0',)
     """
     scores = consensus_scores(score_map, method, instability_penalty, k=k, dim=dim, normalise=normalise)
-    return best_heads(scores, k)
+    return top_heads(scores, k, tie_break)

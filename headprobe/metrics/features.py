@@ -12,7 +12,7 @@ from torch import Tensor
 
 from headprobe.activations import HeadActivations
 from headprobe.errors import InputError
-from headprobe.heads import Head
+from headprobe.heads import Head, HeadSet
 from headprobe.metrics.origin import origin_of
 from headprobe.scores import score_map
 
@@ -30,6 +30,7 @@ __all__ = [
     "label_array",
     "read_features",
     "resolution",
+    "rounding_spread",
 ]
 
 CHUNK_BYTES = 192 * 2**20
@@ -98,7 +99,7 @@ class Chunk(NamedTuple):
         return [head.label for head in self.heads]
 
 
-def read_features(acts_or_z: Any, y: Any = None) -> tuple[Features, Any]:
+def read_features(acts_or_z: Any, y: Any = None, leave_out: Sequence[Any] = ()) -> tuple[Features, Any]:
     """Bring activations or an array to one shape, and find the labels.
 
     Parameters
@@ -107,16 +108,19 @@ def read_features(acts_or_z: Any, y: Any = None) -> tuple[Features, Any]:
         `HeadActivations`, or an array or tensor `[example, layer, head, d_head]`, or with a leading prompt axis.
     y
         `[example]`; default: the labels of the activations.
+    leave_out
+        Heads that are not scored, such as constant ones: labels, pairs (layer, head) or `Head`.
 
     Returns
     -------
     Features, y
-        The features, nothing copied; the labels, not yet checked.
+        The features, nothing copied unless heads are left out; the labels, not yet checked.
 
     Raises
     ------
     InputError
-        If it is neither, has another shape, holds no real numbers, is empty, or labels are missing.
+        If it is neither, has another shape, holds no real numbers, is empty, labels are missing, or heads to leave out
+        are not there or are all of them.
 
     Examples
     --------
@@ -132,7 +136,7 @@ def read_features(acts_or_z: Any, y: Any = None) -> tuple[Features, Any]:
             origin_of(acts_or_z.provenance),
         )
         _check_filled([block.z.shape for block in features.blocks])
-        return features, acts_or_z.labels if y is None else y
+        return _without(features, leave_out), acts_or_z.labels if y is None else y
     z = acts_or_z
     if not isinstance(z, np.ndarray | Tensor):
         raise InputError(f"expected HeadActivations, an array or a tensor, got {type(z).__name__}")
@@ -147,7 +151,34 @@ def read_features(acts_or_z: Any, y: Any = None) -> tuple[Features, Any]:
     z = z if prompts else z[None]
     _check_filled([tuple(z.shape)])
     heads = [Head(layer, head) for layer in range(z.shape[2]) for head in range(z.shape[3])]
-    return Features([Block(z, heads)], prompts, [str(i) for i in range(z.shape[1])]), y
+    return _without(Features([Block(z, heads)], prompts, [str(i) for i in range(z.shape[1])]), leave_out), y
+
+
+def _without(features: Features, leave_out: Sequence[Any]) -> Features:
+    """The features of all heads but some."""
+    out = HeadSet(leave_out)
+    if not out:
+        return features
+    there = HeadSet(head for block in features.blocks for head in block.heads)
+    absent = (out - there).labels
+    if absent or len(out) == len(there):
+        raise InputError(
+            f"leave_out names {', '.join(absent[:5])}, not among the {len(there)} heads given; name heads that are."
+            if absent
+            else f"leave_out names all {len(there)} heads, so that none is left to score; leave out fewer."
+        )
+    blocks = []
+    for block in features.blocks:
+        keep = [i for i, head in enumerate(block.heads) if head not in out]
+        z = block.z if len(keep) == len(block.heads) or block.z.ndim == 4 else _entries(block.z)
+        if keep:
+            blocks.append(Block(z if len(keep) == len(block.heads) else z[:, :, keep], [block.heads[i] for i in keep]))
+    return features._replace(blocks=blocks)
+
+
+def _entries(z: Any) -> Any:
+    """A rectangle of heads [prompt, example, layer, head, d] as [prompt, example, entry, d]."""
+    return z.reshape(*z.shape[:2], -1, z.shape[-1])
 
 
 def label_array(y: Any, n: int) -> np.ndarray:
@@ -344,7 +375,6 @@ def checked_features(features: Features, block: Block, prompt: int, part: slice)
     names = [head.label for head in block.heads[part]]
     where = f" under prompt {features.prompts[prompt]!r}" if features.prompts else ""
     raw = block.take(prompt, part)
-    eps = resolution(raw)
     if isinstance(raw, Tensor):
         x = raw.detach().to("cpu", torch.float64).transpose(0, 1).contiguous()
     else:
@@ -357,16 +387,66 @@ def checked_features(features: Features, block: Block, prompt: int, part: slice)
             f"example {features.ids[example]!r}: find out why the model gave them, or leave the example out"
         )
     spread = x.amax(1) - x.amin(1)
-    constant = torch.nonzero((spread <= 4 * eps * x.abs().amax(1)).all(-1)).flatten().tolist()
-    if constant:
-        raise InputError(
-            f"head {names[constant[0]]}{where} has the same output for all {x.shape[1]} examples (so have "
-            f"{len(constant) - 1} others): it cannot be scored; check the position, or leave the head out"
-        )
+    if bool((spread <= rounding_spread(raw) * x.abs().amax(1)).all(-1).any()):
+        raise InputError(_constant(features))
     centre = x.mean(1)
     x -= centre[:, None]
     size = x.abs().amax((1, 2))
     return x / size[:, None, None], centre / size[:, None]
+
+
+def _constant(features: Features) -> str:
+    """What to say of the heads that have the same output for all examples, under whatever prompt."""
+    found: dict[str, str] = {}
+    raw = features.blocks[0].z
+    for block in features.blocks:
+        for prompt in range(len(features.prompts or [None])):
+            for start in range(len(block.heads)):
+                part = block.take(prompt, slice(start, start + 1))
+                x = (
+                    part.detach().to("cpu", torch.float64)
+                    if isinstance(part, Tensor)
+                    else torch.from_numpy(part.astype(float))
+                )
+                spread = x.amax(0) - x.amin(0)
+                if bool((spread <= rounding_spread(part) * x.abs().amax(0)).all()):
+                    where = f" under prompt {features.prompts[prompt]!r}" if features.prompts else ""
+                    found.setdefault(block.heads[start].label, where)
+                    raw = part
+    first, where = next(iter(found.items()))
+    others = list(found)[1:]
+    also = f" (so have {len(others)} others: {', '.join(others[:5])}{', ...' * (len(others) > 5)})" if others else ""
+    half = "; outputs that differ by one step of half precision count as the same, float32 would tell" * _is_half(raw)
+    return (
+        f"head {first}{where} has the same output for all {len(features.ids)} examples{also}{half}: it cannot be "
+        f"scored; check the position, or leave it out by name (leave_out={list(found)!r})"
+    )
+
+
+def rounding_spread(z: Any) -> float:
+    """Relative spread up to which outputs differ by rounding alone: four steps of their type, one of half precision.
+
+    A step of half precision is 0.1 to 0.8 percent, so that a few of them can be all there is of a signal.
+
+    Parameters
+    ----------
+    z
+        An array or a tensor.
+
+    Returns
+    -------
+    float
+
+    Examples
+    --------
+    >>> rounding_spread(torch.zeros(1, dtype=torch.bfloat16)), rounding_spread(torch.zeros(1))
+    (0.0078125, 4.76837158203125e-07)
+    """
+    return (1 if _is_half(z) else 4) * resolution(z)
+
+
+def _is_half(z: Any) -> bool:
+    return resolution(z) > 1e-5
 
 
 def resolution(z: Any) -> float:

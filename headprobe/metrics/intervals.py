@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from headprobe.errors import InputError
+from headprobe.heads import Head
 from headprobe.metrics.features import Chunk, head_map
 from headprobe.metrics.labellings import Data, bytes_per_head, read_data
 from headprobe.metrics.linear_probe import loo_ridge_scores, resampled_auroc
@@ -41,6 +42,7 @@ def bootstrap_intervals(
     refit: bool = True,
     kind: str = "percentile",
     target: str | None = None,
+    leave_out: Sequence[Head | str | tuple[int, int]] = (),
     progress: bool = True,
 ) -> xr.Dataset:
     """Bootstrap intervals of every head's score, its rank among all heads and, with prompts, its RSS.
@@ -50,7 +52,7 @@ def bootstrap_intervals(
 
     Parameters
     ----------
-    acts_or_z, y, metric, groups, target
+    acts_or_z, y, metric, groups, target, leave_out
         As in `headprobe.metrics.significance.max_statistic`. Several names: every metric is brought to 0 to 1 over the
         heads and averaged, in every resample anew (`headprobe.metrics.normalisation.combine`).
     n_resamples
@@ -106,7 +108,7 @@ def bootstrap_intervals(
     """
     several = not isinstance(metric, str | Metric) and not callable(metric)
     _check_arguments(metric, level, kind, refit)
-    data = read_data(acts_or_z, y, groups, target)
+    data = read_data(acts_or_z, y, groups, target, leave_out)
     chosen = find_metrics(list(metric) if several else [metric], data.target.kind)  # pyright: ignore
     rows = group_resamples(data.labels, data.groups, n_resamples, random_state, bool(data.target.classes))  # pyright: ignore
     if metric == "auroc":

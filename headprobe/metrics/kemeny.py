@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int
 
 from headprobe.errors import InputError
 from headprobe.heads import HeadSet
@@ -33,7 +33,8 @@ class Kemeny:
     order
         All heads with a score, best first.
     scores
-        1 for the first head of the order, 0 for the last, evenly spaced; dims (layer, head).
+        1 for the first head of the order, 0 for the last, evenly spaced; dims (layer, head). Neighbours of which as
+        many maps prefer one as the other, pair by pair, may stand in any order: they share the mean of their places.
     distance
         Pairs of heads that a map orders the other way, summed over the maps (a pair tied in a map counts nothing).
     lower_bound
@@ -110,7 +111,7 @@ def kemeny(score_map: xr.DataArray, dim: str = "prompt", exact_heads: int = EXAC
         order += [int(knot[i]) for i in local]
     positions = table.order[order]
     scores = np.empty(n)
-    scores[positions] = 1 - np.arange(n) / max(1, n - 1)
+    scores[positions] = 1 - _shared_places(prefer[order][:, order] == prefer[order][:, order].T) / max(1, n - 1)
     distance = _distance(prefer, order)
     return Kemeny(table.head_set(positions), table.to_map(scores, "Kemeny score"), distance, bound, exact)
 
@@ -124,6 +125,16 @@ def _knots(prefer: Int[np.ndarray, "head head"]) -> list[np.ndarray]:
     first = np.array([np.flatnonzero(part == c)[0] for c in range(count)])
     beaten = [(prefer[u] > prefer[:, u])[part != part[u]].sum() for u in first]
     return [np.flatnonzero(part == c) for c in np.argsort(-np.array(beaten), kind="stable")]
+
+
+def _shared_places(tied: Bool[np.ndarray, "place place"]) -> Float[np.ndarray, " place"]:
+    """Places from 0, the mean of them for runs in which every head ties with every other."""
+    places, start = np.arange(len(tied), dtype=float), 0
+    for stop in range(1, len(tied) + 1):
+        if stop == len(tied) or not tied[stop, start:stop].all():
+            places[start:stop] = (start + stop - 1) / 2
+            start = stop
+    return places
 
 
 def _best_order(prefer: Int[np.ndarray, "head head"]) -> list[int]:

@@ -6,7 +6,7 @@ scatter, the kernel, the clusters. A labelling then costs a matrix product.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -60,12 +60,14 @@ class Data(NamedTuple):
         return np.arange(self.n) if self.groups is None else self.groups
 
 
-def read_data(acts_or_z: Any, y: Any = None, groups: Any = None, target: str | None = None) -> Data:
+def read_data(
+    acts_or_z: Any, y: Any = None, groups: Any = None, target: str | None = None, leave_out: Sequence[Any] = ()
+) -> Data:
     """Read features, labels and groups.
 
     Parameters
     ----------
-    acts_or_z, y
+    acts_or_z, y, leave_out
         As in `headprobe.metrics.features.read_features`.
     groups
         `[example]`; default: those of the activations (`headprobe.metrics.features.example_groups`); False: none.
@@ -87,7 +89,7 @@ def read_data(acts_or_z: Any, y: Any = None, groups: Any = None, target: str | N
     >>> data.target.kind, data.groups.tolist()
     ('binary', [0, 0, 1, 1])
     """
-    features, labels = read_features(acts_or_z, y)
+    features, labels = read_features(acts_or_z, y, leave_out)
     n = len(features.ids)
     found = None if groups is False else example_groups(acts_or_z, groups)
     return Data(features, read_target(labels, n, target), None if found is None else fold_index(found, n))

@@ -11,11 +11,12 @@ from jaxtyping import Float, Int
 from headprobe.errors import InputError
 from headprobe.heads import Head, HeadSet
 from headprobe.metrics.origin import keep_origin
+from headprobe.scores import Cut, cut
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Repeats", "best_heads", "check_k", "check_repeats", "ranks", "repeats"]
+__all__ = ["Repeats", "check_repeats", "ranks", "repeats"]
 
 
 class Repeats(NamedTuple):
@@ -72,7 +73,24 @@ class Repeats(NamedTuple):
         -------
         ndarray [head]
         """
-        return self.order[np.argsort(-scores[self.order], kind="stable")]
+        return self.cut(scores, len(scores)).order
+
+    def cut(self, scores: Float[np.ndarray, " head"], k: int) -> Cut:
+        """The heads best first, and those behind the first `k` that tie with the last of these.
+
+        Parameters
+        ----------
+        scores
+            [head].
+        k
+            How many are chosen.
+
+        Returns
+        -------
+        Cut
+        """
+        layers, heads = np.array([(head.layer, head.head) for head in self.heads]).T
+        return cut(scores, layers, heads, k)
 
     def head_set(self, positions: Sequence[int] | Int[np.ndarray, " k"]) -> HeadSet:
         """Heads at some positions, in that order.
@@ -224,71 +242,6 @@ def ranks(score_map: xr.DataArray, ties: Literal["average", "min", "max"] = "ave
     ranked = rankdata(-flat, method=ties, axis=-1, nan_policy="omit")
     ranked = np.where(np.isnan(flat), np.nan, ranked).reshape(values.shape)
     return keep_origin(score_map.copy(data=ranked).rename("rank"), score_map)
-
-
-def best_heads(score_map: xr.DataArray, k: int) -> HeadSet:
-    """Choose the `k` heads with the highest scores among those that have one.
-
-    The same as `headprobe.scores.top_heads`, but a head without a score (NaN) is passed over rather than refused.
-
-    Parameters
-    ----------
-    score_map
-        Dims (layer, head).
-    k
-        Number of heads, from 1 to the number of heads with a score.
-
-    Returns
-    -------
-    HeadSet
-        Best head first; ties go to the lower (layer, head).
-
-    Raises
-    ------
-    InputError
-        If the map has other dims or fewer than `k` heads with a score.
-
-    Examples
-    --------
-    >>> from headprobe.scores import score_map
-    >>> best_heads(score_map([[0.1, float("nan")], [0.9, 0.2]]), 2).labels
-    ('L1H0', 'L1H1')
-    """
-    found = tuple(getattr(score_map, "dims", ()))
-    if found != ("layer", "head"):
-        raise InputError(
-            f"expected a score map with dims ('layer', 'head'), got {found or type(score_map).__name__}; "
-            "select or combine the other dims first"
-        )
-    table = repeats(score_map.expand_dims("map"), "map")
-    check_k(k, len(table.heads))
-    return table.head_set(table.best_first(table.values[0])[:k])
-
-
-def check_k(k: int, n_heads: int, *, below: bool = False) -> None:
-    """Raise unless `k` is a whole number of heads that can be chosen.
-
-    Parameters
-    ----------
-    k
-        Number of heads to choose.
-    n_heads
-        Number of heads with a score.
-    below
-        Whether `k` must be smaller than `n_heads`.
-
-    Raises
-    ------
-    InputError
-        If it is not.
-
-    Examples
-    --------
-    >>> check_k(5, n_heads=48)
-    """
-    last = n_heads - below
-    if not isinstance(k, int | np.integer) or isinstance(k, bool) or not 1 <= k <= last:
-        raise InputError(f"k must be a whole number from 1 to {last} (the map has {n_heads} heads), got {k!r}")
 
 
 def _label(score_map: xr.DataArray, dim: str, index: int) -> object:

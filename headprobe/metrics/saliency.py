@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from headprobe.errors import InputError
+from headprobe.heads import Head
 from headprobe.metrics.batch import load_batch
 from headprobe.metrics.features import example_groups, read_features
 from headprobe.metrics.linear_probe import fold_index
@@ -40,6 +41,7 @@ def saliency(
     random_state: int = 0,
     *,
     target: str | None = None,
+    leave_out: Sequence[Head | str | tuple[int, int]] = (),
 ) -> xr.DataArray:
     """Score every head by how well its output goes with the labels of the examples.
 
@@ -67,6 +69,9 @@ def saliency(
     target
         `"binary"`, `"multiclass"` or `"continuous"`; default: as the labels say (0 and 1; whole numbers or texts;
         numbers of which some are not whole). Ratings on a scale of whole numbers need `"continuous"`.
+    leave_out
+        Heads that are not scored, such as constant ones, by name: `["L0H3"]`. Their scores are NaN, or their layer is
+        not there if none of its heads is left.
 
     Returns
     -------
@@ -100,7 +105,7 @@ def saliency(
     """
     find_metrics(metrics)
     check_seed(random_state)
-    features, y = read_features(acts_or_z, y)
+    features, y = read_features(acts_or_z, y, leave_out)
     n = len(features.ids)
     wanted = read_target(y, n, target)
     chosen = find_metrics(metrics, wanted.kind)

@@ -12,8 +12,9 @@ from headprobe._notice import notice
 from headprobe.errors import InputError
 from headprobe.heads import HeadSet
 from headprobe.metrics.origin import keep_origin
-from headprobe.metrics.ranks import Repeats, check_k, repeats
+from headprobe.metrics.ranks import Repeats, repeats
 from headprobe.metrics.replicates import stack_maps
+from headprobe.scores import check_k
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -211,18 +212,17 @@ def _top(table: Repeats, k: int, dim: str) -> Float[np.ndarray, "map head"]:
     n = len(table.heads)
     check_k(k, n)
     marked = np.zeros(table.values.shape)
-    tied = []
+    tied: dict[int, int] = {}
     for i, row in enumerate(table.values):
-        best = table.best_first(row)
-        marked[i, best[:k]] = 1
-        if k < n and row[best[k - 1]] == row[best[k]]:
-            tied.append(i)
+        order, behind = table.cut(row, k)
+        marked[i, order[:k]] = 1
+        if len(behind):
+            tied[i] = len(behind)
     if tied:
-        value = table.values[tied[0], table.best_first(table.values[tied[0]])[k]]
-        equal = int((table.values[tied[0]] == value).sum())
+        first, left_out = next(iter(tied.items()))
         notice(
             f"in {len(tied)} of {len(table.values)} maps the head of rank {k} is tied with the next, first in "
-            f"{dim}={table.names[tied[0]]} ({equal} heads score {value:.6g}): ties go to the lower (layer, head) in "
-            "every map, which makes the maps seem to agree; choose another k"
+            f"{dim}={table.names[first]} ({left_out} left out): ties go to the lower (layer, head) in every map, which "
+            "makes the maps seem to agree; choose another k"
         )
     return marked

@@ -20,11 +20,13 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from headprobe._notice import notice
 from headprobe.errors import InputError
+from headprobe.heads import Head
 from headprobe.metrics.batch import Batch
-from headprobe.metrics.features import Chunk, head_map
+from headprobe.metrics.features import Chunk, checked_features, head_map
 from headprobe.metrics.intervals import bootstrap_intervals
-from headprobe.metrics.labellings import bytes_per_head, read_data, score_labellings
+from headprobe.metrics.labellings import Data, bytes_per_head, read_data, score_labellings
 from headprobe.metrics.metric import Metric, find_metrics
 from headprobe.metrics.multiple_testing import bonferroni, holm, max_statistic_p, permutation_p, q_values, step_down_p
 from headprobe.metrics.null import MaxStatistic, NullScale, Thresholds, compare_with_null, null_scale
@@ -32,6 +34,12 @@ from headprobe.metrics.permutation import MIN_DISTINCT, Relabellings, relabellin
 from headprobe.metrics.stability import rss
 from headprobe.metrics.threads import over_heads
 from headprobe.metrics.winners_curse import WinnersCurse, winners_curse
+
+OF_MEANS = ("auroc", "lda", "lda_plain", "sav", "selectivity")
+"""Metrics that are meant to say how far the means of the classes lie apart."""
+
+SPREAD, SPREAD_P, SPREAD_ALPHA, SPREAD_HEADS = 1.5, 1e-3, 0.05, 50
+"""Of so many of the best significant heads are those named whose spread differs by this factor, and not by chance."""
 
 __all__ = [
     "MIN_DISTINCT",
@@ -67,6 +75,7 @@ def max_statistic(
     instability_penalty: float | None = None,
     studentise: bool = False,
     target: str | None = None,
+    leave_out: Sequence[Head | str | tuple[int, int]] = (),
     progress: bool = True,
 ) -> MaxStatistic:
     """Test all heads at once: scores against the scores of relabelled examples, corrected by the maximum over heads.
@@ -99,6 +108,8 @@ def max_statistic(
         heads with a wide null (of larger d_head, for example) do not raise the threshold of all.
     target
         Kind of the labels, as in `headprobe.saliency`.
+    leave_out
+        Heads that are not scored, such as constant ones, as in `headprobe.saliency`; they are no part of the family.
     progress
         Whether to show a bar of the heads done, if it takes longer than some seconds.
 
@@ -106,6 +117,13 @@ def max_statistic(
     -------
     MaxStatistic
         Scores, p-values, family-wise p-values, the null.
+
+    Warns
+    -----
+    HeadprobeWarning
+        If heads with `p_step_down <= 0.05` spread at least 1.5 times as wide in one class as in another, by a metric of
+        `OF_MEANS`: the test rejects that labels may be exchanged, which equal means with other spreads do not allow
+        either. Or as in `headprobe.metrics.permutation.relabellings`.
 
     Raises
     ------
@@ -135,7 +153,7 @@ def max_statistic(
     >>> max_statistic(z, y, groups=videos, n_permutations=99)
     MaxStatistic(auroc, 6 tests, 99 permutations by groups, smallest family-wise p ...)
     """
-    data = read_data(acts_or_z, y, groups, target)
+    data = read_data(acts_or_z, y, groups, target, leave_out)
     (chosen,) = find_metrics([metric], data.target.kind)
     given = data.target.values
     drawn = relabellings(given.numpy(), data.groups, n_permutations, random_state, scheme)
@@ -156,7 +174,7 @@ def max_statistic(
     null = (
         maps.isel(metric=slice(1, None)).rename(metric="permutation").assign_coords(permutation=range(n_permutations))
     )
-    return compare_with_null(
+    result = compare_with_null(
         observed,
         null,
         scheme=drawn.scheme,
@@ -164,3 +182,42 @@ def max_statistic(
         random_state=random_state,
         studentise=studentise,
     )
+    if chosen.name in OF_MEANS and data.target.classes:
+        _warn_of_spread(data, result)
+    return result
+
+
+def _warn_of_spread(data: Data, result: MaxStatistic) -> None:
+    """Warn if heads come out as significant whose outputs lie further apart in one class than in another."""
+    from scipy.stats import kruskal
+
+    p = result.p_step_down
+    layers, heads = p.coords["layer"].values, p.coords["head"].values
+    places = sorted(np.argwhere(p.values <= SPREAD_ALPHA).tolist(), key=lambda at: -result.scores.values[tuple(at)])
+    named = list(dict.fromkeys(Head(int(layers[i]), int(heads[j])) for *_, i, j in places))[:SPREAD_HEADS]
+    codes = data.target.values.long().numpy()
+    # Examples of one group and class are one observation.
+    units, place = np.unique(np.stack([codes, data.fold]), axis=1, return_inverse=True)
+    found: dict[Head, float] = {}
+    for block in data.features.blocks:
+        for at, head in enumerate(block.heads):
+            for prompt in range(len(data.features.prompts or [None])) if head in named else ():
+                x = checked_features(data.features, block, prompt, slice(at, at + 1))[0][0].numpy()
+                apart = np.empty(data.n)
+                for c in np.unique(codes):
+                    own = x[codes == c]
+                    # The mean is fitted to the examples, which lie closer to it than to the true one.
+                    apart[codes == c] = np.linalg.norm(own - own.mean(0), axis=1) * (len(own) / (len(own) - 1)) ** 0.5
+                mean = np.bincount(place.ravel(), apart) / np.bincount(place.ravel())
+                by_class = [mean[units[0] == c] for c in np.unique(codes)]
+                sizes = [values.mean() for values in by_class]
+                if max(sizes) >= SPREAD * min(sizes) and kruskal(*by_class).pvalue < SPREAD_P:
+                    found[head] = max(found.get(head, 0.0), max(sizes) / max(min(sizes), 1e-300))
+    if found:
+        worst = max(found, key=lambda head: found[head])
+        notice(
+            f"of the {len(named)} best heads with a family-wise p of at most {SPREAD_ALPHA:g}, {len(found)} give "
+            f"outputs that spread wider in one class than in another, {worst} by a factor of {found[worst]:.2g}: "
+            f"the test by {result.metric!r} then finds heads whose classes have the same mean as well; look at "
+            "scores on other examples before you call them separated, or test the spread itself with 'kl'"
+        )

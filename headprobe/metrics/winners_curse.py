@@ -11,12 +11,13 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from headprobe.errors import InputError
+from headprobe.heads import Head
 from headprobe.metrics.labellings import read_data
 from headprobe.metrics.metric import Metric, find_metrics
 from headprobe.metrics.parts import group_halves, score_parts
-from headprobe.metrics.ranks import best_heads
 from headprobe.metrics.resampling import check_count
 from headprobe.metrics.stability import rss
+from headprobe.scores import top_heads_quietly
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,8 +41,9 @@ class WinnersCurse:
     ----------
     table
         One row per split and direction: split, direction (0 or 1: which half selects), heads (labels, best first),
-        selection_score and held_out_score (mean over the selected heads on the selecting half and on the other), gap
-        (their difference), all_heads (mean over all heads on the other half), n_selection and n_held_out (examples).
+        n_tied (heads left out that score as high as the last selected one), selection_score and held_out_score (mean
+        over the selected heads on the selecting half and on the other), gap (their difference), all_heads (mean over
+        all heads on the other half), n_selection and n_held_out (examples).
     selection_score, held_out_score, gap, all_heads
         Means over the splits with intervals.
     level
@@ -77,6 +79,7 @@ def winners_curse(
     random_state: int = 0,
     *,
     target: str | None = None,
+    leave_out: Sequence[Head | str | tuple[int, int]] = (),
     progress: bool = True,
 ) -> WinnersCurse:
     """Score the best heads of one half of the groups on the other half, over repeated splits.
@@ -87,7 +90,7 @@ def winners_curse(
 
     Parameters
     ----------
-    acts_or_z, y, metric, groups, target
+    acts_or_z, y, metric, groups, target, leave_out
         As in `headprobe.metrics.significance.max_statistic`.
     k
         Number of heads to select: the `k` highest scores, with prompts the `k` highest RSS.
@@ -131,7 +134,7 @@ def winners_curse(
         raise InputError(f"n_splits must be 2 or more, got {n_splits}: one split has no spread")
     if not 0 < level < 1:
         raise InputError(f"level must be between 0 and 1, such as 0.95, got {level!r}")
-    data = read_data(acts_or_z, y, groups, target)
+    data = read_data(acts_or_z, y, groups, target, leave_out)
     (chosen,) = find_metrics([metric], data.target.kind)
     pairs = group_halves(data.labels, data.fold, n_splits, random_state, stratify=bool(data.target.classes))
     halves = [rows for pair in pairs for rows in pair]
@@ -142,7 +145,7 @@ def winners_curse(
     for split in range(n_splits):
         for direction in (0, 1):
             here, there = (maps.isel(part=2 * split + i, drop=True) for i in (direction, 1 - direction))
-            heads = best_heads(here, k)
+            heads = top_heads_quietly(here, k)
             selection, held_out = (
                 float(np.mean([float(half.sel(layer=head.layer, head=head.head)) for head in heads]))
                 for half in (here, there)
@@ -152,6 +155,7 @@ def winners_curse(
                     "split": split,
                     "direction": direction,
                     "heads": " ".join(heads.labels),
+                    "n_tied": len(heads.tied),
                     "selection_score": selection,
                     "held_out_score": held_out,
                     "gap": selection - held_out,

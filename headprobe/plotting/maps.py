@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from headprobe.errors import InputError
 from headprobe.heads import Head, HeadSet
+from headprobe.scores import cut, say_tied
 
 __all__ = ["Map", "Place", "as_map", "best", "check_scored", "on_map", "same_cells"]
 
@@ -165,9 +166,14 @@ def best(shown: Map, k: int) -> list[Place]:
     values = shown.values
     if not 0 <= k <= values.size:
         raise InputError(f"annotate_top must be 0 to the {values.size} heads of the map, got {k}")
-    order = np.argsort(-np.where(np.isfinite(values), values, -np.inf), axis=None, kind="stable")
-    places = [divmod(int(at), values.shape[1]) for at in order[:k] if np.isfinite(values.flat[at])]
-    return [(row, column, Head(shown.layers[row], shown.heads[column])) for row, column in places]
+    rows, columns = np.nonzero(np.isfinite(values))
+    if not k or not len(rows):
+        return []
+    layers, heads = np.array(shown.layers)[rows], np.array(shown.heads)[columns]
+    order, tied = cut(values[rows, columns], layers, heads, k)
+    named = [(int(rows[i]), int(columns[i]), Head(int(layers[i]), int(heads[i]))) for i in order[:k]]
+    say_tied(HeadSet([head for *_, head in named], tied=[(int(layers[i]), int(heads[i])) for i in tied]))
+    return named
 
 
 def same_cells(other: Any, shown: Map, what: str) -> Float[np.ndarray, "layer head"]:

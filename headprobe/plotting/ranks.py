@@ -10,10 +10,11 @@ from jaxtyping import Float
 
 from headprobe.errors import InputError
 from headprobe.heads import Head, HeadSet
-from headprobe.metrics.ranks import check_k, ranks, repeats
+from headprobe.metrics.ranks import ranks, repeats
 from headprobe.plotting.canvas import BLUE, GREY, SERIES, VERMILION, ink, new_axes, plain_frame, small
 from headprobe.plotting.maps import as_map, best, check_scored, on_map, same_cells
 from headprobe.plotting.names import name_at_right, name_points
+from headprobe.scores import check_k
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

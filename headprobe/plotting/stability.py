@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from headprobe.heads import Head, HeadSet
-from headprobe.metrics.ranks import check_k, repeats
+from headprobe.metrics.ranks import repeats
 from headprobe.metrics.stability import mean, rss, standard_deviation
 from headprobe.plotting.canvas import BLUE, GREY, VERMILION, ink, new_axes, plain_frame, settle, size_in_points, small
 from headprobe.plotting.maps import as_map, best, check_scored, on_map
 from headprobe.plotting.names import name_points
+from headprobe.scores import check_k
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,6 +10,7 @@ from torch import Tensor
 from headprobe.activations import HeadActivations
 from headprobe.errors import InputError
 from headprobe.heads import Head
+from headprobe.metrics.features import example_groups
 
 __all__ = ["NUMBER", "as_array", "flatten"]
 
@@ -69,9 +70,10 @@ def flatten(X: Any) -> tuple[Any, tuple[int, ...] | None]:
     ((5, 24), (2, 3, 4))
     """
     if isinstance(X, HeadActivations):
+        groups = ", and pass groups=acts.groups, which an array does not carry" * (example_groups(X) is not None)
         raise InputError(
             f"expected an array, got activations of {len(X.heads)} heads under {len(X.prompts)} prompts: take "
-            "acts.z[prompt], or acts.by_size() where heads differ in size"
+            f"acts.z[prompt], or acts.by_size() where heads differ in size{groups}"
         )
     X = as_array(X)
     if not isinstance(X, np.ndarray) or X.ndim <= 2:

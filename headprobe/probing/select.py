@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
+from headprobe._notice import notice
 from headprobe.errors import InputError, SelectionError
 from headprobe.heads import Head, HeadSet
 from headprobe.metrics.labellings import Data, read_data
@@ -20,6 +22,7 @@ from headprobe.metrics.resampling import check_count, check_seed
 from headprobe.metrics.selection import selection_frequency
 from headprobe.metrics.significance import max_statistic
 from headprobe.probing.inputs import NUMBER, flatten
+from headprobe.scores import cut, say_tied
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -53,6 +56,11 @@ class HeadSelector(TransformerMixin, BaseEstimator):
         Half-samples, for `min_frequency`.
     scheme
         How to relabel, as in `headprobe.metrics.permutation.relabellings`.
+    tie_break
+        A second metric, such as `"lda"`, that decides between heads of the same score; without one, and where it ties
+        too, the lower (layer, head) goes first.
+    leave_out
+        Heads that are no candidates, such as constant ones, by name: `["L0H3"]`. Their scores are NaN.
     random_state
         Seed.
 
@@ -60,6 +68,9 @@ class HeadSelector(TransformerMixin, BaseEstimator):
     ----------
     heads_ : HeadSet
         The heads kept, best first.
+    tied_ : HeadSet
+        Heads that meet the conditions and score as high as the last one kept, but are left out because there are `k`
+        already. Empty where nothing ties at the cut.
     indices_ : ndarray
         Their positions among all heads, row by row of (layer, head).
     scores_ : ndarray
@@ -107,6 +118,8 @@ class HeadSelector(TransformerMixin, BaseEstimator):
         n_permutations: int = 1000,
         n_resamples: int = 100,
         scheme: str = "auto",
+        tie_break: str | Metric | Callable[..., Any] | None = None,
+        leave_out: Sequence[Head | str | tuple[int, int]] = (),
         random_state: int = 0,
     ) -> None:
         self.k = k
@@ -117,6 +130,8 @@ class HeadSelector(TransformerMixin, BaseEstimator):
         self.n_permutations = n_permutations
         self.n_resamples = n_resamples
         self.scheme = scheme
+        self.tie_break = tie_break
+        self.leave_out = leave_out
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any, groups: Sequence[Any] | np.ndarray | Tensor | None = None) -> HeadSelector:
@@ -142,29 +157,56 @@ class HeadSelector(TransformerMixin, BaseEstimator):
             If no condition is given or one is out of range, X cannot be used, or there are fewer than `k` heads.
         SelectionError
             If no head meets the conditions.
+
+        Warns
+        -----
+        HeadprobeWarning
+            If heads are left out that tie with the last one kept (their number is named), or if a search of
+            scikit-learn in this process has groups that it does not pass on.
         """
         self._check_conditions()
+        if groups is None and _search_has_groups():
+            notice(
+                "the search or cross-validation was given groups, but they do not reach HeadSelector, which takes the "
+                "examples as independent: give them to its step too (headselector__groups=groups in fit, or in params= "
+                "of cross_val_score)"
+            )
         X, self.layout_ = flatten(X)
         X, y = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(y)
         if len(np.unique(y)) < 2:
             raise InputError(f"selecting heads needs two classes or more, got one class: {np.unique(y).tolist()}")
         codes = np.unique(y, return_inverse=True)[1]
-        data = read_data(_four_axes(X, self.layout_), codes, groups)
-        scores = self._conditions(data)
-        n_heads = scores.size
+        z = _four_axes(X, self.layout_)
+        data = read_data(z, codes, groups, leave_out=self.leave_out)
+        layers, numbers = (axis.ravel() for axis in np.indices(z.shape[1:3]))
+        candidate = np.ones(len(layers), dtype=bool)
+        for head in HeadSet(self.leave_out):
+            candidate &= (layers != head.layer) | (numbers != head.head)
+        n_heads = int(candidate.sum())
         if self.k is not None and self.k > n_heads:
             raise InputError(f"k is {self.k}, but there are {n_heads} heads ({X.shape[1]} feature(s))")
-        self.scores_ = scores.values.ravel()
-        meets = np.ones(n_heads, dtype=bool)
+        self.scores_ = self._conditions(z, data)
+        meets = candidate.copy()
         for values, limit, most in self._limits():
             meets &= (values <= limit) if most else (values >= limit - 1e-12)
         if not meets.any():
             raise SelectionError(self._none_meets())
-        order = np.lexsort((np.arange(n_heads), -self.scores_))
-        self.indices_ = order[meets[order]][: self.k]
-        per_layer = scores.sizes["head"]
-        self.heads_ = HeadSet([Head(int(i // per_layer), int(i % per_layer)) for i in self.indices_])
+        second = None
+        if self.tie_break is not None:
+            (other,) = find_metrics([self.tie_break], data.target.kind)
+            second = _spread_out(score_parts(data, other, [np.arange(data.n)], self.random_state).isel(part=0), z)[
+                meets
+            ]
+        (places,) = np.nonzero(meets)
+        layers, numbers = layers[places], numbers[places]
+        k = len(places) if self.k is None else self.k
+        order, tied = cut(self.scores_[meets], layers, numbers, k, second)
+        self.indices_ = places[order[:k]]
+        heads = [Head(int(i), int(j)) for i, j in zip(layers, numbers, strict=True)]
+        self.heads_ = HeadSet([heads[i] for i in order[:k]], tied=[heads[i] for i in tied])
+        self.tied_ = self.heads_.tied
+        say_tied(self.heads_, float(self.scores_[self.indices_[-1]]))
         return self
 
     def transform(self, X: Any) -> np.ndarray:
@@ -193,6 +235,50 @@ class HeadSelector(TransformerMixin, BaseEstimator):
         if layout is None:
             return X[:, self.indices_]
         return X.reshape(len(X), -1, layout[-1])[:, self.indices_]
+
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
+        """Names of the outputs: the head, and the dimension within it.
+
+        Parameters
+        ----------
+        input_features
+            Names of the features of X with two axes, `[feature]`; not used for others, whose features have no names.
+
+        Returns
+        -------
+        ndarray of str
+            For two axes the names of the kept features: those given, those of the table fitted to, or `x0`, `x1`, ...
+            For others `L2H3_0` to `L2H3_7` for a head of 8 dimensions, best head first, as `transform` gives them when
+            flattened to two axes.
+
+        Raises
+        ------
+        InputError
+            There are not as many names as features.
+
+        Examples
+        --------
+        >>> z = np.random.default_rng(0).normal(size=(12, 2, 3, 2))
+        >>> z[:, 1, 2] += 9 * (np.arange(12) % 2)[:, None]
+        >>> HeadSelector(1).fit(z, np.arange(12) % 2).get_feature_names_out().tolist()
+        ['L1H2_0', 'L1H2_1']
+        """
+        check_is_fitted(self)
+        if self.layout_ is not None:
+            size = self.layout_[-1]
+            return np.array([f"{head}_{i}" for head in self.heads_ for i in range(size)], dtype=object)
+        names = getattr(self, "feature_names_in_", None) if input_features is None else input_features
+        if names is None:
+            names = [f"x{i}" for i in range(self.n_features_in_)]
+        if len(names) != self.n_features_in_:
+            raise InputError(
+                f"input_features should have length equal to number of features ({self.n_features_in_}), got "
+                f"{len(names)}; give one name each."
+            )
+        known = getattr(self, "feature_names_in_", None)
+        if known is not None and not np.array_equal(np.asarray(names, dtype=object), known):
+            raise InputError("input_features is not equal to feature_names_in_, the names of the table fitted to.")
+        return np.asarray(names, dtype=object)[self.indices_]
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -223,27 +309,28 @@ class HeadSelector(TransformerMixin, BaseEstimator):
             if self.n_resamples % 2:
                 raise InputError(f"n_resamples must be even (halves come in pairs), got {self.n_resamples!r}")
 
-    def _conditions(self, data: Data) -> xr.DataArray:
-        """Scores of all heads; sets what the conditions look at."""
+    def _conditions(self, z: np.ndarray, data: Data) -> np.ndarray:
+        """Scores of all heads [head], NaN for those left out; sets what the conditions look at."""
         for name in ("p_values_", "q_values_", "frequencies_"):
             self.__dict__.pop(name, None)
         (metric,) = find_metrics([self.metric], data.target.kind)
         if self.max_fwer is not None or self.max_fdr is not None:
-            z, codes = data.features.blocks[0].z[0], data.target.values
             shape = (self.n_permutations, self.random_state, self.scheme)
-            result = max_statistic(z, codes, metric, data.groups, *shape, progress=False)
+            result = max_statistic(
+                z, data.target.values, metric, data.groups, *shape, leave_out=self.leave_out, progress=False
+            )
             if self.max_fwer is not None:
-                self.p_values_ = result.p_step_down.values.ravel()
+                self.p_values_ = _spread_out(result.p_step_down, z)
             if self.max_fdr is not None:
-                self.q_values_ = result.q_values().values.ravel()
+                self.q_values_ = _spread_out(result.q_values(), z)
             scores = result.scores
         else:
             scores = score_parts(data, metric, [np.arange(data.n)], self.random_state).isel(part=0, drop=True)
         if self.min_frequency is not None:
             pairs = group_halves(data.labels, data.fold, self.n_resamples // 2, self.random_state)
             halves = score_parts(data, metric, [half for pair in pairs for half in pair], self.random_state)
-            self.frequencies_ = selection_frequency(halves, self.k, "part").values.ravel()
-        return scores
+            self.frequencies_ = _spread_out(selection_frequency(halves, self.k, "part"), z)
+        return _spread_out(scores, z)
 
     def _limits(self) -> list[tuple[np.ndarray, float, bool]]:
         """Values, their limit, and whether it is an upper one, of every condition given."""
@@ -259,15 +346,33 @@ class HeadSelector(TransformerMixin, BaseEstimator):
     def _none_meets(self) -> str:
         best = []
         if self.max_fwer is not None:
-            best.append(f"max_fwer={self.max_fwer} (smallest p {self.p_values_.min():.3g})")
+            best.append(f"max_fwer={self.max_fwer} (smallest p {np.nanmin(self.p_values_):.3g})")
         if self.max_fdr is not None:
-            floor = len(self.scores_) / (1 + self.n_permutations)
+            floor = np.isfinite(self.scores_).sum() / (1 + self.n_permutations)
             coarse = f"; {self.n_permutations} permutations show a single head no q below {floor:.3g}"
-            smallest = f"smallest q {self.q_values_.min():.3g}" + coarse * (floor > self.max_fdr)
+            smallest = f"smallest q {np.nanmin(self.q_values_):.3g}" + coarse * (floor > self.max_fdr)
             best.append(f"max_fdr={self.max_fdr} ({smallest})")
         if self.min_frequency is not None:
-            best.append(f"min_frequency={self.min_frequency} (largest {self.frequencies_.max():.3g})")
-        return f"none of {len(self.scores_)} heads meets {' and '.join(best)}: nothing is selected"
+            best.append(f"min_frequency={self.min_frequency} (largest {np.nanmax(self.frequencies_):.3g})")
+        return f"none of {np.isfinite(self.scores_).sum()} heads meets {' and '.join(best)}: nothing is selected"
+
+
+def _search_has_groups() -> bool:
+    """Whether this runs inside of a search or cross-validation of scikit-learn that was given groups."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if str(frame.f_globals.get("__name__", "")).startswith("sklearn.model_selection."):
+            given = frame.f_locals
+            params = given.get("params")
+            if given.get("groups") is not None or (isinstance(params, dict) and params.get("groups") is not None):
+                return True
+        frame = frame.f_back
+    return False
+
+
+def _spread_out(score_map: xr.DataArray, z: np.ndarray) -> np.ndarray:
+    """One number per head of z [head], NaN where the map has no such head."""
+    return score_map.reindex(layer=range(z.shape[1]), head=range(z.shape[2])).values.ravel()
 
 
 def _four_axes(X: np.ndarray, layout: tuple[int, ...] | None) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,7 +15,9 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from headprobe.errors import InputError, SelectionError
+from headprobe._notice import notice
+from headprobe.activations import HeadActivations
+from headprobe.errors import HeadprobeWarning, InputError, SelectionError
 from headprobe.heads import HeadSet
 from headprobe.metrics.features import label_array
 from headprobe.metrics.linear_probe import fold_index
@@ -22,7 +25,7 @@ from headprobe.metrics.permutation import relabellings
 from headprobe.metrics.resampling import check_count, check_seed
 from headprobe.metrics.threads import BAR_DELAY
 from headprobe.metrics.winners_curse import corrected_interval
-from headprobe.probing.inputs import as_array
+from headprobe.probing.inputs import as_array, flatten
 from headprobe.probing.probe import HeadProbe
 from headprobe.probing.select import HeadSelector
 
@@ -105,7 +108,12 @@ def cross_validate(
     pandas.DataFrame
         One row per fitted probe: condition (`"probe"` or a control), repeat, fold, draw (0 for conditions without
         draws), score, n_train, n_test, n_heads, heads (labels of the selected heads, best first; empty without a
-        selector).
+        selector), n_tied (heads left out that score as high as the last selected one).
+
+    Warns
+    -----
+    HeadprobeWarning
+        If heads tie for the last of the places in some splits; their number is named.
 
     Raises
     ------
@@ -170,6 +178,13 @@ def cross_validate(
     if selector is None:
         for row in rows:
             row["heads"] = ""  # not a list of all of them in every row
+    tied = [row["n_tied"] for row in rows if row["condition"] == "probe" and row["n_tied"]]
+    if tied:
+        notice(
+            f"in {len(tied)} of {len(splits)} splits other heads (up to {max(tied)}, column n_tied) score as high as "
+            "the last of the selected: ties go to the lower (layer, head); choose another k, or give the selector a "
+            "tie_break"
+        )
     import pandas as pd
 
     order = {name: i for i, name in enumerate(["probe", *controls])}
@@ -248,7 +263,10 @@ class _Fit(NamedTuple):
         groups = None if self.groups is None else self.groups[split.train]
         selector: Any = clone(self.selector)
         try:
-            heads = selector.fit(z[split.train], y[split.train], groups=groups).heads_
+            with warnings.catch_warnings():
+                # Said once for all splits, by cross_validate.
+                warnings.filterwarnings("ignore", ".*ties go to the lower", HeadprobeWarning)
+                heads = selector.fit(z[split.train], y[split.train], groups=groups).heads_
         except SelectionError:
             heads = HeadSet()
         return heads, self.given(z, y, split, heads)
@@ -262,7 +280,7 @@ class _Fit(NamedTuple):
 
 
 def _check_data(z: Any, y: Any, groups: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    z = as_array(z)
+    z = flatten(z)[0] if isinstance(z, HeadActivations) else as_array(z)
     if not isinstance(z, np.ndarray) or z.ndim != 4 or 0 in z.shape:
         raise InputError(
             f"z must be [example, layer, head, d_head], got {type(z).__name__} of shape {getattr(z, 'shape', None)}; "
@@ -336,6 +354,7 @@ def _row(condition: str, split: _Split, draw: int, score: float, heads: HeadSet)
         "n_test": len(split.test),
         "n_heads": len(heads),
         "heads": " ".join(heads.labels),
+        "n_tied": len(heads.tied),
     }
 
 

@@ -107,6 +107,27 @@ def test_ties_go_to_the_lower_layer_and_head(method):
     assert consensus(m, 4, "selection_frequency", dim="seed").labels == ("L4H0", "L4H1", "L9H0", "L9H1")
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_heads_that_tie_at_the_cut_are_named_and_a_second_score_decides(method):
+    # One head is best, six saturate in both maps.
+    values = np.zeros((2, 3, 4))
+    values[:, 1] = 1.0
+    values[:, 2, 2:] = 1.0
+    values[:, 2, 0] = 2.0
+    m = score_map(values, prompts=["a", "b"])
+    second = score_map(np.arange(12.0).reshape(3, 4))
+    left_out = "5 more heads score as high as the last of the 2 chosen"
+    with pytest.warns(HeadprobeWarning) as caught:
+        found = consensus(m, 2, method)
+    if method != "selection_frequency":  # which takes the tied heads of each map, and says so
+        assert left_out in str(caught[-1].message)
+        assert caught[-1].filename == __file__
+        assert found.tied.labels == ("L1H1", "L1H2", "L1H3", "L2H2", "L2H3")
+        assert consensus(m, 3, method, tie_break=second).labels == ("L2H0", "L2H3", "L2H2")
+        assert found.labels == ("L2H0", "L1H0")
+    assert set(found.labels) == {"L2H0", "L1H0"}
+
+
 def test_one_odd_prompt_moves_the_mean_but_not_the_median():
     m = score_map([[[0.9, 0.8, 0.1]], [[0.9, 0.8, 0.1]], [[0.0, 0.8, 50.0]]], prompts=["a", "b", "c"])
     assert consensus(m, 1, instability_penalty=0.0).labels == ("L0H2",)

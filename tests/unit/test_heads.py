@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -61,6 +63,20 @@ def test_set_operations_are_those_of_sets(a, b):
 
 def test_order_is_part_of_equality():
     assert HeadSet(["L0H0", "L1H0"]) != HeadSet(["L1H0", "L0H0"])
+
+
+def test_what_tied_is_kept_beside_the_set_and_nowhere_else():
+    chosen = HeadSet(["L2H1", "L0H3"], tied=[(1, 0), "L1H2"])
+    assert chosen.tied == HeadSet(["L1H0", "L1H2"])
+    assert not chosen.tied.tied
+    assert chosen == HeadSet(["L2H1", "L0H3"])
+    assert hash(chosen) == hash(HeadSet(["L2H1", "L0H3"]))
+    for other in (chosen[:1], chosen | HeadSet(["L9H9"]), HeadSet.from_json(chosen.to_json())):
+        assert not other.tied
+    for copied in (pickle.loads(pickle.dumps(chosen)), copy.deepcopy(chosen)):
+        assert copied.tied == chosen.tied
+    with pytest.raises(InputError, match="L0H3 cannot be chosen and left out at once"):
+        HeadSet(["L0H3"], tied=["L0H3"])
 
 
 def test_a_duplicate_is_an_error():

@@ -138,6 +138,15 @@ def test_properties(seed):
     assert ranked == pytest.approx(1 - [h.label for h in found.order].index("L1H2") / 7)
 
 
+def test_heads_that_no_map_orders_share_their_places():
+    found = kemeny(stacked([[5.0, 1.0, 1.0, 1.0, 0.0], [5.0, 2.0, 2.0, 2.0, 0.0]]))
+    np.testing.assert_allclose(found.scores.values, [[1.0, 0.5, 0.5, 0.5, 0.0]])
+    assert found.order.labels == ("L0H0", "L0H1", "L0H2", "L0H3", "L0H4")
+    # Heads 0 and 1 tie, and 1 and 2; but both maps with an opinion prefer 0 to 2, so the three are no one run.
+    chain = kemeny(stacked([[3.0, 3.0, 2.0], [3.0, 2.0, 2.0], [1.0, 2.0, 1.0], [3.0, 1.0, 2.0]]))
+    assert chain.scores.values[0, 0] > chain.scores.values[0, 2]
+
+
 def test_heads_that_do_not_exist_and_one_head():
     nan = float("nan")
     found = kemeny(stacked([[nan, 1.0, 2.0], [nan, 1.0, 2.0]]))

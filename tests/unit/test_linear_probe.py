@@ -39,6 +39,14 @@ def test_noise_scores_near_one_half_however_unequal_the_classes(ones: int) -> No
     assert auroc(predictions.numpy(), y.numpy()).mean() < 0.1
 
 
+def test_noise_in_one_dimension_scores_below_one_half_as_the_docstring_says() -> None:
+    rng = np.random.default_rng(0)
+    y = torch.from_numpy((np.arange(24) % 2).astype(float))
+    means = [loo_ridge_auroc(torch.from_numpy(rng.normal(size=(400, 24, d))), y).mean().item() for d in (1, 32)]
+    assert 0.40 < means[0] < 0.47
+    assert abs(means[1] - 0.5) < 0.02
+
+
 def test_a_separable_head_scores_one() -> None:
     x, y = features()
     x[1] += 20 * y[:, None]

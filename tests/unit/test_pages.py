@@ -18,11 +18,13 @@ import pytest
 from matplotlib.image import imread
 from typer.testing import CliRunner
 
+import headprobe
 from headprobe.cli import app
+from headprobe.errors import HeadprobeWarning
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
-HERE = {f"howto/{name}.md" for name in ("own_model", "own_task", "add_a_family", "figures")}
+HERE = {f"howto/{name}.md" for name in ("own_model", "own_task", "own_scores", "add_a_family", "figures")}
 HERE |= {"tutorial.md", "concepts/auc.md", "index.md"}
 
 
@@ -117,6 +119,15 @@ def test_the_page_on_a_task_of_ones_own(folder):
     assert abs(names["by_word"] - 0.5) < 0.15
     assert len(names["at_the_noun"].examples) == 120
     assert "same_layer_heads" in set(names["summarise"](names["table"])["condition"])
+
+
+def test_the_page_on_score_maps_of_ones_own(folder):
+    names = run("howto/own_scores.md")
+    correlation = names["rank_correlation"]
+    assert correlation(names["both"], "spearman", "model").values[0, 1] == pytest.approx(1)
+    assert correlation(names["both"], "pearson", "model").values[0, 1] < 0.9
+    with pytest.warns(HeadprobeWarning, match="3 more heads score as high as the last of the 3 chosen"):
+        headprobe.top_heads(names["duo"], 3)
 
 
 def test_the_page_on_figures(folder):

@@ -20,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from headprobe.activations import HeadActivations, example_table
-from headprobe.errors import InputError, SelectionError
+from headprobe.errors import HeadprobeWarning, InputError, SelectionError
 from headprobe.examples import Example
 from headprobe.heads import HeadSet
 from headprobe.metrics.saliency import saliency
@@ -258,6 +258,100 @@ def test_k_takes_the_best_heads() -> None:
     assert same_bits(selector.transform(z)[:, 0], z[:, 1, 2], of="copies of one array")
     assert selector.transform(torch.from_numpy(z)).shape == (48, 3, 4)
     assert not hasattr(selector, "p_values_")
+
+
+def saturated() -> np.ndarray:
+    """Heads of layer 1 tell the classes apart without a mistake; the last of them is farthest apart."""
+    z = 0.1 * np.random.default_rng(0).normal(size=(48, 2, 3, 4))
+    z[:, 1] += Y[:, None, None] * np.array([1.0, 2.0, 30.0])[:, None]
+    return z
+
+
+@pytest.mark.parametrize("conditions", [{}, {"max_fwer": 0.1, "n_permutations": 99}])
+def test_ties_at_the_cut_are_said_and_kept(conditions) -> None:
+    z = saturated()
+    with pytest.warns(
+        HeadprobeWarning, match=r"2 more heads score as high as the last of the 1 chosen \(1\)"
+    ) as caught:
+        selector = HeadSelector(1, **conditions).fit(z, Y, groups=VIDEOS)
+    assert caught[0].filename == __file__
+    assert (selector.heads_.labels, selector.tied_.labels) == (("L1H0",), ("L1H1", "L1H2"))
+    selector = HeadSelector(3, **conditions).fit(z, Y, groups=VIDEOS)
+    assert not selector.tied_
+    selector = HeadSelector(2, tie_break="lda", **conditions).fit(z, Y, groups=VIDEOS)
+    assert selector.heads_.labels == ("L1H2", "L1H1")
+    assert not selector.tied_
+
+
+def test_cross_validation_says_ties_once_and_counts_them() -> None:
+    with pytest.warns(HeadprobeWarning, match=r"in 3 of 3 splits other heads \(up to 2, column n_tied\)") as caught:
+        table = cross_validate(saturated(), Y, None, HeadSelector(1), VIDEOS, "random_heads", n_splits=3, n_draws=2)
+    assert len(caught) == 1
+    assert table.groupby("condition")["n_tied"].unique().map(list).to_dict() == {"probe": [2], "random_heads": [0]}
+
+
+@pytest.mark.parametrize("conditions", [{}, {"max_fwer": 0.1, "n_permutations": 99}])
+def test_a_constant_head_can_be_left_out_by_name(conditions) -> None:
+    z = heads(7)
+    z[:, 0, 0] = 1.0
+    with pytest.raises(InputError, match=r"leave it out by name \(leave_out=\['L0H0'\]\)"):
+        HeadSelector(1, **conditions).fit(z, Y)
+    selector = HeadSelector(1, leave_out=["L0H0"], tie_break="lda", **conditions).fit(z, Y)
+    assert selector.heads_.labels == ("L1H2",)
+    np.testing.assert_array_equal(selector.transform(z)[:, 0], z[:, 1, 2])
+    assert np.isnan(selector.scores_).tolist() == [True] + 5 * [False]
+    with pytest.raises(InputError, match="k is 6, but there are 5 heads"):
+        HeadSelector(6, leave_out=["L0H0"]).fit(z, Y)
+
+
+def test_names_of_the_selected_features() -> None:
+    z = heads(7)
+    names = HeadSelector(2).fit(z, Y).get_feature_names_out()
+    assert names[:4].tolist() == ["L1H2_0", "L1H2_1", "L1H2_2", "L1H2_3"]
+    assert len(names) == 2 * 4
+    x = z[:, 1, :, 0]
+    selector = HeadSelector(1).fit(x, Y)
+    assert selector.get_feature_names_out().tolist() == ["x2"]
+    assert selector.get_feature_names_out(["a", "b", "c"]).tolist() == ["c"]
+    with pytest.raises(InputError, match=r"equal to number of features \(3\), got 2"):
+        selector.get_feature_names_out(["a", "b"])
+    table = pd.DataFrame(x, columns=["a", "b", "c"])
+    fitted = HeadSelector(1).fit(table, Y)
+    assert fitted.get_feature_names_out().tolist() == ["c"]
+    assert fitted.set_output(transform="pandas").transform(table).columns.tolist() == ["c"]
+    with pytest.raises(InputError, match="not equal to feature_names_in_"):
+        fitted.get_feature_names_out(["a", "b", "d"])
+
+
+def test_groups_that_a_search_has_and_the_selector_does_not_get_are_missed() -> None:
+    z, pipeline, folds = heads(11), make_pipeline(HeadSelector(1), HeadProbe()), StratifiedGroupKFold(4)
+    text = r"was given groups, but they do not reach HeadSelector"
+    search = GridSearchCV(pipeline, {"headselector__k": [1]}, cv=folds)
+    with pytest.warns(HeadprobeWarning, match=text):
+        search.fit(z, Y, groups=VIDEOS)
+    with pytest.warns(HeadprobeWarning, match=text):
+        cross_val_score(pipeline, z, Y, groups=VIDEOS, cv=folds)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        search.fit(z, Y, groups=VIDEOS, headselector__groups=VIDEOS)
+        cross_val_score(pipeline, z, Y, groups=VIDEOS, cv=folds, params={"headselector__groups": VIDEOS})
+        cross_val_score(pipeline, z, Y, cv=4)
+
+
+def test_activations_with_groups_are_refused_with_how_to_pass_both() -> None:
+    acts = activations(heads(5))
+    grouped = HeadActivations(
+        acts.z,
+        acts.heads,
+        acts.prompts,
+        example_table([Example("x", id=str(i), group=str(v)) for i, v in enumerate(VIDEOS)]),
+        acts.provenance,
+    )
+    for call in (lambda a: HeadSelector(1).fit(a, Y), lambda a: cross_validate(a, Y)):
+        with pytest.raises(InputError, match=r"differ in size, and pass groups=acts.groups, which an array does not"):
+            call(grouped)
+        with pytest.raises(InputError, match=r"differ in size$"):
+            call(acts)
 
 
 def test_significance_as_a_condition() -> None:

@@ -6,8 +6,8 @@ from rounding import close
 from scipy.stats import rankdata
 
 from headprobe.errors import InputError
-from headprobe.metrics.ranks import best_heads, check_repeats, ranks, repeats
-from headprobe.scores import score_map, top_heads
+from headprobe.metrics.ranks import check_repeats, ranks, repeats
+from headprobe.scores import score_map
 
 NAN = float("nan")
 
@@ -36,29 +36,6 @@ def test_ranks_refuses():
         ranks(score_map([[1.0]]).transpose("head", "layer"))
     with pytest.raises(InputError, match="infinite"):
         ranks(score_map([[1.0]]) * np.inf)
-
-
-def test_best_heads_are_the_top_heads_where_all_have_a_score():
-    m = score_map([[1.0, 3.0, 2.0], [3.0, 3.0, 0.0]], layers=[4, 2], heads=[7, 5, 6])
-    for k in range(1, 7):
-        assert best_heads(m, k) == top_heads(m, k)
-
-
-def test_best_heads_pass_over_heads_without_a_score():
-    m = score_map([[1.0, NAN], [NAN, 2.0]], layers=[3, 8])
-    assert best_heads(m, 2).labels == ("L8H1", "L3H0")
-    with pytest.raises(InputError, match=r"k must be a whole number from 1 to 2 \(the map has 2 heads\), got 3"):
-        best_heads(m, 3)
-    with pytest.raises(InputError, match="no head of the score map has a score"):
-        best_heads(m * NAN, 1)
-    with pytest.raises(InputError, match=r"expected a score map with dims \('layer', 'head'\), got ndarray"):
-        best_heads(m.values, 1)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("k", [0, -1, 1.0, True])
-def test_best_heads_refuses_k(k):
-    with pytest.raises(InputError, match=f"k must be a whole number from 1 to 2 .* got {k!r}"):
-        best_heads(score_map([[1.0, 2.0]]), k)
 
 
 def test_a_table_of_repeats_leaves_out_heads_that_are_nowhere_and_puts_results_back():

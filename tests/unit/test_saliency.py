@@ -308,6 +308,42 @@ def test_a_constant_head_is_named_and_never_scored_zero():
         saliency(z, y, metrics=("mmd",))
 
 
+def test_constant_heads_are_all_named_and_can_be_left_out():
+    z, y = planted()
+    z[:, 0, 1] = 1.0
+    z[:, 1, 0] = 0.0
+    with pytest.raises(InputError, match=r"\(so have 1 others: L1H0\).* \(leave_out=\['L0H1', 'L1H0'\]\)"):
+        saliency(z, y, ["lda", "auroc"])
+    left = saliency(z, y, ["lda", "auroc"], leave_out=["L0H1", (1, 0)])
+    rest = np.ones(z.shape[1:3], dtype=bool)
+    rest[0, 1] = rest[1, 0] = False
+    assert (np.isnan(left.values) == ~rest).all()
+    z[:, 0, 1] = z[:, 1, 0] = np.random.default_rng(0).normal(size=z[:, 0, 0].shape)
+    np.testing.assert_allclose(left.values[:, rest], saliency(z, y, ["lda", "auroc"]).values[:, rest], rtol=1e-9)
+    with pytest.raises(InputError, match="leave_out names L9H9, not among the"):
+        saliency(z, y, leave_out=["L9H9"])
+    with pytest.raises(InputError, match="so that none is left to score"):
+        saliency(z[:, :1, :1], y, leave_out=["L0H0"])
+
+
+@pytest.mark.parametrize(("dtype", "scale"), [(torch.bfloat16, 1.0), (torch.float16, 0.125)])
+def test_a_head_of_half_precision_that_separates_within_a_few_steps_is_scored(dtype, scale):
+    y = np.arange(40) % 2
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(40, 1, 2, 8))
+    z[:, 0, 0] = 1 + scale * (0.012 * y[:, None] + 0.003 * rng.normal(size=(40, 8)))
+    given = torch.from_numpy(z).to(dtype)
+    spread = given[:, 0, 0].double().amax(0) - given[:, 0, 0].double().amin(0)
+    assert (spread <= 4 * torch.finfo(dtype).eps).all()  # what used to count as constant
+    for metrics in (["auroc"], ["lda"]):  # with the features themselves, and with inner products
+        np.testing.assert_allclose(saliency(given, y, metrics).values, saliency(given.double(), y, metrics).values)
+    assert saliency(given, y, ["auroc"]).values[0, 0, 0] > 0.95
+    given[:, 0, 0] = 1.0
+    given[::2, 0, 0] += torch.finfo(dtype).eps
+    with pytest.raises(InputError, match="differ by one step of half precision count as the same, float32 would tell"):
+        saliency(given, y)
+
+
 def test_a_head_that_only_differs_by_rounding_counts_as_constant():
     z, y = planted()
     z = z.astype(np.float32)

@@ -6,17 +6,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rounding import same_bits
 
-from headprobe.errors import InputError
+from headprobe.errors import HeadprobeWarning, InputError
 from headprobe.heads import HeadSet
 from headprobe.scores import (
     check_aligned,
     check_map,
     from_csv,
     from_json,
+    from_matrix,
     score_map,
     to_csv,
     to_json,
     top_heads,
+    top_heads_quietly,
 )
 
 ONE_HEAD = '{"name": "s", "dims": ["layer", "head"], "coords": {"layer": [0], "head": [0]}, "values": '
@@ -69,7 +71,35 @@ def test_top_heads_are_ordered_and_ties_go_to_the_lower_layer_and_head():
     # Three heads tie at 3.0: (4, 5), (2, 7) and (2, 5).
     assert top_heads(m, 4).labels == ("L2H5", "L2H7", "L4H5", "L4H6")
     assert top_heads(m, 6).labels[-1] == "L2H6"
-    assert isinstance(top_heads(m, 1), HeadSet)
+    assert not top_heads(m, 3).tied
+    text = r"^2 more heads score as high as the last of the 1 chosen \(3\), the first L2H7: ties go to the lower"
+    with pytest.warns(HeadprobeWarning, match=text) as caught:
+        first = top_heads(m, 1)
+    assert caught[0].filename == __file__
+    assert first == HeadSet(["L2H5"])
+    assert first.tied.labels == ("L2H7", "L4H5")
+
+
+def test_a_second_score_decides_between_ties_and_what_ties_in_both_is_left():
+    m = score_map([[1.0, 1.0, 1.0], [1.0, 0.5, np.nan]])
+    second = score_map([[0.0, 2.0, 1.0], [1.0, 9.0, np.nan]])
+    assert top_heads(m, 1, second).labels == ("L0H1",)
+    with pytest.warns(HeadprobeWarning, match="1 more head scores as high as the last of the 2 chosen"):
+        two = top_heads(m, 2, second)
+    assert (two.labels, two.tied.labels) == (("L0H1", "L0H2"), ("L1H0",))
+    assert top_heads(m, 5, second).labels[3:] == ("L0H0", "L1H1")
+    with pytest.raises(InputError, match="tie_break has no finite score for L0H1: score every head"):
+        top_heads(m, 1, score_map([[0.0, np.nan, 1.0], [1.0, 9.0, 3.0]]))
+    with pytest.raises(InputError, match="differ along 'layer'"):
+        top_heads(m, 1, score_map(second.values, layers=[1, 2]))
+
+
+def test_scores_that_rounding_tells_apart_are_ties():
+    m = score_map([[0.3, 0.1 + 0.2, 0.3 + 1e-9]])
+    assert m.values[0, 1] > m.values[0, 0]
+    assert top_heads(m, 1).labels == ("L0H2",)
+    with pytest.warns(HeadprobeWarning, match="1 more head scores as high"):
+        assert top_heads(m, 2).labels == ("L0H2", "L0H0")
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12))
@@ -77,9 +107,12 @@ def test_top_heads_do_not_depend_on_the_order_of_layers_and_heads(seed, k):
     rng = np.random.default_rng(seed)
     m = score_map(rng.integers(0, 4, size=(3, 4)).astype(float))
     shuffled = m.isel(layer=rng.permutation(3), head=rng.permutation(4))
-    assert top_heads(m, k) == top_heads(shuffled, k)
-    chosen = [m.sel(layer=h.layer, head=h.head).item() for h in top_heads(m, k)]
+    found = top_heads_quietly(m, k)
+    assert found == top_heads_quietly(shuffled, k)
+    chosen = [m.sel(layer=h.layer, head=h.head).item() for h in found]
     assert chosen == sorted(m.values.ravel().tolist(), reverse=True)[:k]
+    assert len(found.tied) == (m.values >= chosen[-1]).sum() - k
+    assert found.tied == top_heads_quietly(shuffled, k).tied
 
 
 @pytest.mark.parametrize("k", [0, 7, 2.0, True, -1])
@@ -88,10 +121,17 @@ def test_top_heads_refuses_k(k):
         top_heads(score_map(np.zeros((2, 3))), k)
 
 
-def test_top_heads_refuses_nan_and_names_the_head():
-    m = score_map([[1.0, 2.0], [np.nan, 0.0]], layers=[3, 8])
-    with pytest.raises(InputError, match="1 scores are NaN or infinite, the first at layer=8, head=0"):
-        top_heads(m, 1)
+def test_top_heads_pass_over_heads_without_a_score():
+    m = score_map([[1.0, np.nan], [np.nan, 2.0]], layers=[3, 8])
+    assert top_heads(m, 2).labels == ("L8H1", "L3H0")
+    with pytest.raises(InputError, match=r"k must be a whole number from 1 to 2 \(the map has 2 heads\), got 3"):
+        top_heads(m, 3)
+    with pytest.raises(InputError, match="no head of the score map has a score"):
+        top_heads(m * np.nan, 1)
+    with pytest.raises(InputError, match="holds infinite values"):
+        top_heads(score_map([[1.0, 2.0]]) * np.inf, 1)
+    with pytest.raises(InputError, match=r"expected a score map with dims \('layer', 'head'\), got ndarray"):
+        top_heads(m.values, 1)  # type: ignore[arg-type]
 
 
 def test_top_heads_refuses_a_map_with_prompts():
@@ -126,6 +166,29 @@ def test_json_and_csv_bring_back_the_same_map(tmp_path):
     assert json.loads(to_json(m))["values"][0][1][2][3] is None
 
 
+def test_scores_by_head_and_matrices_of_others(tmp_path):
+    found = from_json('{"3-1": [0.5, 1.0, 0.0], "3-0": [0, 0, 0], "7-1": [1, 1, 1]}')
+    np.testing.assert_array_equal(found.values, [[0.0, 0.5], [np.nan, 1.0]])
+    assert found["layer"].values.tolist() == [3, 7]
+    assert from_json('{"0-0": 0.25}').item() == 0.25
+    path = tmp_path / "duo.tsv"
+    for apart in ("\t", ",", "  ", ", "):
+        path.write_text(f"0.5{apart}1.0\n\n0{apart}nan\n")
+        np.testing.assert_array_equal(from_matrix(path).values, [[0.5, 1.0], [0.0, np.nan]])
+    np.testing.assert_array_equal(from_matrix(path, queries_per_head=2).values[0], [0.5, 0.5, 1.0, 1.0])
+    for text, message in (
+        ("a\tb\n", "line 1: could not convert string to float: 'a'; every line holds the scores of one layer"),
+        ("1\t2\n3\n", "line 2: 1 scores, the first line has 2"),
+        ("", "holds no scores"),
+        ("inf\n", "infinite"),
+    ):
+        path.write_text(text)
+        with pytest.raises(InputError, match=message):
+            from_matrix(path)
+    with pytest.raises(InputError, match="queries_per_head must be a whole number of at least 1, got 0"):
+        from_matrix(path, queries_per_head=0)
+
+
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_json_keeps_every_float(value):
     assert from_json(to_json(score_map([[value]]))).item() == value
@@ -135,6 +198,12 @@ def test_json_keeps_every_float(value):
     ("text", "message"),
     [
         ("{", "no readable JSON"),
+        ('{"0-0": [0.1, 0.2], "0-1": [0.3]}', "heads have 1 to 2 trials each"),
+        ('{"0-0": [0.1, "x"]}', "scores of head '0-0' must be a finite number or a list of them"),
+        ('{"0-0": []}', "scores of head '0-0' must be"),
+        ('{"0-0": 1, "00-0": 2}', "head '00-0' is there twice"),
+        ('{"0-0": 1, "0-0": 2}', "'0-0' is there twice"),
+        ('{"0-0": 1, "L0H1": 2}', "needs the keys"),
         ("[1]", "needs the keys"),
         (
             '{"name": "s", "dims": ["layer"], "coords": {"layer": [0], "head": [0]}, "values": [[1]]}',

@@ -49,7 +49,7 @@ def test_frequency_properties(seed, k):
 
 def test_a_tie_for_the_last_place_is_told():
     m = score_map([[[3.0, 2.0, 2.0]], [[3.0, 1.0, 2.0]]], prompts=["a", "b"])
-    text = r"in 1 of 2 maps the head of rank 2 is tied with the next, first in prompt=a \(2 heads score 2\)"
+    text = r"in 1 of 2 maps the head of rank 2 is tied with the next, first in prompt=a \(1 left out\)"
     with pytest.warns(HeadprobeWarning, match=text) as caught:
         marked = selections(m, 2, "prompt")
     assert caught[0].filename == __file__

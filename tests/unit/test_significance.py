@@ -436,6 +436,37 @@ def test_the_lda_update_keeps_its_digits_where_classes_are_far_apart(n: int, d: 
     np.testing.assert_allclose(score_labellings(METRICS["lda"], x, labels), expected, rtol=2e-9)
 
 
+def test_heads_that_are_left_out_are_no_part_of_the_family() -> None:
+    z = noise(3)
+    z[:, 0, 1] = 5.0
+    with pytest.raises(InputError, match=r"\(leave_out=\['L0H1'\]\)"):
+        max_statistic(z, Y, n_permutations=19)
+    result = max_statistic(z, Y, n_permutations=19, leave_out=["L0H1"])
+    assert np.isnan(result.scores.sel(layer=0, head=1)).all()
+    assert int(result.p_step_down.notnull().sum()) == z.shape[1] * z.shape[2] - 1
+
+
+def wider(seed: int, factor: float, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Ten examples of a class that spreads `factor` times as wide as the 30 of the other."""
+    y = np.repeat([1, 0], [10, 30])
+    z = np.random.default_rng([5, seed]).normal(size=(40, 2, 3, 4)) * np.where(y, factor, 1.0)[:, None, None, None]
+    return z + shift * y[:, None, None, None], y
+
+
+def test_significant_heads_whose_classes_spread_differently_are_said() -> None:
+    z, y = wider(0, 4.0, 3.0)
+    text = r"of the 6 best heads with a family-wise p of at most 0.05, 6 give outputs that spread wider .* by 'auroc'"
+    with pytest.warns(HeadprobeWarning, match=text) as caught:
+        max_statistic(z, y, n_permutations=99)
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        max_statistic(z, y, "kl", n_permutations=19)  # which is about the spread too
+        for seed in range(5):
+            z, y = wider(seed, 1.0, 3.0)
+            assert max_statistic(z, y, n_permutations=99).significant()
+
+
 def test_numbers_as_target() -> None:
     rng = np.random.default_rng(0)
     y = rng.normal(size=24)

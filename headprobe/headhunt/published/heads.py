@@ -13,8 +13,7 @@ import numpy as np
 from headprobe._files import parse_json, read_text
 from headprobe.errors import ArtefactError, InputError
 from headprobe.heads import HeadSet
-from headprobe.metrics.ranks import best_heads
-from headprobe.scores import check_map
+from headprobe.scores import check_map, top_heads
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -214,7 +213,7 @@ def compare_heads(scores: xr.DataArray, given: PublishedHeads, k: int | None = N
         missing = [h.label for h, v in zip(given.heads, own, strict=True) if np.isnan(v)]
         raise InputError(f"the map has no score for {', '.join(missing)}, which are in the list")
     k = len(given.heads) if k is None else k
-    chosen = best_heads(scores, k)
+    chosen = top_heads(scores, k)
     shared = tuple(h.label for h in given.heads if h in chosen)
     rest = np.sort(values)
     for value in own:

@@ -84,7 +84,8 @@ headhunt.fitting headhunt.frames headhunt.held_out headhunt.judgement headhunt.k
 headhunt.ranking headhunt.scorer_file headhunt.scoring headhunt.stream
 metrics.batch metrics.features metrics.labellings metrics.parts metrics.targets metrics.threads
 models.checkpoint models.framing models.gemma4 models.glm4v models.imaging models.internvl models.llava
-models.load_check models.padding models.perception_lm models.pixels models.qwen3_vl models.qwen_vl models.smolvlm models.video_adapter
+models.load_check models.padding models.perception_lm models.pixels models.qwen3_vl models.qwen_vl models.smolvlm
+models.video_adapter
 models.video_llama_3 models.vision_tower
 plotting.canvas plotting.cells plotting.explorer.content plotting.explorer.page plotting.explorer.scores
 plotting.explorer.views plotting.maps plotting.names plotting.strip plotting.textures

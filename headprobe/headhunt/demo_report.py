@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from headprobe._files import replacing
 from headprobe.headhunt.comparison import HUNTED
 from headprobe.headhunt.events_file import timeline_figure
 from headprobe.headhunt.findings import findings

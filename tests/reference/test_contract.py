@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from families import Family, families
-from rounding import close, same, same_bits
+from rounding import close, same, same_bits, tolerance
 from tiny_models import by_head, hooked, hooks
 
 import headprobe
@@ -149,6 +149,7 @@ def test_the_token_map_covers_exactly_the_tokens_that_pixels_change(family):
     assert -(-len(clip) // step) == counts[0], "the map covers other frames than the clip has"
     block = block_paths(model.module, model.sites)[0]
     before = hooked(model, base, [block])[block][0]
+    rounding = tolerance(before.dtype) * float(before.abs().max())  # two passes, even where nothing reaches
     places = [tuple(place) for place in grid.tolist()]
     rng = np.random.default_rng(0)
     for index in rng.choice(len(places), size=min(12, len(places)), replace=False):
@@ -159,11 +160,11 @@ def test_the_token_map_covers_exactly_the_tokens_that_pixels_change(family):
         changed[frame : frame + step, rows, columns] = 255 - changed[frame : frame + step, rows, columns]
         batch = model.adapter.prepare([changed], family.prompts[0], model)
         difference = (hooked(model, batch, [block])[block][0] - before).abs().amax(1)
-        assert not difference[~tokens.video[0]].any(), "pixels changed a token that the map does not call video"
+        assert not (difference[~tokens.video[0]] > rounding).any(), "pixels changed a token that is not called video"
         top = int(difference.argmax())
         assert tuple(int(getattr(tokens, name)[0, top]) for name in ("frame", "row", "column")) == places[index]
         others = tokens.video[0] & (tokens.frame[0] != frame)
-        assert not difference[others].any(), "a change of one time step reached tokens of another"
+        assert not (difference[others] > rounding).any(), "a change of one time step reached tokens of another"
 
 
 @each

@@ -262,23 +262,21 @@ def top_heads_quietly(score_map: xr.DataArray, k: int, tie_break: xr.DataArray |
         raise InputError(
             "the score map holds infinite values; use NaN for a head without a score" if len(there) else what
         )
+    layers = np.repeat(score_map.coords["layer"].values, score_map.sizes["head"])[there]
+    heads = np.tile(score_map.coords["head"].values, score_map.sizes["layer"])[there]
+    names = [Head(int(i), int(j)) for i, j in zip(layers, heads, strict=True)]
     second = None
     if tie_break is not None:
         check_map(tie_break, ("layer", "head"), finite=False)
         check_aligned(score_map, tie_break)
         second = np.asarray(tie_break.values, dtype=np.float64).ravel()[there]
         if not np.isfinite(second).all():
-            place = there[int(np.argmin(np.isfinite(second)))]
-            head = score_map.isel(layer=place // score_map.sizes["head"], head=place % score_map.sizes["head"])
             raise InputError(
-                f"tie_break has no finite score for L{int(head.layer)}H{int(head.head)}: score every head that has a "
-                "score in the map, or leave the head out of both"
+                f"tie_break has no finite score for {names[int(np.argmin(np.isfinite(second)))]}: score every head "
+                "that has a score in the map, or leave the head out of both."
             )
     check_k(k, len(there))
-    layers = np.repeat(score_map.coords["layer"].values, score_map.sizes["head"])[there]
-    heads = np.tile(score_map.coords["head"].values, score_map.sizes["layer"])[there]
     order, tied = cut(values[there], layers, heads, k, second)
-    names = [Head(int(i), int(j)) for i, j in zip(layers, heads, strict=True)]
     return HeadSet((names[i] for i in order[:k]), tied=(names[i] for i in tied))
 
 

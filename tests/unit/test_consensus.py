@@ -13,6 +13,7 @@ from headprobe.metrics.stability import rss
 from headprobe.scores import score_map, top_heads
 
 NAN = float("nan")
+ties_are_meant = pytest.mark.filterwarnings("ignore:.*ties go to the lower:headprobe.errors.HeadprobeWarning")
 
 
 def test_a_steady_head_beats_one_with_the_same_mean():
@@ -82,6 +83,7 @@ def test_maps_that_do_not_fit_are_refused(method):
         consensus(score_map(values[0]), 2, method)
 
 
+@ties_are_meant
 @pytest.mark.parametrize("method", METHODS)
 @given(seed=st.integers(0, 2**16))
 @settings(max_examples=10, deadline=None)
@@ -89,7 +91,8 @@ def test_the_order_of_layers_and_heads_does_not_matter_even_with_ties(method, se
     rng = np.random.default_rng(seed)
     m = score_map(rng.integers(0, 3, size=(3, 3, 4)) + rng.random((3, 4)) / 9, prompts=["a", "b", "c"])
     shuffled = m.isel(layer=rng.permutation(3), head=rng.permutation(4))
-    assert consensus(shuffled, 5, method) == consensus(m, 5, method)
+    found, again = consensus(m, 5, method), consensus(shuffled, 5, method)
+    assert (again, again.tied) == (found, found.tied)
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS if m != "rss"])

@@ -202,7 +202,7 @@ def test_json_keeps_every_float(value):
         ('{"0-0": [0.1, "x"]}', "scores of head '0-0' must be a finite number or a list of them"),
         ('{"0-0": []}', "scores of head '0-0' must be"),
         ('{"0-0": 1, "00-0": 2}', "head '00-0' is there twice"),
-        ('{"0-0": 1, "0-0": 2}', "'0-0' is there twice"),
+        ('{"0-0": 1, "0-0": 2}', "a name occurs twice in one object: '0-0'"),
         ('{"0-0": 1, "L0H1": 2}', "needs the keys"),
         ("[1]", "needs the keys"),
         (

@@ -467,6 +467,23 @@ def test_significant_heads_whose_classes_spread_differently_are_said() -> None:
             assert max_statistic(z, y, n_permutations=99).significant()
 
 
+def test_equal_means_and_another_spread_are_found_by_auroc_as_the_page_says() -> None:
+    found = {}
+    for factor in (1.0, 4.0):
+        results = []
+        for seed in range(40):
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                result = max_statistic(*wider(seed, factor), n_permutations=39, random_state=seed, progress=False)
+            results.append((bool(result.significant()), any("spread wider" in str(w.message) for w in caught)))
+        found[factor] = np.mean(results, axis=0)
+        assert all(is_found for is_found, is_said in results if is_said)
+    assert found[1.0][0] <= 0.15
+    assert found[1.0][1] == 0
+    assert 0.15 <= found[4.0][0] <= 0.6
+    assert found[4.0][1] == found[4.0][0]  # whatever is found is said
+
+
 def test_numbers_as_target() -> None:
     rng = np.random.default_rng(0)
     y = rng.normal(size=24)

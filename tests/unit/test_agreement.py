@@ -74,8 +74,8 @@ def test_rank_correlation_refuses():
     maps = stacked([[4.0, 3.0], [1.0, 1.0]])
     with pytest.raises(InputError, match="prompt=p1: all 2 heads score the same, so they have no ranks to correlate"):
         rank_correlation(maps)
-    with pytest.raises(InputError, match="unknown rank correlation 'pearson': known are"):
-        rank_correlation(maps, "pearson")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="unknown rank correlation 'tau': known are"):
+        rank_correlation(maps, "tau")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="2 or more maps along 'prompt' are needed, got 1"):
         rank_correlation(maps.isel(prompt=[0]))
     with pytest.raises(InputError, match="2 or more heads with a score are needed, got 1"):

@@ -74,7 +74,7 @@ PACKAGES = {
 INSIDE = """
 attention cli cli_data cli_extract cli_headhunt cli_store cli_work head_weights report_blocks report_file report_heads
 report_page report_pictures stack tables values
-extraction.batching extraction.cutting extraction.decode_ahead extraction.decoder extraction.events
+extraction.cutting extraction.decode_ahead extraction.decoder extraction.events
 extraction.keeping extraction.local_engine extraction.progress extraction.ray_engine extraction.reading
 extraction.skipped extraction.source extraction.tables extraction.units extraction.worker
 headhunt.comparison headhunt.datasets.files headhunt.datasets.grammar headhunt.datasets.tables headhunt.demo

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from headprobe import __version__, cli_data, cli_extract, cli_headhunt, cli_store
-from headprobe.cli_work import INCOMPLETE, Sigma, Tau, printable, run, say
+from headprobe.cli_work import INCOMPLETE, ModelOptions, Sigma, Tau, printable, run, say, show_log, with_model_options
 from headprobe.errors import HeadprobeWarning
 
 app = typer.Typer(
@@ -27,11 +27,11 @@ app = typer.Typer(
 app.add_typer(cli_store.app, name="store")
 app.add_typer(cli_data.app, name="data")
 app.command()(cli_data.evaluate)
-app.command()(cli_extract.extract)
-app.command()(cli_headhunt.fit)
+app.command()(with_model_options(cli_extract.extract))
+app.command()(with_model_options(cli_headhunt.fit))
 app.command()(cli_headhunt.score)
-app.command()(cli_headhunt.watch)
-app.command()(cli_headhunt.report)
+app.command()(with_model_options(cli_headhunt.watch))
+app.command()(with_model_options(cli_headhunt.report))
 
 _format_warning = warnings.formatwarning
 
@@ -75,11 +75,13 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    pass
+    show_log()
 
 
 @app.command()
+@with_model_options
 def demo(
+    options: ModelOptions,
     out: Annotated[
         Path, typer.Option(help="Folder for results.json, report.html, figures, videos and the detector.")
     ] = Path("demo"),
@@ -93,7 +95,9 @@ def demo(
     from headprobe.headhunt.demo import Size, run_demo
 
     size = Size(10, 2, 4, 1, 2, n_frames=96, n_draws=3, videos_per_draw=10) if quick else Size()
-    done = run(lambda: run_demo(out, seed=seed, size=size), INCOMPLETE)
+    done = run(
+        lambda: run_demo(out, seed=seed, size=size, batch_size=options.batches(), **options.loading()), INCOMPLETE
+    )
     _print_rows(done.results)
     say(f"Expert heads: {', '.join(done.results['experts'])}   ({done.results['seconds']:.0f} s)")
     say(
@@ -103,12 +107,14 @@ def demo(
 
 
 @app.command()
+@with_model_options
 def detect(
     videos: Annotated[
         list[Path],
         typer.Argument(help="Video files, or folders that are searched for them.", show_default=False),
     ],
     detector: Annotated[Path, typer.Option(help=DETECTOR_HELP)],
+    options: ModelOptions,
     out: Annotated[Path, typer.Option(help="Folder for events.json and the timelines.")] = Path("events"),
     model: Annotated[
         str,
@@ -141,11 +147,12 @@ def detect(
         hunter.locator_ = locator_of(hunter, sigma, tau)
         asked = find_videos(videos)
         fitted = hunter.provenance_
-        loaded = load(model or fitted.model, dtype=fitted.dtype or None, revision=fitted.revision)
+        size = options.batches()
+        loaded = load(model or fitted.model, revision=fitted.revision, **options.loading(fitted.dtype))
         hunter.check_model(loaded)
         events = EventsFile(out, hunter, asked, resume=resume, timelines=timelines)
         try:
-            for result in detect_videos(hunter, loaded, events.todo) if events.todo else ():
+            for result in detect_videos(hunter, loaded, events.todo, batch_size=size) if events.todo else ():
                 events.add(result)
         except KeyboardInterrupt:
             return events, bool(events.found)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from headprobe.cli_work import run, say
+from headprobe.cli_work import ModelOptions, run, say
 
 __all__ = ["extract"]
 
@@ -29,6 +29,7 @@ def extract(
         typer.Option(help="A prompt per line (.txt), or names with prompts (.toml, .json).", show_default=False),
     ],
     out: Annotated[Path, typer.Option(help="Folder of the store.", show_default=False)],
+    options: ModelOptions,
     heads: Annotated[
         str, typer.Option(help="Heads to read, such as L18H4,L20H4, or a file of heads; all by default.")
     ] = "",
@@ -40,11 +41,8 @@ def extract(
         str, typer.Option(help="Frames of a segment, or 'whole' for one clip per video or row.")
     ] = "48",
     frames: Annotated[int, typer.Option(help="Frames sampled from each segment.")] = 16,
-    batch_size: Annotated[str, typer.Option(help="Segments per pass, or 'auto': as many as fit.")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a store that is there.")] = False,
     store_dtype: Annotated[str, typer.Option(help="How numbers are stored: float16, bfloat16 or float32.")] = "float16",
-    device: Annotated[str, typer.Option(help="Where the model goes, such as cuda.")] = "",
-    dtype: Annotated[str, typer.Option(help="Number type the model runs in; the checkpoint's by default.")] = "",
     workers: Annotated[int, typer.Option(help="Decoding processes; 0 leaves a core to the model.")] = 0,
     timeout: Annotated[float, typer.Option(help="Seconds without progress after which a file is given up.")] = 10.0,
     engine: Annotated[str, typer.Option(help="'local', or 'ray' for several devices or machines.")] = "local",
@@ -70,11 +68,10 @@ def extract(
                 positions=parse_positions(positions or ()),
                 segments=_number(segments, "segments", "whole", None),
                 frames=frames,
-                batch_size=_number(batch_size, "batch-size", "auto", "auto"),
+                batch_size=options.batches(),
                 resume=resume,
                 store_dtype=store_dtype,
-                device=device or None,
-                dtype=dtype or None,
+                **options.loading(),
                 workers=workers or None,
                 timeout=timeout,
                 engine=engine,  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from headprobe.cli_work import INCOMPLETE, run, say
+from headprobe.cli_work import INCOMPLETE, ModelOptions, Sigma, Tau, run, say
 
 __all__ = ["fit", "report", "score", "watch"]
 
@@ -24,6 +24,7 @@ def fit(
     ],
     out: Annotated[Path, typer.Option(help="Folder for the detector and its report.", show_default=False)],
     model: Annotated[str, typer.Option(help="A name, a checkpoint folder, or 'tiny'.", show_default=False)],
+    options: ModelOptions,
     sample: Annotated[
         Path | None, typer.Option(help="Calibration videos, as `headprobe data sample` draws them.", show_default=False)
     ] = None,
@@ -72,9 +73,6 @@ def fit(
         str,
         typer.Option(help="Clips for the never-trained copy: subset (96 of them), full (all) or none."),
     ] = "subset",
-    batch_size: Annotated[int, typer.Option(min=1, help="Clips per forward pass.")] = 16,
-    dtype: Annotated[str, typer.Option(help="Number type the model runs in; the checkpoint's by default.")] = "",
-    device: Annotated[str, typer.Option(help="Where the model goes, such as cuda.")] = "",
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
 ) -> None:
     """Fit a detector on calibration videos: hunt the heads, fit the scorer, calibrate the locator."""
@@ -112,9 +110,8 @@ def fit(
             locator=_locator(sigma, tau, release, min_seconds),
             store=store,
             controls=controls,
-            batch_size=batch_size,
-            dtype=dtype or None,
-            device=device or None,
+            batch_size=options.batches(),
+            **options.loading(),
         )
 
     done = run(work, INCOMPLETE)
@@ -188,6 +185,7 @@ def watch(
         ),
     ],
     detector: Detector,
+    options: ModelOptions,
     model: ModelName = "",
     out: Annotated[
         Path | None, typer.Option(help="Also append every segment to this file, as JSON lines.", show_default=False)
@@ -198,12 +196,14 @@ def watch(
     ] = -1,
     wait: Annotated[float, typer.Option(min=0, help="Seconds before the first try; they double up to 30.")] = 1.0,
     seconds: Annotated[float, typer.Option(min=0, help="End after so many seconds of video; 0: go on.")] = 0,
-    device: Annotated[str, typer.Option(help="Where the model goes, such as cuda.")] = "",
+    sigma: Sigma = None,
+    tau: Tau = None,
 ) -> None:
     """Score a camera, an address, a pipe or a file as it comes: a line for every segment. Ctrl-C ends it.
 
     When the source is lost it is tried again. Frames that come faster than the model sees them are dropped and counted.
     """
+    from headprobe.headhunt.detect import locator_of
     from headprobe.headhunt.detector_file import load_detector
     from headprobe.headhunt.detector_report import counted
     from headprobe.headhunt.stream import stream
@@ -211,11 +211,12 @@ def watch(
 
     def work() -> str:
         hunter = load_detector(detector)
+        if sigma is not None or tau is not None:
+            hunter.locator_ = locator_of(hunter, sigma, tau)
         judged = hunter.locator_ is not None
         fitted = hunter.provenance_
-        loaded = load(
-            model or fitted.model, dtype=fitted.dtype or None, revision=fitted.revision, device=device or None
-        )
+        options.batches()  # a segment is scored as it comes, so there is nothing to batch
+        loaded = load(model or fitted.model, revision=fitted.revision, **options.loading(fitted.dtype))
         name: Any = int(source) if source.isdigit() else source
         live = isinstance(name, int) or "://" in source
         attempts = (None if live else 0) if tries == -1 else tries
@@ -257,6 +258,7 @@ def report(
         Path, typer.Argument(help="What `headprobe detect` wrote: events.json or its folder.", show_default=False)
     ],
     detector: Detector,
+    options: ModelOptions,
     model: ModelName = "",
     out: Annotated[
         Path | None, typer.Option(help="The HTML file; report.html beside events.json by default.", show_default=False)
@@ -281,7 +283,6 @@ def report(
     prompt: Annotated[str, typer.Option(help="What the model is asked about an event.")] = "",
     max_events: Annotated[int, typer.Option(min=1, help="Events to explain per video, the highest first.")] = 3,
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a description.")] = 64,
-    device: Annotated[str, typer.Option(help="Where the model goes, such as cuda.")] = "",
 ) -> None:
     """Write a page about a detection run: timelines, and for each event a description by the model, what the heads say
     and where they look. With the ground truth also numbers, beside controls.
@@ -300,9 +301,7 @@ def report(
         truth = None if ground_truth is None else truth_of(dataset, ground_truth, read_events(events)[0], normal)
         fitted = hunter.provenance_
         name = model or fitted.model
-        loaded = (
-            load(name, dtype=fitted.dtype or None, revision=fitted.revision, device=device or None) if explain else None
-        )
+        loaded = load(name, revision=fitted.revision, **options.loading(fitted.dtype)) if explain else None
         return report_events(
             hunter,
             loaded,

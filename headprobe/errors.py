@@ -10,6 +10,7 @@ __all__ = [
     "HeadprobeError",
     "HeadprobeWarning",
     "InputError",
+    "OutOfMemoryError",
     "PaddingError",
     "PositionError",
     "SelectionError",
@@ -52,6 +53,10 @@ class PaddingError(HeadprobeError, ValueError):
 
 class InputError(HeadprobeError, ValueError):
     """Input data cannot be used: wrong shape or type, NaN, empty, bad or missing labels."""
+
+
+class OutOfMemoryError(HeadprobeError, MemoryError):
+    """The memory of a device does not suffice for the model, or for a pass of it."""
 
 
 class SelectionError(InputError):

@@ -28,6 +28,7 @@ from headprobe.models.loading import load
 from headprobe.models.model import Model
 from headprobe.store import Store
 from headprobe.store.lock import check_locks
+from headprobe.trace.batching import Forecast
 from headprobe.trace.positions import Position
 from headprobe.trace.reading import Positions, named_positions
 
@@ -110,6 +111,8 @@ def extract(
     store_dtype: str = "float16",
     device: str | None = None,
     dtype: str | None = None,
+    device_map: str | None = None,
+    attention: str | None = None,
     workers: int | None = None,
     timeout: float = 10.0,
     engine: Literal["local", "ray"] = "local",
@@ -145,13 +148,14 @@ def extract(
     frames
         Frames sampled from each clip.
     batch_size
-        Clips per pass; ``auto`` starts with many and halves their number when the memory does not suffice.
+        Clips per pass; ``auto`` starts with many and halves their number when the memory does not suffice. What a long
+        run will take is logged (INFO) after its first batches.
     resume
         Whether to go on with a store that is there. It must have been written in the same way.
     store_dtype
         ``float16``, ``bfloat16`` or ``float32``: how numbers are stored.
-    device, dtype
-        Where a model given by name is loaded to, and the number type it runs in.
+    device, dtype, device_map, attention
+        How a model given by name is loaded; see `headprobe.load`.
     workers
         Decoding processes (for each actor); None leaves a core to the model.
     timeout
@@ -209,7 +213,9 @@ def extract(
     settings = Settings(segments, frames, 1, default_workers() if workers is None else workers, timeout)
     units = units_of(videos, videos_per_unit)
     signals = _Signals()
-    with closing(_engine(engine, model, device, dtype, wanted, settings, batch_size, actors, signals)) as runner:
+    given = {"device": device, "dtype": dtype, "device_map": device_map, "attention": attention}
+    loading = {name: value for name, value in given.items() if value is not None}
+    with closing(_engine(engine, model, loading, wanted, settings, batch_size, actors, signals)) as runner:
         keeper = Keeper(folders, runner.provenance(), runner.heads, store_dtype, resume, shard_examples)
         units = [replace(unit, progress=tuple(map(keeper.progress, unit.videos))) for unit in units]
         n_there = sum(len(part.spans) for unit in units for part in unit.progress)
@@ -237,6 +243,7 @@ def extract(
 def _run(
     runner: Any, units: Sequence[Unit], keeper: Keeper, skipped: SkippedList, bar: Bar, stopped: Callable[[], bool]
 ) -> None:
+    forecast = Forecast("extract", runner.device, 0, 0, keeper.folder, batches=2 * runner.n_models)
     with closing(runner.results(units)) as results:
         for result in results:
             if isinstance(result, Opened):
@@ -246,6 +253,8 @@ def _run(
                 bar.skipped()
             elif not isinstance(result, Finished):
                 bar.read(keeper.add(result), runner.batch_size)
+                forecast.stored = keeper.bytes_per_clip
+                forecast(keeper.n_kept, bar.total)
             if stopped():
                 return
 
@@ -253,25 +262,26 @@ def _run(
 def _engine(
     engine: str,
     model: str | os.PathLike[str] | Model,
-    device: str | None,
-    dtype: str | None,
+    loading: Mapping[str, Any],
     wanted: Wanted,
     settings: Settings,
     batch_size: int | Literal["auto"],
     actors: int | None,
     stopped: Callable[[], bool],
 ) -> Any:
-    if isinstance(model, Model) and (device is not None or dtype is not None):
-        raise InputError("device= and dtype= are for a model that is loaded here, by its name.")
+    if isinstance(model, Model) and loading:
+        raise InputError(
+            f"{' and '.join(f'{name}=' for name in loading)} is for a model that is loaded here, by its name."
+        )
     if engine == "local":
         if actors is not None:
             raise InputError("actors= is for engine='ray'.")
-        loaded = model if isinstance(model, Model) else load(model, device=device, dtype=dtype)
+        loaded = model if isinstance(model, Model) else load(model, **loading)
         return LocalEngine(loaded, wanted, settings, batch_size, stopped)
     if engine == "ray":
         from headprobe.extraction.ray_engine import RayEngine
 
-        return RayEngine(model, device, dtype, wanted, settings, batch_size, actors, stopped)
+        return RayEngine(model, loading, wanted, settings, batch_size, actors, stopped)
     raise InputError(f"engine is {engine!r}; choose 'local' or 'ray'.")
 
 

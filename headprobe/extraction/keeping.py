@@ -106,6 +106,9 @@ class Keeper:
         self.stores = {name: make(folder, provenance[name], heads, dtype=dtype) for name, folder in folders.items()}
         self.shard_examples = shard_examples
         self.n_kept = 0
+        self.folder = next(iter(folders.values()))
+        self.bytes_per_clip = 0  # of the last clips taken, in all stores
+        self._itemsize = 4 if dtype == "float32" else 2
         self._waiting: list[Mapping[str, HeadActivations]] = []
         self._n_waiting = 0
         self._flushed = time.monotonic()
@@ -153,6 +156,8 @@ class Keeper:
             return 0
         if len(new) < len(names):
             acts = {name: _subset(part, new) for name, part in acts.items()}
+        numbers = sum(part.numel() for one in acts.values() for part in one.tensors.values())
+        self.bytes_per_clip = numbers * self._itemsize // len(new)
         self._waiting.append(acts)
         self._n_waiting += len(new)
         for name in new:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
+import torch
+
 from headprobe.activations import HeadActivations
 from headprobe.extraction.decode_ahead import DecodeAhead
 from headprobe.extraction.events import Batch, Finished, Opened, Skipped
@@ -58,6 +60,16 @@ class LocalEngine:
     def heads(self) -> HeadSet:
         """The heads, in the order of the entries."""
         return self.reader.heads
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.reader.tracer.model.device
+
+    @property
+    def n_models(self) -> int:
+        """How many models read at the same time: this one."""
+        return 1
 
     @property
     def batch_size(self) -> int:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import importlib
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
+
+import torch
 
 from headprobe.errors import InputError
 from headprobe.extraction.cutting import video_and_span
@@ -39,8 +41,8 @@ class Reader:
     ----------
     model
         A model, or the name of one.
-    device, dtype
-        How a model given by name is loaded.
+    loading
+        How a model given by name is loaded: arguments of `headprobe.load`.
     wanted
         What to read of every clip.
     settings
@@ -52,13 +54,12 @@ class Reader:
     def __init__(
         self,
         model: Model | str,
-        device: str | None,
-        dtype: str | None,
+        loading: Mapping[str, Any],
         wanted: Wanted,
         settings: Settings,
         batch_size: int | Literal["auto"],
     ) -> None:
-        self._made_of = (model, device, dtype, wanted, settings, batch_size)
+        self._made_of = (model, dict(loading), wanted, settings, batch_size)
         self._engine: LocalEngine | None = None
         self._ahead: DecodeAhead | None = None
         self._results: Iterator[Result] = iter(())
@@ -99,8 +100,8 @@ class Reader:
     def _ready(self) -> tuple[LocalEngine, DecodeAhead]:
         """Loaded here and not when the actor is made, so that what goes wrong is told as it is."""
         if self._engine is None or self._ahead is None:
-            model, device, dtype, wanted, settings, batch_size = self._made_of
-            loaded = model if isinstance(model, Model) else load(model, device=device, dtype=dtype)
+            model, loading, wanted, settings, batch_size = self._made_of
+            loaded = model if isinstance(model, Model) else load(model, **loading)
             self._engine = LocalEngine(loaded, wanted, settings, batch_size)
             self._ahead = DecodeAhead([], self._engine.settings, more=True)
             self._results = self._engine.read(self._ahead)
@@ -126,8 +127,9 @@ class RayEngine:
     ----------
     model
         A model, which is sent to the actors; or the name or folder of one, which they load.
-    device, dtype
-        How a model given by name is loaded; on a cluster with GPUs the device is ``cuda`` by default.
+    loading
+        How a model given by name is loaded: arguments of `headprobe.load`; on a cluster with GPUs the device is
+        ``cuda`` by default.
     wanted, settings, batch_size, stopped
         As for `LocalEngine`.
     actors
@@ -147,8 +149,7 @@ class RayEngine:
     def __init__(
         self,
         model: Model | str | os.PathLike[str],
-        device: str | None,
-        dtype: str | None,
+        loading: Mapping[str, Any],
         wanted: Wanted,
         settings: Settings,
         batch_size: int | Literal["auto"],
@@ -167,14 +168,15 @@ class RayEngine:
         try:
             there = self._ray.cluster_resources()
             n_gpus = int(there.get("GPU", 0))
-            if n_gpus and device is None and not isinstance(model, Model):
-                device = "cuda"
-            on_gpu = bool(n_gpus) and (device or "").startswith("cuda")
+            loading, spread = dict(loading), "device_map" in loading
+            if n_gpus and loading.get("device") in (None, "auto") and not spread and not isinstance(model, Model):
+                loading["device"] = "cuda"
+            on_gpu = bool(n_gpus) and (spread or str(loading.get("device", "")).startswith("cuda"))
             n_actors = actors or (n_gpus if on_gpu else max(1, int(there.get("CPU", 1)) // 4))
             self._ahead = settings.workers + 1  # units for each actor, so that none waits for the next
             kind = self._ray.remote(num_cpus=1, num_gpus=int(on_gpu))(Reader)
             sent = self._ray.put(model) if isinstance(model, Model) else os.fspath(model)
-            self._start = lambda: kind.remote(sent, device, dtype, wanted, settings, batch_size)
+            self._start = lambda: kind.remote(sent, loading, wanted, settings, batch_size)
             self._slots = [_Slot(self._start()) for _ in range(n_actors)]
             self._made, self._heads, self.batch_size = self._get(self._slots[0].actor.describe.remote())
         except BaseException:
@@ -185,6 +187,16 @@ class RayEngine:
     def heads(self) -> HeadSet:
         """The heads, in the order of the entries."""
         return self._heads
+
+    @property
+    def device(self) -> torch.device:
+        """The models are elsewhere: what they take of memory is not known here."""
+        return torch.device("cpu")
+
+    @property
+    def n_models(self) -> int:
+        """How many actors read at the same time."""
+        return len(self._slots)
 
     def provenance(self) -> dict[str, Provenance]:
         """What the activations at each position are made from, as the first actor says.

@@ -12,13 +12,13 @@ import torch
 
 from headprobe._notice import notice
 from headprobe.activations import HeadActivations
-from headprobe.errors import HeadprobeError, InputError, UnsupportedModelError
-from headprobe.extraction.batching import BatchSize
+from headprobe.errors import HeadprobeError, InputError, OutOfMemoryError, UnsupportedModelError
 from headprobe.extraction.cutting import video_and_span
 from headprobe.extraction.events import Batch, Clip, Skipped
 from headprobe.heads import Head, HeadSet
 from headprobe.models.model import Model
 from headprobe.provenance import Provenance
+from headprobe.trace.batching import BatchSize
 from headprobe.trace.intake import heads_of
 from headprobe.trace.positions import Position
 from headprobe.trace.tracer import HeadTracer
@@ -148,8 +148,10 @@ class ClipReader:
 
         Raises
         ------
+        OutOfMemoryError
+            The memory does not suffice.
         InputError
-            The memory does not suffice, or the model has refused every clip so far.
+            The model has refused every clip so far.
         """
         for clips, result in self.size.over(batch.clips, self._pass):
             if isinstance(result, HeadprobeError):
@@ -167,6 +169,8 @@ class ClipReader:
                 batch_size=len(clips),
                 progress=False,
             )
+        except OutOfMemoryError:
+            raise
         except HeadprobeError as error:  # about one of the clips, or about all
             return error
         return {name: _described(part, clips, self.wanted.sampling) for name, part in acts.items()}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -15,7 +18,7 @@ from tqdm.auto import tqdm
 
 from headprobe._files import write_json
 from headprobe.activations import HeadActivations
-from headprobe.errors import HeadprobeWarning
+from headprobe.errors import HeadprobeWarning, InputError
 from headprobe.examples import Example, read_content
 from headprobe.headhunt.comparison import (
     Material,
@@ -32,6 +35,7 @@ from headprobe.headhunt.prompts import EMBEDDED_PROMPTS
 from headprobe.models.loading import load
 from headprobe.models.model import Model
 from headprobe.provenance import versions
+from headprobe.trace.batching import Batches
 from headprobe.trace.tracer import HeadTracer
 from headprobe.video.clips import clip_examples
 from headprobe.video.scene_files import NORMAL, LabelledVideo, write_videos
@@ -103,19 +107,31 @@ def label_segments(video: LabelledVideo, segment_frames: int, sample_frames: int
     return examples
 
 
-def run_demo(out: str | os.PathLike[str], *, seed: int = 0, size: Size | None = None, progress: bool = True) -> Demo:
+def run_demo(
+    out: str | os.PathLike[str],
+    *,
+    seed: int = 0,
+    size: Size | None = None,
+    progress: bool = True,
+    batch_size: Batches = 32,
+    **loading: Any,
+) -> Demo:
     """Run everything and write ``results.json``, ``report.html``, figures, videos and the detector into ``out``.
 
     Parameters
     ----------
     out
-        Folder, created if missing; files of an earlier run are overwritten.
+        Folder, created if missing. The files of an earlier demo stay until this one is complete, and are then replaced.
     seed
         Of the rendered videos, the draws and everything random. The embedded model does not depend on it.
     size
         How much to do; the default takes about two minutes on two cores.
     progress
         Whether to show progress bars.
+    batch_size
+        Clips per forward pass, or ``"auto"``.
+    loading
+        How the two models are loaded, such as ``device="auto"``; see `headprobe.load`.
 
     Returns
     -------
@@ -125,26 +141,44 @@ def run_demo(out: str | os.PathLike[str], *, seed: int = 0, size: Size | None = 
     Raises
     ------
     InputError
-        ``size`` asks for fewer videos or draws than the comparison needs.
+        ``size`` asks for fewer videos or draws than the comparison needs, or the folder holds other results.
     ArtefactError
         The embedded model is missing from the installation.
     """
+    folder = Path(out)
+    _check_ours(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    model, control = load("tiny", **loading), load("tiny-untrained", seed=seed, **loading)
+    with TemporaryDirectory(dir=folder, prefix=".demo-") as staged:
+        demo = _demo(Path(staged), model, control, seed, size or Size(), progress, batch_size)
+        _forget(folder)
+        for path in [path for path in Path(staged).rglob("*") if path.is_file()]:
+            place = folder / path.relative_to(staged)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, place)
+
+        def moved(path: Path) -> Path:
+            return folder / path.relative_to(staged)
+
+        videos = tuple(replace(video, path=moved(video.path)) for video in demo.test_videos)
+        found = {name: replace(one, path=moved(one.path)) for name, one in demo.detections.items()}
+    return replace(demo, test_videos=videos, detections=found, folder=folder)
+
+
+def _demo(
+    folder: Path, model: Model, control: Model, seed: int, size: Size, progress: bool, batch_size: Batches
+) -> Demo:
     from headprobe.headhunt.demo_report import write_demo_report, write_figures
 
     began = time.perf_counter()
-    size = size or Size()
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    _forget(folder)
-
+    capture = partial(_capture, batch_size=batch_size)
     calibration, test = _render(folder / "videos", seed, size, progress)
     segments = {
         part: _decoded([e for v in videos for e in label_segments(v, SEGMENT_FRAMES, CLIP_FRAMES)], progress)
         for part, videos in (("calibration", calibration), ("test", test))
     }
-    model, control = load("tiny"), load("tiny-untrained", seed=seed)
-    acts = {part: _capture(model, segments[part], progress, resid_post=True, answers=ANSWERS) for part in segments}
-    bare = {part: _capture(control, segments[part], progress) for part in segments}
+    acts = {part: capture(model, segments[part], progress, resid_post=True, answers=ANSWERS) for part in segments}
+    bare = {part: capture(control, segments[part], progress) for part in segments}
     truth = {v.name: v.truth.astype(int) for v in (*calibration, *test)}
     normals = [v.name for v in test if v.event == NORMAL]
 
@@ -158,7 +192,7 @@ def run_demo(out: str | os.PathLike[str], *, seed: int = 0, size: Size | None = 
         untrained_test=bare["test"],
         motion_calibration=_motion(segments["calibration"], progress),
         motion_test=_motion(segments["test"], progress),
-        text_test=_text(model, acts["test"], segments["test"], progress),
+        text_test=_text(model, acts["test"], segments["test"], progress, batch_size),
         event_of_video={v.name: v.event for v in (*calibration, *test)},
         frame_truth=truth,
         subsets={
@@ -226,6 +260,17 @@ def run_demo(out: str | os.PathLike[str], *, seed: int = 0, size: Size | None = 
     return demo
 
 
+def _check_ours(folder: Path) -> None:
+    """Refuse to replace results that no demo wrote."""
+    there = [name for name in ("results.json", "report.html") if (folder / name).exists()]
+    try:
+        ours = "experts_per_draw" in json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        ours = False
+    if there and not ours:
+        raise InputError(f"{folder} holds {' and '.join(there)} that no demo wrote; name another folder.")
+
+
 def _forget(folder: Path) -> None:
     """Remove what an earlier run wrote, so that no old number stands beside a new one."""
     stale = [folder / "results.json", folder / "report.html", *folder.glob("timeline_*.png")]
@@ -251,7 +296,7 @@ def _decoded(examples: Sequence[Example], progress: bool) -> list[Example]:
 
 
 def _capture(model: Model, examples: Sequence[Example], progress: bool, **more: Any) -> HeadActivations:
-    return HeadTracer(model).capture(examples, prompts=EMBEDDED_PROMPTS, batch_size=32, progress=progress, **more)
+    return HeadTracer(model).capture(examples, prompts=EMBEDDED_PROMPTS, progress=progress, **more)
 
 
 def _motion(examples: Sequence[Example], progress: bool) -> np.ndarray:
@@ -259,10 +304,12 @@ def _motion(examples: Sequence[Example], progress: bool) -> np.ndarray:
     return np.stack([frame_differences(np.asarray(example.content)) for example in clips])
 
 
-def _text(model: Model, acts: HeadActivations, examples: Sequence[Example], progress: bool) -> dict[str, np.ndarray]:
+def _text(
+    model: Model, acts: HeadActivations, examples: Sequence[Example], progress: bool, batch_size: Batches
+) -> dict[str, np.ndarray]:
     """What the model says: P(yes) against no, for the vague prompt and as the maximum over the direct questions."""
     asked = HeadTracer(model).capture(
-        examples, prompts=DIRECT_QUESTIONS, heads=["L0H0"], answers=ANSWERS, batch_size=32, progress=progress
+        examples, prompts=DIRECT_QUESTIONS, heads=["L0H0"], answers=ANSWERS, batch_size=batch_size, progress=progress
     )
 
     def p_yes(a: HeadActivations) -> np.ndarray:

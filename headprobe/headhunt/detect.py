@@ -21,6 +21,7 @@ from headprobe.video.decode import VideoInfo, shared_reader
 if TYPE_CHECKING:
     from headprobe.headhunt.detector import Detector
     from headprobe.models.model import Model
+    from headprobe.trace.batching import Batches
 
 __all__ = ["Detection", "detect_video", "detect_videos", "frame_edges", "locator_of", "shown_name"]
 
@@ -145,7 +146,7 @@ def locator_of(hunter: Detector, sigma: float | None = None, tau: float | None =
     return Locator(sigma, tau, hunter.release, hunter.min_seconds)
 
 
-def detect_video(hunter: Detector, model: Model, path: str | os.PathLike[str], batch_size: int = 16) -> Detection:
+def detect_video(hunter: Detector, model: Model, path: str | os.PathLike[str], batch_size: Batches = 16) -> Detection:
     """Score every segment of one video with what the detector reads only, and locate the events.
 
     Parameters
@@ -218,7 +219,7 @@ def detect_videos(
     model: Model,
     sources: Iterable[str | os.PathLike[str]],
     *,
-    batch_size: int = 16,
+    batch_size: Batches = 16,
     progress: bool = True,
 ) -> Iterator[Detection | VideoError]:
     """Detect in all files of ``sources`` (files or folders), one after another.
@@ -250,9 +251,12 @@ def detect_videos(
     FingerprintError
         The model is not the one the detector was fitted on.
     """
+    from headprobe.trace.batching import BatchSize
+
+    size = BatchSize.of(batch_size, model.device)  # what it was halved to for one video holds for the next
     with tqdm(find_videos(list(sources)), desc="detect", unit="video", disable=not progress) as bar:
         for path in bar:
             try:
-                yield detect_video(hunter, model, path, batch_size)
+                yield detect_video(hunter, model, path, size)
             except VideoError as error:
                 yield error

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from headprobe.errors import VideoError
     from headprobe.headhunt.detect import Detection
     from headprobe.headhunt.stream import StreamSegment
+    from headprobe.trace.batching import Batches
 
 __all__ = ["Detector"]
 
@@ -97,7 +98,7 @@ class Detector(BaseEstimator):
         model: Model | HeadActivations,
         clips: Iterable[Any] | None = None,
         *,
-        batch_size: int = 16,
+        batch_size: Batches = 16,
         progress: bool = True,
     ) -> Float[np.ndarray, " example"]:
         """Probability of an anomaly per segment.
@@ -110,7 +111,7 @@ class Detector(BaseEstimator):
         clips
             Clips, examples or paths of video files; None with activations.
         batch_size
-            Clips per forward pass.
+            Clips per forward pass, or ``"auto"``; see `headprobe.trace.tracer.HeadTracer.capture`.
         progress
             Whether to show a progress bar.
 
@@ -134,7 +135,7 @@ class Detector(BaseEstimator):
         model: Model | HeadActivations,
         clips: Iterable[Any] | None = None,
         *,
-        batch_size: int = 16,
+        batch_size: Batches = 16,
         progress: bool = True,
     ) -> Float[np.ndarray, "example k d"]:
         """What the scorer sees of each segment; parameters as in `score`.
@@ -173,7 +174,7 @@ class Detector(BaseEstimator):
         model: Model,
         videos: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
         *,
-        batch_size: int = 16,
+        batch_size: Batches = 16,
         progress: bool = True,
     ) -> Iterator[Detection | VideoError]:
         """Score every segment of video files and locate the events.
@@ -228,6 +229,12 @@ class Detector(BaseEstimator):
             The model to use.
         """
         self._check_fitted()
+        dtype, fitted = str(model.dtype).removeprefix("torch."), self.provenance_.dtype
+        if fitted and dtype != fitted:
+            raise FingerprintError(
+                f"the detector was fitted on {self.provenance_.model} in {fitted}, but {model.name} runs in {dtype}, "
+                f"which gives other numbers: load it with dtype={fitted!r} (--dtype {fitted})"
+            )
         self._check_origin(model.name, model.weights_hash, model.processor_hash)
 
     def segment_length(self, fps: float) -> int:
@@ -309,7 +316,12 @@ class Detector(BaseEstimator):
     # Within
 
     def _scored(
-        self, model: Model | HeadActivations, clips: Iterable[Any] | None, groups: Any, batch_size: int, progress: bool
+        self,
+        model: Model | HeadActivations,
+        clips: Iterable[Any] | None,
+        groups: Any,
+        batch_size: Batches,
+        progress: bool,
     ) -> HeadActivations:
         from headprobe.trace.tracer import HeadTracer
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -40,6 +40,9 @@ from headprobe.headhunt.presets import preset as settings_of
 from headprobe.models.loading import load, never_trained
 from headprobe.report import Report, Table
 from headprobe.video.decode import probe
+
+if TYPE_CHECKING:
+    from headprobe.trace.batching import Batches
 
 __all__ = ["VIDEOS_FILE", "Fitted", "fit_detector"]
 
@@ -123,9 +126,11 @@ def fit_detector(
     locator: Locator | None = None,
     store: str | os.PathLike[str] | None = None,
     controls: str = "subset",
-    batch_size: int = 16,
+    batch_size: Batches = 16,
     dtype: str | None = None,
     device: str | None = None,
+    device_map: str | None = None,
+    attention: str | None = None,
     progress: bool = True,
 ) -> Fitted:
     """Fit a detector on videos of a data set and write it into a folder.
@@ -137,7 +142,7 @@ def fit_detector(
     ----------
     root, dataset, annotations, table, normal
         As in `headprobe.headhunt.datasets.load_dataset`.
-    model, dtype, device
+    model, dtype, device, device_map, attention
         As in `headprobe.load`.
     out
         Folder for the detector, the list of its videos and ``report.html``.
@@ -198,7 +203,7 @@ def fit_detector(
     complete = set(truth) == set(chosen.videos) and bool(annotated)
     if store is not None and layer:
         raise InputError("a store keeps outputs of heads: a detector that reads a layer is fitted without --store")
-    loaded = load(model, dtype=dtype, device=device)
+    loaded = load(model, dtype=dtype, device=device, device_map=device_map, attention=attention)
     located_by = truth if complete and locator is None else None
     hunter.check_examples(loaded, examples, located=located_by is not None)
     if store is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -33,6 +33,9 @@ from headprobe.headhunt.prompts import chosen_prompts
 from headprobe.headhunt.scorer import Scorer
 from headprobe.heads import HeadSet
 from headprobe.models.model import Model
+
+if TYPE_CHECKING:
+    from headprobe.trace.batching import Batches
 
 __all__ = ["CLIPS", "DETECTOR", "MOTION", "NEVER_TRAINED", "Hunt"]
 
@@ -99,7 +102,7 @@ class Hunt(Detector):
         labels: Sequence[int] | np.ndarray | None = None,
         groups: Sequence[Any] | np.ndarray | None = None,
         *,
-        batch_size: int = 16,
+        batch_size: Batches = 16,
         progress: bool = True,
     ) -> HeadActivations:
         """Read all that `fit` needs of calibration clips, to fit several detectors on it.
@@ -117,7 +120,7 @@ class Hunt(Detector):
         examples = labelled_examples(clips, labels, groups, self.segment_frames, self.sample_frames, whole)
         return self._capture(model, examples, batch_size, progress)
 
-    def _capture(self, model: Model, examples: list[Example], batch_size: int, progress: bool) -> HeadActivations:
+    def _capture(self, model: Model, examples: list[Example], batch_size: Batches, progress: bool) -> HeadActivations:
         from headprobe.trace.tracer import HeadTracer
 
         prompts = chosen_prompts(model, self.prompts)
@@ -139,7 +142,7 @@ class Hunt(Detector):
         *,
         frame_truth: Mapping[str, ArrayLike] | None = None,
         fps: float | None = None,
-        batch_size: int = 16,
+        batch_size: Batches = 16,
         progress: bool = True,
     ) -> Any:
         """Choose what to read, fit the scorer, and calibrate probabilities and locator, all on calibration clips.
@@ -162,7 +165,7 @@ class Hunt(Detector):
         fps
             Frame rate of the calibration videos, where the clips do not say it.
         batch_size
-            Clips per forward pass.
+            Clips per forward pass, or ``"auto"``; see `headprobe.trace.tracer.HeadTracer.capture`.
         progress
             Whether to show a progress bar.
 
@@ -325,7 +328,7 @@ class Hunt(Detector):
         groups: Sequence[Any] | np.ndarray | None = None,
         *,
         frame_truth: Mapping[str, ArrayLike],
-        batch_size: int = 16,
+        batch_size: Batches = 16,
         progress: bool = True,
     ) -> Any:
         """Calibrate the locator on validation videos that the detector was not fitted on.

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from headprobe.headhunt.pipeline import HeadHunt
     from headprobe.models.model import Model
     from headprobe.store import Store
+    from headprobe.trace.batching import Batches
 
 __all__ = ["kept_activations"]
 
@@ -31,7 +32,7 @@ def kept_activations(
     examples: Sequence[Example],
     folder: str | os.PathLike[str],
     *,
-    batch_size: int = 16,
+    batch_size: Batches = 16,
     progress: bool = True,
 ) -> HeadActivations:
     """What `HeadHunt.fit` needs of calibration clips, kept video by video; what is there is not read again.
@@ -66,6 +67,7 @@ def kept_activations(
     """
     from headprobe.store import Store
     from headprobe.store.files import MANIFEST
+    from headprobe.trace.batching import BatchSize, Forecast
 
     store: Store | None = Store.open(folder) if (Path(folder) / MANIFEST).exists() else None
     if store is not None:
@@ -75,11 +77,18 @@ def kept_activations(
     for example in examples:
         if example.id not in there:
             videos.setdefault(example.group, []).append(example)
+    size = BatchSize.of(batch_size, model.device)
+    forecast, n_done = Forecast("capture", model.device, batches=min(2, len(videos))), 0
     for missing in tqdm(videos.values(), desc="capture", unit="video", disable=not progress):
-        acts = hunter.capture(model, missing, batch_size=batch_size, progress=False)
+        acts = hunter.capture(model, missing, batch_size=size, progress=False)
         if store is None:
             store = Store.resume(folder, acts.provenance, acts.heads, acts.prompts, dtype="float32")
         store.append(acts)
+        n_done += len(missing)
+        if n_done == len(missing):  # what a clip takes is known now
+            stored = sum(part[:, :1].numel() * 4 for part in acts.tensors.values())
+            forecast.kept, forecast.stored, forecast.folder = stored, stored, folder
+        forecast(n_done, sum(map(len, videos.values())))
     assert store is not None  # there is at least one example
     acts = store.activations(examples=[example.id for example in examples])
     return with_labels(acts, [e.label or 0 for e in examples], [str(e.group) for e in examples])

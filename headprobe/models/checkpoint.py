@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from headprobe.models.adapter import adapter_for, families
 __all__ = [
     "Checkpoint",
     "check_attention",
+    "check_layout",
     "check_takes_text",
     "module_class",
     "own_tokenizer",
@@ -39,6 +40,40 @@ _NOT_SETTINGS = ("processor_class", "chat_template", "auto_map")
 # What transformers computes attention with by its own code and torch's. Anything else is fetched code, also
 # flash attention where its package is not installed: its place is then taken by a kernel of the hub.
 _BUILT_IN_ATTENTION = ("eager", "sdpa", "flex_attention", "paged|eager", "paged|sdpa")
+
+
+def _converted_llava(name: str) -> str:
+    """Where a LLaVA in its authors' layout is kept in transformers'."""
+    if name.startswith("Video-LLaVA"):
+        return f"LanguageBind/{name}-hf"
+    return f"llava-hf/{name.replace('llava-v1.5', 'llava-1.5')}-hf"
+
+
+def _converted_internvl(name: str) -> str:
+    return f"OpenGVLab/{name}-{'HF' if name.startswith('InternVL3_5') else 'hf'}"
+
+
+# Class of the authors' own code to how the name of the same weights in transformers' layout is made, and one that is.
+_ORIGINAL_LAYOUTS: dict[str, tuple[Callable[[str], str], str]] = {
+    "InternVLChatModel": (_converted_internvl, "OpenGVLab/InternVL3-8B-hf"),
+    "LlavaLlamaForCausalLM": (_converted_llava, "llava-hf/LLaVA-NeXT-Video-7B-hf"),
+    "LlavaMistralForCausalLM": (_converted_llava, "llava-hf/LLaVA-NeXT-Video-7B-hf"),
+    "LlavaQwenForCausalLM": (_converted_llava, "llava-hf/llava-onevision-qwen2-7b-ov-hf"),
+    "Videollama3Qwen2ForCausalLM": (
+        lambda name: f"lkhl/{name.removesuffix('-Image')}-Image-HF",
+        "lkhl/VideoLLaMA3-2B-Image-HF",
+    ),
+    "ChatGLMModel": (lambda name: f"zai-org/{name}-hf", "zai-org/glm-4-9b-chat-hf"),
+    "ChatGLMForConditionalGeneration": (lambda name: f"zai-org/{name}-hf", "zai-org/glm-4-9b-chat-hf"),
+}
+# The same by model type, where a configuration names no class; not chatglm and llava, which others use too.
+_ORIGINAL_TYPES = {
+    "internvl_chat": "InternVLChatModel",
+    "llava_llama": "LlavaLlamaForCausalLM",
+    "llava_mistral": "LlavaMistralForCausalLM",
+    "llava_qwen": "LlavaQwenForCausalLM",
+    "videollama3_qwen2": "Videollama3Qwen2ForCausalLM",
+}
 
 
 class Checkpoint(NamedTuple):
@@ -100,6 +135,7 @@ def read_checkpoint(
         There is no such checkpoint, or a part of it is missing.
     """
     path = Path(source)
+    check_layout(source, revision)
     if path.is_dir() and not (path / "config.json").is_file():
         raise InputError(f"The folder {source!r} has no config.json; give a folder that save_pretrained wrote.")
     if path.is_file():
@@ -133,6 +169,47 @@ def read_checkpoint(
         processor_config = read_processor_config(source, revision)
     commit = getattr(config, "_commit_hash", None)
     return Checkpoint(module, tokenizer, processor_config, source, commit or revision)
+
+
+def check_layout(source: str, revision: str | None = None) -> None:
+    """Refuse a checkpoint in its authors' layout, which needs code of its own, and name one that works.
+
+    Parameters
+    ----------
+    source
+        A folder, a config.json, or a name on the hub.
+    revision
+        Revision on the hub.
+
+    Raises
+    ------
+    UnsupportedModelError
+        The checkpoint is laid out for code that comes with it, or for the original code of Llama.
+    """
+    path = Path(source)
+    if path.is_dir() and (path / "params.json").is_file() and not (path / "config.json").is_file():
+        raise UnsupportedModelError(
+            f"{source!r} is in the layout of Llama's original code (params.json). Use the checkpoint in transformers' "
+            "layout, whose name mostly ends in -hf, such as 'meta-llama/Llama-2-7b-hf'."
+        )
+    try:
+        file = path if path.is_file() else _find_file(source, "config.json", revision)
+        data = None if file is None else json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):
+        return  # what is wrong with it is said where it is read
+    names = data.get("architectures") if isinstance(data, dict) else None
+    original = str(names[0]) if isinstance(names, list) and names else ""
+    if isinstance(data, dict) and original not in _ORIGINAL_LAYOUTS:
+        original = _ORIGINAL_TYPES.get(str(data.get("model_type")), "")
+    if not original:
+        return
+    pattern, example = _ORIGINAL_LAYOUTS[original]
+    there = "" if path.exists() else f", for this one by its name {pattern(path.name)!r}"
+    raise UnsupportedModelError(
+        f"{source!r} is in its authors' layout ({original}), which needs code that comes with the checkpoint, and "
+        f"headprobe runs no code of a checkpoint. Use the same weights in transformers' layout{there}, such as "
+        f"{example!r}."
+    )
 
 
 def check_attention(config: Any, source: str, given: Any = None) -> None:
@@ -210,6 +287,8 @@ def module_class(config: Any, transformers: Any) -> Any:
 def _fetch(source: str, what: str, loader: Any, revision: str | None, **options: Any) -> Any:
     try:
         return loader.from_pretrained(source, revision=revision, trust_remote_code=False, **options)
+    except torch.OutOfMemoryError:
+        raise
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         where = "in the folder" if Path(source).is_dir() else "no folder here, and on the hub"
         raise InputError(

@@ -18,7 +18,7 @@ import torch
 from headprobe import _torchvision
 from headprobe.errors import HeadprobeError, InputError, UnsupportedModelError
 from headprobe.models.adapter import adapter_for, families
-from headprobe.models.checkpoint import module_class
+from headprobe.models.checkpoint import check_layout, module_class
 from headprobe.models.loading import generic_adapter
 from headprobe.projections import projection_sizes
 from headprobe.sites import HeadSite, all_heads, block_paths, discover
@@ -221,6 +221,7 @@ def _configuration(source: str) -> Any:
 
         return AutoConfig.from_pretrained(os.fspath(tiny.folder()))
     path = Path(source)
+    check_layout(source)
     if path.is_dir():
         path = path / "config.json"
         if not path.is_file():

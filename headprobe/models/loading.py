@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,10 +13,11 @@ import torch
 from torch import nn
 
 from headprobe.attention import is_causal
-from headprobe.errors import InputError, UnsupportedModelError
+from headprobe.errors import InputError, OutOfMemoryError, UnsupportedModelError
 from headprobe.models.adapter import Adapter, adapter_for, families
 from headprobe.models.checkpoint import (
     Checkpoint,
+    check_attention,
     check_takes_text,
     own_tokenizer,
     read_checkpoint,
@@ -27,7 +29,9 @@ from headprobe.models.model import Model
 from headprobe.models.text import TextAdapter
 from headprobe.sites import HeadSite, discover
 
-__all__ = ["Model", "generic_adapter", "load", "never_trained"]
+__all__ = ["Model", "best_device", "generic_adapter", "load", "never_trained"]
+
+_log = logging.getLogger(__name__)
 
 
 def load(
@@ -39,6 +43,7 @@ def load(
     dtype: torch.dtype | str | None = None,
     device_map: str | Mapping[str, Any] | None = None,
     quantization_config: Any = None,
+    attention: str | None = None,
     revision: str | None = None,
     check: bool = True,
     sites: Sequence[HeadSite] | None = None,
@@ -59,7 +64,8 @@ def load(
         Preprocessor configuration of a video model; needed for such a module, read from the checkpoint
         otherwise.
     device
-        Where to put the model; None leaves it where it is loaded, on the CPU.
+        Where to put the model; None leaves it where it is loaded, on the CPU. ``"auto"`` takes a GPU when there is
+        one, see `best_device`; where it went is logged (INFO).
     dtype
         Number type; None keeps the checkpoint's (float32 for the embedded model).
     device_map
@@ -67,6 +73,9 @@ def load(
     quantization_config
         How transformers quantises a checkpoint while loading it, for example
         ``BitsAndBytesConfig(load_in_8bit=True)``.
+    attention
+        How attention is computed: ``"eager"``, ``"sdpa"``, ``"flex_attention"``, or flash attention where its package
+        is installed; None leaves it to the checkpoint.
     revision
         Revision on the hub.
     check
@@ -98,6 +107,8 @@ def load(
     SiteError
         The heads do not add up to the output projection's output; a slice of its input is not one head; a block runs
         several times or never; or the model has other tokens than its inputs.
+    OutOfMemoryError
+        The memory of the device does not suffice for the weights.
 
     Warns
     -----
@@ -120,8 +131,12 @@ def load(
         from headprobe.trace.remote import load_remote
 
         unused = {"processor_config": processor_config, "device": device, "dtype": dtype, **placing}
+        unused["attention"] = attention
         return load_remote(model, remote, tokenizer=tokenizer, revision=revision, sites=sites, unused=unused)
     kind = torch_dtype(dtype)
+    picked = device == "auto"
+    if picked:
+        device = best_device() if not any(value is not None for value in placing.values()) else None
     _check_device(device)
     placing = {name: value for name, value in placing.items() if value is not None}
     named = isinstance(model, nn.Module) or model in ("tiny", "tiny-untrained")
@@ -130,12 +145,25 @@ def load(
             f"{' and '.join(placing)} is for a checkpoint that transformers loads, and not together with device=; "
             "place a module yourself before you pass it."
         )
-    if isinstance(model, nn.Module):
-        parts = _from_module(model, tokenizer, processor_config, revision)
-    elif model in ("tiny", "tiny-untrained"):
-        parts = _tiny(str(model), tokenizer, processor_config, kind or torch.float32, seed)
-    else:
-        parts = read_checkpoint(os.fspath(model), tokenizer, processor_config, kind, revision, placing)
+    try:
+        if isinstance(model, nn.Module):
+            parts = _from_module(model, tokenizer, processor_config, revision)
+        elif model in ("tiny", "tiny-untrained"):
+            parts = _tiny(str(model), tokenizer, processor_config, kind or torch.float32, seed)
+        else:
+            options = placing | ({} if attention is None else {"attn_implementation": attention})
+            parts = read_checkpoint(os.fspath(model), tokenizer, processor_config, kind, revision, options)
+        if attention is not None and named:
+            _set_attention(parts.module, attention, parts.name)
+        if not placing and (kind is not None or device is not None):
+            parts.module.to(device=device, dtype=kind)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        name = type(model).__name__ if isinstance(model, nn.Module) else os.fspath(model)
+        raise OutOfMemoryError(
+            f"The memory of {device or device_map or 'this machine'} does not suffice for the weights of {name}: take "
+            "dtype 'bfloat16', another device, or device_map 'auto', which spreads a checkpoint over devices. "
+            f"({(str(error).strip().splitlines() or [type(error).__name__])[0]})"
+        ) from error
     if not callable(parts.tokenizer) or not hasattr(parts.tokenizer, "pad_token_id"):
         raise InputError(
             f"The tokenizer is a {type(parts.tokenizer).__name__}; give a transformers tokenizer, for example "
@@ -146,8 +174,6 @@ def load(
         adapter = adapter_for(parts.module.config.model_type)
     else:  # discover refuses an ambiguous structure with its own message
         adapter = generic_adapter(parts.module, discover(parts.module) if sites is None else sites)
-    if not placing and (kind is not None or device is not None):
-        parts.module.to(device=device, dtype=kind)
     loaded = Model(
         parts.module,
         adapter,
@@ -160,6 +186,7 @@ def load(
     )
     if check:
         check_passes(loaded, padding=not known)
+    _log.info("%s", _told(loaded, picked))
     return loaded
 
 
@@ -202,6 +229,49 @@ def never_trained(model: Model, seed: int = 0) -> Model:
     copied.to(device=model.device, dtype=model.dtype)
     name = f"{model.name}, never trained"
     return Model(copied, model.adapter, model.tokenizer, model.processor_config, name, None, False, model.sites)
+
+
+def best_device() -> torch.device:
+    """The device that a model goes to where none is named: a CUDA GPU when torch has one, else the CPU.
+
+    Returns
+    -------
+    torch.device
+        Other accelerators, such as Apple's, are taken only when they are named.
+
+    Examples
+    --------
+    >>> best_device().type in ("cuda", "cpu")
+    True
+    """
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _told(model: Model, picked: bool) -> str:
+    """What was loaded and where it is, in a line."""
+    size = sum(parameter.numel() * parameter.itemsize for parameter in model.module.parameters())
+    devices = sorted({str(parameter.device) for parameter in model.module.parameters()})
+    why = ""
+    if picked:
+        why = " (picked)" if model.device.type != "cpu" else " (torch finds no CUDA GPU)"
+    return (
+        f"model {model.name}: {size / 1e9:.2f} GB in {str(model.dtype).removeprefix('torch.')} on "
+        f"{', '.join(devices)}{why}, attention {getattr(model.config, '_attn_implementation', None) or 'its own'}, "
+        f"{len(model.heads)} heads"
+    )
+
+
+def _set_attention(module: Any, attention: str, name: str) -> None:
+    """Switch a module that is there already to another attention implementation."""
+    before = getattr(module.config, "_attn_implementation", None)
+    try:
+        check_attention(module.config, name, attention)
+        module.set_attn_implementation(attention)
+    except (InputError, ValueError, ImportError, AttributeError) as error:
+        module.config._attn_implementation = before
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{name} cannot compute its attention with {attention!r}: {error}") from error
 
 
 def torch_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:

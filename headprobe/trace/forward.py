@@ -21,6 +21,7 @@ from nnsight import NNsight  # noqa: E402
 from nnsight.intervention.interleaver import OutOfOrderError  # noqa: E402
 
 from headprobe.errors import HeadprobeError, SiteError  # noqa: E402
+from headprobe.trace.batching import memory_errors  # noqa: E402
 from headprobe.trace.plan import Batch, plan  # noqa: E402
 
 __all__ = ["ReadPoint", "run", "run_steps", "take_turns"]
@@ -187,6 +188,11 @@ def take_turns(module: nn.Module) -> AbstractContextManager[Any]:
     return _traced(module).lock
 
 
+def _pass_of(inputs: Mapping[str, Any]) -> str:
+    rows = next((len(value) for value in inputs.values() if isinstance(value, Tensor) and value.ndim), 0)
+    return f"a pass of {rows} rows"
+
+
 @torch.no_grad()
 def run(
     module: nn.Module,
@@ -229,7 +235,7 @@ def run(
     kept: list[Tensor] = []
     ends: list[Tensor] = []
     n_tokens = _n_tokens(inputs, batch)
-    with state.lock:
+    with state.lock, memory_errors(_pass_of(inputs)):
         trace: Any = state.wrapper.trace
         envoys = [(state.envoys[id(module.get_submodule(point.path))], point) for point in points]
         try:
@@ -296,7 +302,7 @@ def run_steps(
     def generate(**arguments: Any) -> None:
         ends.append(cast(Any, module).generate(**arguments, **options))
 
-    with state.lock:
+    with state.lock, memory_errors(f"text after {_pass_of(inputs)}"):
         trace: Any = state.wrapper.trace
         envoys = [(state.envoys[id(module.get_submodule(point.path))], point) for point in points]
         try:

@@ -6,17 +6,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from tqdm.auto import tqdm
+
 from headprobe.activations import HeadActivations
 from headprobe.errors import InputError
-from headprobe.examples import as_examples, as_prompts
+from headprobe.examples import Example, as_examples, as_prompts
 from headprobe.heads import Head
 from headprobe.models.adapter import ModelInputs
 from headprobe.models.model import Model
 from headprobe.provenance import Provenance
 from headprobe.trace.answers import answer_ids as ids_of_answers
+from headprobe.trace.batching import Batches, BatchSize, Forecast
 from headprobe.trace.collected import Collected
 from headprobe.trace.forward import take_turns
-from headprobe.trace.intake import batches as batches_of
 from headprobe.trace.intake import encode, heads_of, prepare
 from headprobe.trace.passes import full_pass, prompt_passes
 from headprobe.trace.plan import active
@@ -68,7 +70,7 @@ class HeadTracer:
         prompts: str | Sequence[str] | Mapping[str, str] | None = None,
         heads: Heads | None = None,
         positions: Position | None = None,
-        batch_size: int = 16,
+        batch_size: Batches = 16,
         *,
         resid_post: bool = False,
         answers: Sequence[str] | None = None,
@@ -83,7 +85,7 @@ class HeadTracer:
         heads: Heads | None = None,
         *,
         positions: Positions,
-        batch_size: int = 16,
+        batch_size: Batches = 16,
         resid_post: bool = False,
         answers: Sequence[str] | None = None,
         on_error: Literal["raise", "skip"] = "raise",
@@ -95,7 +97,7 @@ class HeadTracer:
         prompts: str | Sequence[str] | Mapping[str, str] | None = None,
         heads: Heads | None = None,
         positions: Position | Positions | None = None,
-        batch_size: int = 16,
+        batch_size: Batches = 16,
         *,
         resid_post: bool = False,
         answers: Sequence[str] | None = None,
@@ -122,7 +124,9 @@ class HeadTracer:
             mapping from names or as a list (named as they print), are read in one pass. With ``.each()`` and
             ``.per_frame()`` every selected token or step of an example is a row of its own.
         batch_size
-            Examples per forward pass.
+            Examples per forward pass, which has to fit into memory; or ``"auto"``, which starts with 16 on a CPU and 64
+            elsewhere and halves the number where memory runs out. A `headprobe.trace.batching.BatchSize` that several
+            calls share keeps what it was halved to.
         resid_post
             Whether to keep the residual stream after every block at the same positions.
         answers
@@ -130,7 +134,7 @@ class HeadTracer:
         on_error
             ``raise`` on an example that cannot be decoded, or ``skip`` it and list it in ``skipped``.
         progress
-            Whether to show a progress bar.
+            Whether to show a progress bar. What a long run will take is logged (INFO) after its first batch.
 
         Returns
         -------
@@ -149,11 +153,17 @@ class HeadTracer:
             The adapter's inputs are not padded as the family needs.
         VideoError
             A clip cannot be decoded and ``on_error`` is ``raise``.
+        OutOfMemoryError
+            The memory does not suffice for so many examples at once, or, with ``auto``, for one.
+
+        Warns
+        -----
+        HeadprobeWarning
+            What is still to be kept is more than the memory that is free.
         """
         if on_error not in ("raise", "skip"):
             raise InputError(f"on_error is {on_error!r}; choose 'raise' or 'skip'.")
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise InputError(f"batch_size is {batch_size!r}; it must be an integer of at least 1.")
+        size = BatchSize.of(batch_size, self.model.device)
         listed, named = as_examples(examples), as_prompts(prompts)
         for name, prompt in named.items():
             self.model.adapter.check_prompt(name, prompt)
@@ -169,15 +179,28 @@ class HeadTracer:
         kept = 0
         skipped: list[tuple[str, str]] = []
         frames: set[int] = set()
-        for batch in batches_of(listed, batch_size, progress):
-            readable, encoded = encode(self.model, batch, on_error, skipped, frames)
-            if readable:
-                for part, inputs in prepare(self.model, encoded, named.values()):
-                    ids = [example.id for example in readable[part]]
-                    by_prompt = prompt_passes(self.model, inputs, wanted, ids, list(named))
+
+        def work(batch: Sequence[Example]) -> tuple[int, list[Any], list[tuple[str, str]], set[int]]:
+            gone: list[tuple[str, str]] = []
+            counts: set[int] = set()
+            readable, encoded = encode(self.model, batch, on_error, gone, counts)
+            read: list[Any] = []
+            for part, inputs in prepare(self.model, encoded, named.values()) if readable else ():
+                ids = [example.id for example in readable[part]]
+                read.append((readable[part], prompt_passes(self.model, inputs, wanted, ids, list(named))))
+            return len(readable), read, gone, counts
+
+        forecast = Forecast("capture", self.model.device, self._kept_bytes(wanted, len(named)))
+        with tqdm(total=len(listed), desc="capture", unit="example", disable=not progress) as bar:
+            for batch, (n_readable, read, gone, counts) in size.over(listed, work):
+                skipped += gone
+                frames |= counts
+                for examples_read, by_prompt in read:
                     for name, parts in collected.items():
-                        parts.add(readable[part], [reading[name] for reading in by_prompt])
-                kept += len(readable)
+                        parts.add(examples_read, [reading[name] for reading in by_prompt])
+                kept += n_readable
+                bar.update(len(batch))
+                forecast(kept + len(skipped), len(listed))
         if not kept:
             raise InputError(
                 f"None of the {len(listed)} examples could be read; the first: {skipped[0][0]}: {skipped[0][1]}."
@@ -408,6 +431,12 @@ class HeadTracer:
             frames=frames,
             edits=active(model.module),
         )
+
+    def _kept_bytes(self, wanted: Wanted, n_prompts: int) -> int:
+        """Bytes that stay of an example, where every position has one row."""
+        by_layer = {site.layer: site.head_dim for site in self.model.sites}
+        numbers = sum(by_layer[head.layer] for head in wanted.heads)
+        return n_prompts * len(wanted.positions) * numbers * self.model.dtype.itemsize
 
     def _answer_ids(self, answers: Sequence[str] | None) -> tuple[int, ...]:
         if answers is None:

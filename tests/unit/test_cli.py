@@ -19,7 +19,9 @@ from typer.testing import CliRunner
 
 import headprobe
 from headprobe.cli import app
+from headprobe.errors import InputError
 from headprobe.headhunt import detect as detect_module
+from headprobe.headhunt.demo import Size, run_demo
 from headprobe.headhunt.pipeline import HeadHunt
 from headprobe.video.encode import write_video
 
@@ -199,8 +201,9 @@ def test_variable_frame_rate_gives_true_seconds(detector, tmp_path) -> None:
 def test_the_demo_command_prints_its_table(tmp_path, monkeypatch, demo_run) -> None:
     asked = {}
 
-    def instead(out, *, seed, size):
+    def instead(out, *, seed, size, **more):
         asked.update(out=str(out), seed=seed, draws=size.n_draws)
+        assert more == {"device": "auto", "batch_size": "auto"}
         return demo_run
 
     monkeypatch.setattr("headprobe.headhunt.demo.run_demo", instead)
@@ -375,3 +378,49 @@ def test_nothing_that_a_terminal_obeys_is_printed(tmp_path: Path, capfd) -> None
 def test_commands_print_by_the_one_way_that_escapes() -> None:
     commands = [path for path in Path(headprobe.__file__).parent.glob("cli*.py") if path.name != "cli_work.py"]
     assert [path.name for path in commands if "typer.echo(" in path.read_text(encoding="utf-8")] == []
+
+
+def test_every_command_that_loads_a_model_has_the_same_options() -> None:
+    commands = typer.main.get_command(app).commands
+    for name in ("demo", "detect", "extract", "fit", "report", "watch"):
+        options = {option: one for one in commands[name].params for option in one.opts}
+        assert {"--device", "--dtype", "--device-map", "--attention", "--batch-size"} <= set(options), name
+        assert (options["--device"].default, options["--batch-size"].default) == ("auto", "auto"), name
+
+
+def test_detect_says_where_its_model_is_and_takes_its_options(detector, films, tmp_path) -> None:
+    command = ["detect", str(films / "a.mp4"), "--detector", detector, "--out", str(tmp_path / "out"), "--no-timelines"]
+    done = run(app, [*command, "--device", "cpu", "--attention", "eager", "--batch-size", "1"])
+    assert done.exit_code == 0, done.output
+    assert "headprobe: model tiny: 0.00 GB in float32 on cpu, attention eager, 48 heads" in done.output
+    assert record_of(tmp_path / "out")["run"]["attention"] == "eager"
+    before = (tmp_path / "out" / "events.json").read_bytes()
+    for more, text in (
+        (["--device", "nowhere"], "device is 'nowhere', which torch cannot use here"),
+        (["--batch-size", "0"], "--batch-size is '0'; give a whole number or 'auto'"),
+        (["--attention", "org/kernel"], "is not built into transformers"),
+        (["--device-map", "auto"], "device_map is for a checkpoint that transformers loads"),
+        (["--dtype", "bfloat16"], "the detector was fitted on tiny in float32, but tiny runs in bfloat16"),
+    ):
+        refused = run(app, [*command, *more])
+        assert refused.exit_code == 2, more
+        assert text in refused.output, refused.output
+    assert (tmp_path / "out" / "events.json").read_bytes() == before
+
+
+def test_an_earlier_demo_stays_until_a_new_one_is_complete(tmp_path, demo_run) -> None:
+    for name in ("results.json", "report.html"):
+        (tmp_path / name).write_bytes((demo_run.folder / name).read_bytes())
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    refused = run(app, ["demo", "--out", str(tmp_path), "--device", "nowhere"])
+    assert (refused.exit_code, "device is 'nowhere'" in refused.output) == (2, True)
+    few = Size(1, 0, 1, 0, 0, n_frames=32, n_draws=1, videos_per_draw=10)
+    with pytest.raises(InputError):
+        run_demo(tmp_path, size=few, progress=False)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    (tmp_path / "results.json").write_text("{}")
+    refused = run(app, ["demo", "--out", str(tmp_path)])
+    assert (refused.exit_code, "holds results.json and report.html that no demo wrote" in refused.output) == (2, True)
+    assert (tmp_path / "report.html").read_bytes() == before["report.html"]
+    assert not list(demo_run.folder.glob(".demo-*"))
+    assert all(video.path.is_file() and video.path.is_relative_to(demo_run.folder) for video in demo_run.test_videos)

@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headprobe import positions
-from headprobe.errors import InputError, StoreError
-from headprobe.extraction.batching import BatchSize
+from headprobe.errors import InputError, OutOfMemoryError, StoreError
 from headprobe.extraction.cutting import clip_id, cut, video_and_span
 from headprobe.extraction.events import Opened, Skipped
 from headprobe.extraction.keeping import store_folders
@@ -22,6 +21,7 @@ from headprobe.extraction.prompts import parse_position, parse_positions, read_p
 from headprobe.extraction.skipped import SkippedList, read_skipped, summary
 from headprobe.extraction.source import Stretch, Video
 from headprobe.extraction.units import units_of
+from headprobe.trace.batching import BatchSize
 
 CPU = torch.device("cpu")
 
@@ -243,15 +243,15 @@ def test_the_failed_pass_is_let_go_before_the_next() -> None:
 @pytest.mark.parametrize(
     ("size", "text"),
     [
-        ("auto", "does not suffice for one clip: take fewer frames"),
-        (4, "for 4 clips at once; give a smaller batch_size"),
+        ("auto", "does not suffice for one example: take fewer frames"),
+        (4, "for 4 examples at once; give a smaller batch_size"),
     ],
 )
 def test_it_says_what_to_do_where_nothing_fits(size, text: str) -> None:
     def work(chunk):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:113] . DefaultCPUAllocator: can't allocate memory")
 
-    with pytest.raises(InputError, match=text):
+    with pytest.raises(OutOfMemoryError, match=text):
         list(BatchSize(size, CPU).over(range(4), work))
 
 

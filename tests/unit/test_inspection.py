@@ -110,7 +110,8 @@ def test_a_quantised_checkpoint_is_said_to_be_one(config):
 
 
 REFUSED = [
-    ({"model_type": "internvl_chat", "auto_map": {"AutoModel": "x.y"}}, UnsupportedModelError, "runs no code of a"),
+    ({"model_type": "homemade", "auto_map": {"AutoModel": "x.y"}}, UnsupportedModelError, "runs no code of a"),
+    ({"model_type": "internvl_chat", "auto_map": {"AutoModel": "x.y"}}, UnsupportedModelError, "InternVL3-8B-hf'"),
     ({"model_type": "gpt9"}, UnsupportedModelError, "does not know the model type 'gpt9'; a newer release may"),
     ({"model_type": "t5"}, UnsupportedModelError, "'t5' is an encoder-decoder"),
     ({"model_type": "clip"}, UnsupportedModelError, "'clip' is a pair of encoders"),

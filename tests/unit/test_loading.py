@@ -23,7 +23,9 @@ from tiny_models import (
 
 import headprobe
 from headprobe import HeadSite, HeadTracer
-from headprobe.errors import InputError, SiteError, UnsupportedModelError
+from headprobe.errors import InputError, OutOfMemoryError, SiteError, UnsupportedModelError
+from headprobe.models import checkpoint
+from headprobe.models.loading import best_device
 
 
 def save(family: str, folder, **changes):
@@ -409,3 +411,63 @@ def test_the_template_beside_the_processor_wins_over_the_tokenizers(name, tmp_pa
     text = "{{ 'the processor has its own' }}"
     (tmp_path / name).write_text(text if name.endswith("jinja") else json.dumps({"chat_template": text}))
     assert headprobe.load(tmp_path).tokenizer.chat_template == text
+
+
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [
+        ({"model_type": "internvl_chat", "architectures": ["InternVLChatModel"]}, "OpenGVLab/InternVL3-8B-hf"),
+        ({"model_type": "llava", "architectures": ["LlavaLlamaForCausalLM"]}, "llava-hf/LLaVA-NeXT-Video-7B-hf"),
+        ({"model_type": "llava_qwen"}, "llava-hf/llava-onevision-qwen2-7b-ov-hf"),
+        ({"model_type": "videollama3_qwen2"}, "lkhl/VideoLLaMA3-2B-Image-HF"),
+        ({"model_type": "chatglm", "architectures": ["ChatGLMModel"]}, "zai-org/glm-4-9b-chat-hf"),
+        (None, "meta-llama/Llama-2-7b-hf"),
+    ],
+)
+def test_the_authors_layout_is_refused_with_the_name_of_one_that_works(tmp_path, config, text) -> None:
+    name = "params.json" if config is None else "config.json"
+    (tmp_path / name).write_text(
+        json.dumps({"dim": 8} if config is None else config | {"auto_map": {"AutoModel": "x.y"}})
+    )
+    with pytest.raises(UnsupportedModelError, match=f"layout.*{text}"):
+        headprobe.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("source", "architecture", "name"),
+    [
+        ("OpenGVLab/InternVL3-8B", "InternVLChatModel", "OpenGVLab/InternVL3-8B-hf"),
+        ("OpenGVLab/InternVL3_5-8B", "InternVLChatModel", "OpenGVLab/InternVL3_5-8B-HF"),
+        ("DAMO-NLP-SG/VideoLLaMA3-7B", "Videollama3Qwen2ForCausalLM", "lkhl/VideoLLaMA3-7B-Image-HF"),
+        ("LanguageBind/Video-LLaVA-7B", "LlavaLlamaForCausalLM", "LanguageBind/Video-LLaVA-7B-hf"),
+        ("liuhaotian/llava-v1.5-7b", "LlavaLlamaForCausalLM", "llava-hf/llava-1.5-7b-hf"),
+    ],
+)
+def test_a_name_of_the_hub_in_the_authors_layout_leads_to_the_other(
+    tmp_path, monkeypatch, source, architecture, name
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": [architecture]}))
+    monkeypatch.setattr(checkpoint, "_find_file", lambda *_: tmp_path / "config.json")
+    with pytest.raises(UnsupportedModelError, match=f"for this one by its name '{name}'"):
+        headprobe.load(source)
+
+
+def test_weights_that_do_not_fit_are_an_error_of_ours(monkeypatch) -> None:
+    def full(*_args, **_kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    monkeypatch.setattr(torch.nn.Module, "to", full)
+    with pytest.raises(OutOfMemoryError, match=r"cpu does not suffice for the weights of tiny: .* 20\.00 GiB"):
+        headprobe.load("tiny", device="cpu")
+
+
+def test_the_device_is_picked_and_attention_is_chosen(caplog, monkeypatch) -> None:
+    with caplog.at_level("INFO", logger="headprobe"):
+        model = headprobe.load("tiny", device="auto", attention="eager")
+    assert model.config._attn_implementation == "eager"
+    assert model.device.type == best_device().type
+    assert "attention eager, 48 heads" in caplog.text
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert best_device() == torch.device("cuda")
+    with pytest.raises(InputError, match="'none of these', which is not built into transformers"):
+        headprobe.load("tiny", attention="none of these")

@@ -15,11 +15,23 @@ from tiny_models import FAMILIES, TEXTS, VOCAB_SIZE, contents, make_clips, make_
 
 import headprobe
 from headprobe import Example, HeadSet, HeadSite, HeadTracer, positions
-from headprobe.errors import HeadprobeError, InputError, PaddingError, PositionError, UnsupportedModelError, VideoError
+from headprobe.errors import (
+    HeadprobeError,
+    HeadprobeWarning,
+    InputError,
+    OutOfMemoryError,
+    PaddingError,
+    PositionError,
+    UnsupportedModelError,
+    VideoError,
+)
 from headprobe.models.adapter import ModelInputs, TokenInfo
 from headprobe.sites import block_paths
 from headprobe.trace import attention as trace_attention
-from headprobe.trace import edits
+from headprobe.trace import batching, edits
+from headprobe.trace.batching import BatchSize
+from headprobe.trace.positions import last
+from headprobe.trace.reading import Wanted
 
 GENERATIVE = [family for family in FAMILIES if family != "bert"]
 
@@ -551,3 +563,54 @@ def test_a_text_has_the_same_heads_beside_a_longer_one_where_length_changes_posi
 def test_a_model_without_such_lengths_runs_one_batch():
     model = make_model("llama")
     assert (model.rope_limits, model.rope_group(5)) == ((), ())
+
+
+@pytest.fixture
+def small_memory():
+    """A model of whose memory only two texts at once fit, and the sizes that were tried."""
+    model, sizes = make_model("llama"), []
+
+    def limited(module, args, kwargs):
+        sizes.append(len(kwargs["input_ids"]))
+        if sizes[-1] > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    model.module.register_forward_pre_hook(limited, with_kwargs=True)
+    return model, sizes
+
+
+def test_a_batch_size_that_fits_is_found_and_kept(small_memory, caplog):
+    model, sizes = small_memory
+    size = BatchSize.of("auto", model.device)
+    with caplog.at_level("INFO", logger="headprobe"):
+        acts = HeadTracer(model).capture(TEXTS, batch_size=size, progress=False)
+    assert (sizes, size.size) == ([4, 2, 2], 2)
+    assert "out of memory with 4 examples per pass: going on with 2" in caplog.text
+    assert close(acts.z, capture(make_model("llama"), TEXTS).z)
+    HeadTracer(model).capture(TEXTS, batch_size=size, progress=False)
+    assert sizes[3:] == [2, 2]
+
+
+def test_too_little_memory_is_an_error_of_ours(small_memory):
+    model, _ = small_memory
+    with pytest.raises(OutOfMemoryError, match=r"for 4 examples at once; give a smaller batch_size or 'auto'") as told:
+        HeadTracer(model).capture(TEXTS, batch_size=4, progress=False)
+    assert isinstance(told.value, HeadprobeError)
+    with pytest.raises(OutOfMemoryError, match=r"does not suffice for text after a pass of 4 rows: .*20\.00 GiB"):
+        HeadTracer(model).generate(TEXTS, max_new_tokens=2, progress=False)
+
+
+def test_a_long_run_is_told_after_its_first_batch_and_what_does_not_fit_is_warned_of(monkeypatch, caplog):
+    tracer = HeadTracer(make_model("llama"))
+    with caplog.at_level("INFO", logger="headprobe"):
+        tracer.capture(TEXTS, batch_size=1, progress=False)
+        assert caplog.text == ""
+        monkeypatch.setattr(batching, "_LONG_SECONDS", 0.0)
+        tracer.capture(TEXTS, batch_size=4, progress=False)
+        assert caplog.text == ""
+        acts = tracer.capture(TEXTS, batch_size=1, progress=False)
+    assert caplog.text.count("capture: 1 of about 4 examples done; about") == 1
+    assert tracer._kept_bytes(Wanted(acts.heads, {"last": last()}, False, ()), 1) == acts.z[0, 0].numel() * 4
+    monkeypatch.setattr(batching, "_available_memory", lambda: 10)
+    with pytest.warns(HeadprobeWarning, match=r"are still to be kept in memory and 0\.0 GB are free"):
+        tracer.capture(TEXTS, batch_size=1, progress=False)

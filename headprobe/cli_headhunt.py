@@ -45,6 +45,10 @@ def fit(
         typer.Option(help="A prompt per line (.txt), or names with prompts (.toml, .json); by default five."),
     ] = None,
     k: Annotated[int, typer.Option(min=1, help="Number of expert heads.")] = 5,
+    heads: Annotated[
+        str,
+        typer.Option(help="Take these heads instead: L18H4,L20H4, a published list, or a JSON file of heads."),
+    ] = "",
     layer: Annotated[
         bool, typer.Option("--layer", help="Read the best layer's hidden state instead of heads.")
     ] = False,
@@ -67,7 +71,10 @@ def fit(
     permutations: Annotated[int, typer.Option(min=0, help="Permutations for the significance of the heads.")] = 199,
     store: Annotated[
         Path | None,
-        typer.Option(help="Folder to keep what is read of the clips: the same command goes on where it was stopped."),
+        typer.Option(
+            help="Folder to keep what is read of the clips: the same command goes on where it was stopped. Or a store "
+            "that `headprobe extract` wrote of all of them."
+        ),
     ] = None,
     controls: Annotated[
         str,
@@ -108,6 +115,7 @@ def fit(
             table=table,
             normal=normal,
             locator=_locator(sigma, tau, release, min_seconds),
+            heads=heads or None,
             store=store,
             controls=controls,
             batch_size=options.batches(),

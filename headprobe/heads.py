@@ -15,7 +15,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import overload
 
 import numpy as np
 
@@ -26,6 +26,7 @@ __all__ = ["Head", "HeadSet"]
 
 _LABEL = re.compile(r"L([0-9]{1,9})H([0-9]{1,9})")
 _FORMAT = "headprobe.heads/1"
+_PUBLISHED = "headprobe.published-heads/1"
 
 
 def _index(value: object, name: str) -> int:
@@ -256,12 +257,14 @@ class HeadSet(Sequence[Head]):
 
     @classmethod
     def from_json(cls, text: str) -> HeadSet:
-        """Read heads from the text that `to_json` writes.
+        """Read heads from the text that `to_json` writes, or from a list of heads by others.
 
         Parameters
         ----------
         text
-            JSON text.
+            JSON text: an object with ``heads``, labels or pairs (layer, head), as `to_json` and published lists have
+            it; or the files of the public code of HeadHunt-VAD, which are a list of pairs, or an object with
+            ``head_indices``. All count from 0.
 
         Returns
         -------
@@ -271,16 +274,24 @@ class HeadSet(Sequence[Head]):
         ------
         ArtefactError
             The text is not JSON or has another form.
+
+        Examples
+        --------
+        >>> HeadSet.from_json('{"model": "internvl3_8b", "head_indices": [[18, 4], [20, 4]]}').labels
+        ('L18H4', 'L20H4')
         """
-        data: Any = parse_json(text, "a head set")
-        if not isinstance(data, dict) or data.get("format") != _FORMAT or not isinstance(data.get("heads"), list):
+        given = data = parse_json(text, "a head set")
+        if isinstance(data, dict):
+            given = data.get("heads") if data.get("format") in (_FORMAT, _PUBLISHED) else data.get("head_indices")
+        if not isinstance(given, list) or (given is data and not given):
             raise ArtefactError(
-                f'A head set must look like {{"format": "{_FORMAT}", "heads": ["L18H4"]}}; got {text[:80]!r}.'
+                f'A head set must look like {{"format": "{_FORMAT}", "heads": ["L18H4"]}}, or be a list of pairs as '
+                f"[[18, 4], [20, 4]]; got {text[:80]!r}."
             )
-        if not all(isinstance(label, str) for label in data["heads"]):
-            raise ArtefactError("Every entry of 'heads' must be a label such as 'L18H4'.")
+        if not all(isinstance(head, str) or (isinstance(head, list) and len(head) == 2) for head in given):
+            raise ArtefactError("Every head must be a label such as 'L18H4' or a pair [layer, head] such as [18, 4].")
         try:
-            return cls(data["heads"])
+            return cls(given)
         except InputError as error:
             raise ArtefactError(f"The head set cannot be used: {error}") from error
 
@@ -296,7 +307,7 @@ class HeadSet(Sequence[Head]):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> HeadSet:
-        """Read heads from a file that `save` wrote.
+        """Read heads from a file that `save` wrote, or from another of the forms of `from_json`.
 
         Parameters
         ----------

@@ -133,13 +133,14 @@ def assess(
     acts: HeadActivations,
     y: Int[np.ndarray, " example"],
     found: Identification,
-    choose: Callable[[HeadActivations, np.ndarray], HeadSet],
+    choose: Callable[[Sequence[np.ndarray]], list[HeadSet]],
     *,
     folds: Sequence[HeadSet] = (),
     n_resamples: int = 0,
     n_permutations: int = 199,
     instability_penalty: float = 0.5,
     random_state: int = 0,
+    progress: bool = False,
 ) -> Experts:
     """Measure how stable and significant a choice of heads is.
 
@@ -150,7 +151,7 @@ def assess(
     found
         The heads and their maps.
     choose
-        From activations and labels to heads: the same selection on other examples.
+        From parts of the examples, as rows, to the heads of each: the same selection.
     folds
         Heads chosen without one fold of the videos each.
     n_resamples
@@ -161,6 +162,8 @@ def assess(
         lambda of RSS.
     random_state
         Seed.
+    progress
+        Whether to show bars of what takes longer than some seconds.
 
     Returns
     -------
@@ -187,11 +190,11 @@ def assess(
         try:
             drawn = group_resamples(y, acts.groups.tolist(), n_resamples, random_state)
             with quiet_scales():
-                resampled = [choose(acts.subset(rows), y[rows]) for rows in drawn]
+                resampled = choose(drawn)
         except InputError as error:
             _note(notes, f"No bootstrap over videos: {error}")
         _add_index(stability, "resamples", resampled, candidates, notes)
-    auroc, p_values = _significance(acts, y, n_permutations, instability_penalty, random_state, notes)
+    auroc, p_values = _significance(acts, y, n_permutations, instability_penalty, random_state, notes, progress)
     spread = found.combined.std("prompt")
     mean = found.combined.mean("prompt")
 
@@ -216,7 +219,7 @@ def assess(
 
 
 def _significance(
-    acts: HeadActivations, y: np.ndarray, n: int, penalty: float, seed: int, notes: list[str]
+    acts: HeadActivations, y: np.ndarray, n: int, penalty: float, seed: int, notes: list[str], progress: bool
 ) -> tuple[xr.DataArray | None, xr.DataArray | None]:
     from headprobe.metrics.significance import max_statistic
 
@@ -233,6 +236,7 @@ def _significance(
             random_state=seed,
             scheme=scheme,
             instability_penalty=several,
+            progress=progress,
         )
     except InputError as error:
         _note(notes, f"No p-values: {error}")

@@ -37,7 +37,9 @@ from headprobe.headhunt.locate import Locator
 from headprobe.headhunt.material import binary_labels, file_digests
 from headprobe.headhunt.pipeline import HeadHunt
 from headprobe.headhunt.presets import preset as settings_of
+from headprobe.headhunt.published import published, published_names, read_heads
 from headprobe.models.loading import load, never_trained
+from headprobe.models.model import Model
 from headprobe.report import Report, Table
 from headprobe.video.decode import probe
 
@@ -124,6 +126,7 @@ def fit_detector(
     table: str | os.PathLike[str] | None = None,
     normal: str = NORMAL,
     locator: Locator | None = None,
+    heads: str | None = None,
     store: str | os.PathLike[str] | None = None,
     controls: str = "subset",
     batch_size: Batches = 16,
@@ -160,9 +163,12 @@ def fit_detector(
         Split of which to take all videos, where neither is given; empty: all videos.
     locator
         Take this locator instead of calibrating one.
+    heads
+        Take these heads instead of choosing some: labels, a published list, or a file, as in
+        `headprobe.headhunt.published.read_heads`.
     store
-        Folder in which to keep what is read of the clips, so that a fit that is stopped goes on where it was. Heads
-        only.
+        Folder in which to keep what is read of the clips, so that a fit that is stopped goes on where it was; or a
+        store of `headprobe.extract` that holds them all. Heads only.
     controls
         Clips on which a never-trained copy of the model is read too: ``"subset"``, `CONTROL_CLIPS` of them, ``"full"``,
         all, or ``"none"``. Random heads and frame differences stand beside the held-out number always.
@@ -188,7 +194,7 @@ def fit_detector(
     data = data.only(chosen.videos)
     located, _ = match_videos(data, listing)
     paths = _paths(chosen, located)
-    hunter = _hunter(layer, preset, dict(settings or {}), prompts)
+    hunter = _hunter(layer, preset, dict(settings or {}) | _heads(heads, layer), prompts)
     how = hunter.calibration_clips
     truth = {} if how == "whole_video" else _truth(data, paths)
     examples = calibration_examples(
@@ -204,13 +210,15 @@ def fit_detector(
     if store is not None and layer:
         raise InputError("a store keeps outputs of heads: a detector that reads a layer is fitted without --store")
     loaded = load(model, dtype=dtype, device=device, device_map=device_map, attention=attention)
+    if heads is not None:
+        _check_published(heads, loaded)
     located_by = truth if complete and locator is None else None
     hunter.check_examples(loaded, examples, located=located_by is not None)
     if store is None:
         acts = hunter.capture(loaded, examples, batch_size=batch_size, progress=progress)
     else:
         acts = kept_activations(hunter, loaded, examples, store, batch_size=batch_size, progress=progress)
-    hunter.fit(acts, frame_truth=located_by)
+    hunter.fit(acts, frame_truth=located_by, progress=progress)
     if locator is not None:
         hunter.locator_ = locator
     hunter.calibration_files_ = file_digests(examples)
@@ -298,6 +306,29 @@ def _hunter(layer: bool, preset: str, settings: dict[str, Any], prompts: Any) ->
     if unknown:
         raise InputError(f"{cls.__name__} has no settings {unknown}")
     return cls(**(base | settings | read))
+
+
+def _heads(heads: str | None, layer: bool) -> dict[str, Any]:
+    """Settings of a detector whose heads are named."""
+    if heads is None:
+        return {}
+    if layer:
+        raise InputError("--heads names heads to read, and --layer reads no heads: give one of them.")
+    named = read_heads(heads)
+    return {"heads": list(named.labels), "k": len(named)}
+
+
+def _check_published(heads: str, model: Model) -> None:
+    """Refuse a published list for a model of another shape, whose heads have nothing to do with it."""
+    if heads not in published_names():
+        return
+    given = published(heads)
+    shape = (max(head.layer for head in model.heads) + 1, max(head.head for head in model.heads) + 1)
+    if shape != (given.n_layers, given.n_heads):
+        raise InputError(
+            f"the list {heads!r} is of {given.model}, with {given.n_layers} layers of {given.n_heads} heads; the model "
+            f"has {shape[0]} layers of {shape[1]}: name heads of this model, or leave --heads out to choose them."
+        )
 
 
 LIMITS = (

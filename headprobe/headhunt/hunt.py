@@ -79,9 +79,13 @@ class Hunt(Detector):
 
     # What a subclass says.
 
-    def _choose(self, acts: HeadActivations, y: np.ndarray) -> Any:
+    def _choose(self, acts: HeadActivations, y: np.ndarray, progress: bool = False) -> Any:
         """What to read, chosen on these examples; nothing is kept."""
         raise NotImplementedError
+
+    def _choose_parts(self, acts: HeadActivations, y: np.ndarray, parts: Sequence[np.ndarray], progress: bool) -> Any:
+        """What to read, chosen on each of some parts of the examples."""
+        return [self._choose(acts.subset(rows), y[rows]) for rows in parts]
 
     def _keep(self, choice: Any) -> None:
         """Make a choice the detector's own."""
@@ -90,7 +94,7 @@ class Hunt(Detector):
     def _check_size(self, model: Model) -> None:
         """Raise where the settings ask for more than the model has."""
 
-    def _assess(self, acts: HeadActivations, y: np.ndarray, choice: Any, folds: Sequence[Any]) -> None:
+    def _assess(self, acts: HeadActivations, y: np.ndarray, choice: Any, folds: Sequence[Any], progress: bool) -> None:
         """Measure how far the choice can be relied on."""
 
     # Fitting
@@ -215,7 +219,7 @@ class Hunt(Detector):
                 "clips of whole videos say nothing about when: fit without frame_truth, then call "
                 "fit_locator with segments of other videos"
             )
-        choice = self._choose(acts, y)
+        choice = self._choose(acts, y, progress)
         scorer = self._new_scorer().fit(self._read(acts, prompt, choice), y)
         self._keep(choice)
         self.scorer_ = scorer
@@ -231,14 +235,14 @@ class Hunt(Detector):
         folds: list[Any] = []
         self._decisions: np.ndarray | None = None  # of the folds, so that controls need not choose again
         if self.calibrate or frame_truth is not None:
-            decisions, numbers, folds = self._held_out(acts, y, prompt)
+            decisions, numbers, folds = self._held_out(acts, y, prompt, progress)
             self._decisions = decisions
             probabilities = self._calibrated(decisions, numbers, y)
             self.held_out_ = quality(probabilities, y)
             if frame_truth is not None:
                 scores, spans = by_video(probabilities, acts)
                 self.locator_ = self._locate(scores, spans, frame_truth)
-        self._assess(acts, y, choice, folds)
+        self._assess(acts, y, choice, folds, progress)
         return self
 
     def held_out_rows(
@@ -396,19 +400,18 @@ class Hunt(Detector):
         )
 
     def _held_out(
-        self, acts: HeadActivations, y: np.ndarray, prompt: int
+        self, acts: HeadActivations, y: np.ndarray, prompt: int, progress: bool = False
     ) -> tuple[Float[np.ndarray, " example"], Int[np.ndarray, " example"], list[Any]]:
         """Decisions about each segment by a choice and a scorer that never saw its video; folds; their choices."""
         numbers = fold_numbers(y, acts.groups, self.n_folds, self.random_state)
         decisions = np.full(len(y), np.nan)
-        choices = []
-        for number in range(int(numbers.max()) + 1):
+        folds = range(int(numbers.max()) + 1)
+        with quiet_scales():
+            choices = self._choose_parts(acts, y, [np.flatnonzero(numbers != number) for number in folds], progress)
+        for number, choice in zip(folds, choices, strict=True):
             train, test = np.flatnonzero(numbers != number), np.flatnonzero(numbers == number)
-            with quiet_scales():
-                choice = self._choose(acts.subset(train), y[train])
             z = self._read(acts, prompt, choice)
             decisions[test] = self._new_scorer().fit(z[train], y[train]).decision(z[test])
-            choices.append(choice)
         return decisions, numbers, choices
 
     def _folded(

@@ -10,14 +10,17 @@ from numpy.typing import ArrayLike
 
 from headprobe.heads import HeadSet
 from headprobe.metrics.metric import Metric
-from headprobe.metrics.saliency import combine, saliency
+from headprobe.metrics.saliency import combine, saliency, saliency_of_parts
 from headprobe.metrics.stability import rss
 from headprobe.scores import top_heads
 
 if TYPE_CHECKING:
+    import numpy as np
     import xarray as xr
 
-__all__ = ["Identification", "identify"]
+    from headprobe.activations import HeadActivations
+
+__all__ = ["Identification", "identify", "identify_parts"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +52,7 @@ def identify(
     metrics: Sequence[str | Metric | Callable[..., Any]] = ("lda", "kl", "mmd", "nmi"),
     instability_penalty: float = 0.5,
     random_state: int = 0,
+    progress: bool = False,
 ) -> Identification:
     """Find the k heads that separate the classes well and under every prompt.
 
@@ -68,7 +72,9 @@ def identify(
     instability_penalty
         lambda of RSS, 0 or more.
     random_state
-        Seed of the k-means starts.
+        Seed of the k-means starts, and of the random features of many examples.
+    progress
+        As in `headprobe.metrics.saliency.saliency`.
 
     Returns
     -------
@@ -90,7 +96,44 @@ def identify(
     >>> identify(z, y, k=1).heads.labels
     ('L1H2',)
     """
-    scores = saliency(acts_or_z, y, metrics=metrics, random_state=random_state)
+    scores = saliency(acts_or_z, y, metrics=metrics, random_state=random_state, progress=progress)
+    return _identified(scores, k, instability_penalty)
+
+
+def identify_parts(
+    acts: HeadActivations,
+    y: ArrayLike,
+    parts: Sequence[np.ndarray],
+    k: int = 5,
+    metrics: Sequence[str | Metric | Callable[..., Any]] = ("lda", "kl", "mmd", "nmi"),
+    instability_penalty: float = 0.5,
+    random_state: int = 0,
+    progress: bool = False,
+) -> list[Identification]:
+    """`identify` on parts of the examples, such as folds and resamples of the videos, which share their work.
+
+    Parameters
+    ----------
+    acts, y, k, metrics, instability_penalty, random_state, progress
+        As in `identify`.
+    parts
+        Rows of each part.
+
+    Returns
+    -------
+    list of Identification
+        One for each part.
+
+    Raises
+    ------
+    InputError
+        As in `identify`.
+    """
+    scores = saliency_of_parts(acts, y, parts, metrics, random_state, progress=progress)
+    return [_identified(scores.isel(part=i, drop=True), k, instability_penalty) for i in range(len(parts))]
+
+
+def _identified(scores: xr.DataArray, k: int, instability_penalty: float) -> Identification:
     if "prompt" not in scores.dims:
         scores = scores.expand_dims({"prompt": ["none"]}, axis=1)
     combined = combine(scores)

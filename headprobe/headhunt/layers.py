@@ -199,7 +199,7 @@ class LayerHunt(Hunt):
         self._check_fitted()
         return plot_layers(self.curves_, self.layer_, ax)
 
-    def _choose(self, acts: HeadActivations, y: np.ndarray) -> LayerChoice:
+    def _choose(self, acts: HeadActivations, y: np.ndarray, progress: bool = False) -> LayerChoice:
         return choose_layer(
             _hidden(acts).double().numpy(),
             y,
@@ -222,7 +222,14 @@ class LayerHunt(Hunt):
     def _wanted(self, model: Model, fitting: bool) -> dict[str, Any]:
         return {"heads": [model.heads[0]], "resid_post": True}
 
-    def _assess(self, acts: HeadActivations, y: np.ndarray, choice: LayerChoice, folds: Sequence[LayerChoice]) -> None:
+    def _assess(
+        self,
+        acts: HeadActivations,
+        y: np.ndarray,
+        choice: LayerChoice,
+        folds: Sequence[LayerChoice],
+        progress: bool = False,
+    ) -> None:
         self.fold_layers_: tuple[int, ...] = tuple(one.layer for one in folds)
 
 

@@ -6,6 +6,7 @@ Built from the generic parts alone: identification of expert heads, a scorer on 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from jaxtyping import Float
 from headprobe.errors import InputError
 from headprobe.headhunt.experts import Experts, assess
 from headprobe.headhunt.hunt import Hunt
-from headprobe.headhunt.identify import Identification, identify
+from headprobe.headhunt.identify import Identification, identify, identify_parts
 from headprobe.headhunt.presets import metrics_by_name, preset
 from headprobe.heads import HeadSet
 from headprobe.scores import check_k
@@ -35,6 +36,9 @@ class HeadHunt(Hunt):
     ----------
     k
         Number of expert heads.
+    heads
+        Take these heads instead of choosing some, such as a published list; ``k`` then has no effect. The maps say
+        where they rank among all, and folds and resamples, in which nothing is chosen, say nothing of stability.
     prompts
         Prompts under which heads are hunted: a list, or name to text; see `headprobe.extraction.prompts.read_prompts`
         for a file. None: the five of `headprobe.headhunt.prompts.default_prompts`.
@@ -109,6 +113,7 @@ class HeadHunt(Hunt):
         self,
         k: int = 5,
         *,
+        heads: Sequence[Any] | HeadSet | None = None,
         prompts: str | Sequence[str] | Mapping[str, str] | None = None,
         metrics: Sequence[Any] = ("lda", "kl", "mmd", "nmi"),
         instability_penalty: float = 0.5,
@@ -133,6 +138,7 @@ class HeadHunt(Hunt):
         random_state: int = 0,
     ) -> None:
         self.k = k
+        self.heads = heads
         self.prompts = prompts
         self.metrics = metrics
         self.instability_penalty = instability_penalty
@@ -194,15 +200,44 @@ class HeadHunt(Hunt):
         self._check_fitted()
         return self.scorer_.contributions(z)
 
-    def _choose(self, acts: HeadActivations, y: np.ndarray) -> Identification:
-        return identify(
+    def _choose(self, acts: HeadActivations, y: np.ndarray, progress: bool = False) -> Identification:
+        found = identify(
             acts,
             y,
+            k=self.k if self.heads is None else len(self._given(acts.heads)),
+            metrics=metrics_by_name(self.metrics),
+            instability_penalty=self.instability_penalty,
+            random_state=self.random_state,
+            progress=progress,
+        )
+        return found if self.heads is None else replace(found, heads=self._given(acts.heads))
+
+    def _choose_parts(
+        self, acts: HeadActivations, y: np.ndarray, parts: Sequence[np.ndarray], progress: bool
+    ) -> list[Identification]:
+        if self.heads is not None:  # nothing is chosen
+            return [self.identification_] * len(parts) if self.identification_ is not None else []
+        return identify_parts(
+            acts,
+            y,
+            parts,
             k=self.k,
             metrics=metrics_by_name(self.metrics),
             instability_penalty=self.instability_penalty,
             random_state=self.random_state,
+            progress=progress,
         )
+
+    def _given(self, there: Any) -> HeadSet:
+        """The heads that are to be taken, if the model has them."""
+        given = HeadSet(self.heads or ())
+        absent = [head.label for head in given if head not in there]
+        if absent or not len(given):
+            raise InputError(
+                f"heads must be one or more of the {len(there)} heads that are read, from {there[0]} to {there[-1]}; "
+                f"{', '.join(absent) or 'none'} {'are' if absent else 'is'} given that the model does not have"
+            )
+        return given
 
     def _keep(self, choice: Identification) -> None:
         self.identification_: Identification | None = choice
@@ -217,10 +252,18 @@ class HeadHunt(Hunt):
         return {"heads": None if fitting else self.heads_}
 
     def _check_size(self, model: Model) -> None:
-        check_k(self.k, len(model.heads))
+        if self.heads is None:
+            check_k(self.k, len(model.heads))
+        else:
+            self._given(model.heads)
 
     def _assess(
-        self, acts: HeadActivations, y: np.ndarray, choice: Identification, folds: Sequence[Identification]
+        self,
+        acts: HeadActivations,
+        y: np.ndarray,
+        choice: Identification,
+        folds: Sequence[Identification],
+        progress: bool,
     ) -> None:
         for name in ("n_resamples", "n_permutations"):
             value = getattr(self, name)
@@ -230,10 +273,11 @@ class HeadHunt(Hunt):
             acts,
             y,
             choice,
-            lambda part, labels: self._choose(part, labels).heads,
-            folds=[one.heads for one in folds],
-            n_resamples=self.n_resamples,
+            lambda parts: [one.heads for one in self._choose_parts(acts, y, parts, progress)],
+            folds=[one.heads for one in folds] if self.heads is None else [],
+            n_resamples=self.n_resamples if self.heads is None else 0,
             n_permutations=self.n_permutations,
+            progress=progress,
             instability_penalty=self.instability_penalty,
             random_state=self.random_state,
         )

@@ -7,18 +7,41 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from headprobe.metrics.features import Block, Features, checked_features, rounding_spread
 
-__all__ = ["Batch", "load_batch"]
+__all__ = ["EXACT_UP_TO", "Batch", "is_large", "load_batch"]
+
+EXACT_UP_TO = 400
+"""Up to so many examples, or twice as many as a head has dimensions, `mmd` and `nmi` look at all pairs of them."""
 
 # Features that pass through on the way to their inner products stay near the processor.
 BLOCK_BYTES = 2**21
 
 # Beyond these sums of squares, fourth powers could leave the range of float64.
 SMALLEST, LARGEST = 1e-60, 1e60
+
+
+def is_large(n: int, d: int) -> bool:
+    """Whether all pairs of n examples of d dimensions are too many: `mmd` and `nmi` are then approximated.
+
+    Parameters
+    ----------
+    n, d
+        Numbers of examples and of dimensions.
+
+    Returns
+    -------
+    bool
+
+    Examples
+    --------
+    >>> is_large(400, 128), is_large(401, 128), is_large(1000, 512)
+    (False, True, False)
+    """
+    return n > max(EXACT_UP_TO, 2 * d)
 
 
 class Batch:
@@ -61,6 +84,11 @@ class Batch:
         self._centre = centre
         # Inner products of class-centred features, with the labels that they are for: two metrics share them.
         self.within: tuple[Tensor, tuple[Tensor, Tensor, Tensor]] | None = None
+        # Of a batch of some of the examples (`rows`): the batch of all, and which they are.
+        self._whole: tuple[Batch, Tensor] | None = None
+        self._taken: dict[Any, Tensor] = {}
+        # Moments of the classes of many examples, likewise.
+        self.moments: tuple[Tensor, Any] | None = None
         self.n_heads, self.n, self.d = size if size is not None else tuple(cast(Tensor, x).shape)
         self.names = list(names) if names is not None else [f"number {i}" for i in range(self.n_heads)]
 
@@ -108,6 +136,11 @@ class Batch:
         return self._gram
 
     @property
+    def single(self) -> Float[Tensor, "head example d"]:
+        """Features in float32, of mean square 1 over all examples; about the mean of all, in a batch of some."""
+        return self.take("single", lambda whole: _unit(whole.x))
+
+    @property
     def wide(self) -> bool:
         """Whether inner products are the shorter way: there are no more examples than dimensions."""
         return self.n <= self.d
@@ -116,6 +149,55 @@ class Batch:
     def device(self) -> torch.device:
         """Where the features lie."""
         return (self.x if self._gram is None else self._gram).device
+
+    def rows(self, index: Int[Tensor, " row"]) -> Batch:
+        """The batch of some of the examples, which uses what `take` has computed for all of them.
+
+        Parameters
+        ----------
+        index
+            Their places; an example may be there several times.
+
+        Returns
+        -------
+        Batch
+
+        Examples
+        --------
+        >>> Batch.of(torch.tensor([[[0.0], [2.0], [7.0]]])).rows(torch.tensor([0, 1])).x[0, :, 0].tolist()
+        [-1.0, 1.0]
+        """
+
+        def load() -> tuple[Tensor, Tensor]:
+            x = self.x.index_select(1, index)
+            centre = x.mean(1)
+            return x.sub_(centre[:, None]), self.centre + centre
+
+        some = Batch(load, self.names, size=(self.n_heads, len(index), self.d))
+        some._whole = self, index
+        return some
+
+    def take(self, name: Any, compute: Callable[[Batch], Tensor]) -> Tensor:
+        """Something about every example that does not depend on the others, computed once for all parts of a batch.
+
+        Parameters
+        ----------
+        name
+            What it is.
+        compute
+            From a batch to `[head, example, ...]`.
+
+        Returns
+        -------
+        Tensor
+            `[head, example, ...]`.
+        """
+        if self._whole is not None:
+            whole, index = self._whole
+            return whole.take(name, compute).index_select(1, index)
+        if name not in self._taken:
+            self._taken[name] = compute(self)
+        return self._taken[name]
 
     def part(self, index: Sequence[int]) -> Batch:
         """The batch of some of the heads.
@@ -131,6 +213,11 @@ class Batch:
         """
         place = torch.as_tensor(index, device=self.device)
         return Batch(self.x[place], [self.names[i] for i in index], centre=self.centre[place])
+
+
+def _unit(x: Tensor) -> Tensor:
+    size = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True) * (x.shape[1] * x.shape[2]) ** -0.5
+    return torch.mul(x, 1 / size, out=torch.empty_like(x, dtype=torch.float32))
 
 
 def load_batch(features: Features, block: Block, prompt: int, part: range, rows: bool) -> Batch:
@@ -179,7 +266,7 @@ def load_batch(features: Features, block: Block, prompt: int, part: range, rows:
 
     if rows or n > d:
         x, centre = load(part)
-        gram, spread = None, x.square().sum((1, 2))
+        gram, spread = None, torch.linalg.vector_norm(x, dim=(1, 2)).square()
     else:
         x, gram = None, torch.empty((len(part), n, n), dtype=torch.float64, device=device)
         centre = torch.empty((len(part), d), dtype=torch.float64, device=device)

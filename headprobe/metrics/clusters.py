@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from headprobe.metrics.batch import Batch
+from headprobe.metrics.batch import Batch, is_large
 
 __all__ = ["RESTARTS", "k_means", "two_means"]
 
@@ -29,6 +29,13 @@ ROUNDING = 1e-12
 MOST_MOVES = 20
 # Sides of as many heads at a time as stay near the processor.
 TOGETHER_BYTES = 2**19
+# Of many examples, starts are tried on so many of them, for so many steps; so many that differ are gone on with on all,
+# as long as a step takes off so much of the inertia.
+TRIED_ON = 400
+STEPS_TRIED = 5
+GONE_ON_WITH = 2
+ENOUGH = 1e-5
+MOST_STEPS = 100
 # Working memory of k-means for the heads it takes at a time.
 K_MEANS_BYTES = 2**25
 
@@ -37,6 +44,7 @@ def two_means(
     x: Float[Tensor, "head example d"] | Batch,
     random_state: int = 0,
     restarts: int = RESTARTS,
+    exact: bool | None = None,
 ) -> tuple[Bool[Tensor, "head example"], Float[Tensor, " head"]]:
     """Split the examples of every head into two clusters of small inertia.
 
@@ -46,6 +54,11 @@ def two_means(
     first moves of similar gain together, in float32, then from the best of the starts one move at a time, in float64,
     until none helps. The best is kept.
 
+    More than 400 examples, if they are more than twice the dimensions, would have too many pairs: there the starts are
+    tried on 400 of them, drawn at random, and the two best are gone on with on all, all moves that help at once, in
+    float32, while the inertia falls. The cost is then linear in the examples; the difference is what
+    `analyses/benchmarks/selection.py --exact` measures.
+
     Parameters
     ----------
     x
@@ -54,6 +67,8 @@ def two_means(
         Seed of the starts.
     restarts
         Number of starts.
+    exact
+        True: in the way for few examples, whatever their number; False: in that for many. Default: as said above.
 
     Returns
     -------
@@ -66,8 +81,12 @@ def two_means(
     >>> (clusters[0] == clusters[0, 0]).tolist(), inertia.tolist()
     ([True, True, False], [2.0])
     """
+    batch = Batch.of(x)
+    if is_large(batch.n, batch.d) if exact is None else not exact:
+        clusters, inertia = _of_many(batch, 2, random_state, restarts)
+        return clusters > 0, inertia
     # About the mean the two cluster sums are S and -S: S and the cluster sizes say everything.
-    gram = Batch.of(x).gram
+    gram = batch.gram
     n = gram.shape[1]
     some = max(1, TOGETHER_BYTES // (4 * n * restarts))
     # The first moves only look for good starts: half of the digits, at one size for all heads, and twice the speed.
@@ -86,11 +105,12 @@ def k_means(
     k: int,
     random_state: int = 0,
     restarts: int = RESTARTS,
+    exact: bool | None = None,
 ) -> tuple[Int[Tensor, "head example"], Float[Tensor, " head"]]:
     """Split the examples of every head into k clusters of small inertia.
 
     As `two_means`, for any number of clusters: k-means++ seeds, then moves that lower the inertia, of similar gain
-    together at first and one at a time at last.
+    together at first and one at a time at last; many examples as there.
 
     Parameters
     ----------
@@ -102,6 +122,8 @@ def k_means(
         Seed of the starts.
     restarts
         Number of starts.
+    exact
+        True: in the way for few examples, whatever their number; False: in that for many. Default: as said above.
 
     Returns
     -------
@@ -114,7 +136,10 @@ def k_means(
     >>> k_means(x, 3)[1].tolist()
     [2.0]
     """
-    gram = Batch.of(x).gram
+    batch = Batch.of(x)
+    if is_large(batch.n, batch.d) if exact is None else not exact:
+        return _of_many(batch, k, random_state, restarts)
+    gram = batch.gram
     some = max(1, K_MEANS_BYTES // (gram.element_size() * 8 * gram.shape[1] * restarts * k))
     parts = [_k_means(part, k, random_state, restarts) for part in gram.split(some)]
     return torch.cat([clusters for clusters, _ in parts]), torch.cat([inertia for _, inertia in parts])
@@ -146,6 +171,61 @@ def _k_means(gram: Tensor, k: int, random_state: int, restarts: int) -> tuple[Te
     return labels[torch.arange(heads, device=labels.device), :, choice], lowest[:, 0]
 
 
+def _of_many(batch: Batch, k: int, random_state: int, restarts: int) -> tuple[Tensor, Tensor]:
+    """Clusters of many examples and their inertia: starts on some of them, the best of which go on with all."""
+    some = torch.from_numpy(np.random.default_rng([random_state, 3]).permutation(batch.n)[:TRIED_ON]).to(batch.device)
+    clusters, left = [], []
+    for x in batch.single:
+        # What one product with the examples of a cluster sums up: themselves, their number and their squared lengths.
+        rows = torch.cat([x, torch.ones_like(x[:, :1]), x.square().sum(1, keepdim=True)], 1)
+        few = x.index_select(0, some)
+        number = _nearest_of_seeds((few @ few.mT)[None], k, random_state, restarts)[0].mT
+        tried, value = _descend(rows.index_select(0, some), number, k, STEPS_TRIED)
+        chosen = tried[_best_different(-value[None])[0, :GONE_ON_WITH]]
+        member = torch.stack([chosen == c for c in range(k)]).to(few.dtype)
+        centres = (member @ few) / member.sum(2, keepdim=True).clamp(min=1)
+        number = (centres.square().sum(2)[:, :, None] - 2 * (centres @ x.mT)).argmin(0)
+        # And the example farthest from the mean against the rest, which a sample may lack.
+        alone = torch.zeros_like(number[:1])
+        alone[0, rows[:, -1].argmax()] = 1
+        found, value = _descend(rows, torch.cat([number, alone]), k, MOST_STEPS)
+        best = int((value <= value.min() * (1 + ENOUGH)).to(torch.uint8).argmax())
+        clusters.append(found[best])
+        left.append((value[best] / rows[:, -1].sum()).double())
+    return torch.stack(clusters), torch.stack(left) * torch.linalg.vector_norm(batch.x, dim=(1, 2)).square()
+
+
+def _descend(rows: Tensor, number: Tensor, k: int, steps: int) -> tuple[Tensor, Tensor]:
+    """Move all examples that gain by it at once, while that lowers a start's inertia; its best clusters and inertia."""
+    whole, across = rows.sum(0), rows.mT.contiguous()
+    kept, lowest = number.clone(), torch.full((len(number),), torch.inf, dtype=rows.dtype, device=rows.device)
+    going = torch.arange(len(number), device=rows.device)
+    for _ in range(steps):
+        others = torch.stack([number == c for c in range(1, k)])
+        sums = (others.flatten(0, 1).to(rows.dtype) @ rows).unflatten(0, others.shape[:2])
+        sums = torch.cat([(whole - sums.sum(0))[None], sums])
+        sizes = sums[:, :, -2].round()
+        centres = sums[:, :, :-2] / sizes[:, :, None].clamp(min=1)
+        squares = centres.square().sum(2)
+        value = (whole[-1] - (squares * sizes).sum(0)).clamp(min=0)
+        better = (value < lowest[going] * (1 - ENOUGH)).nonzero()[:, 0]
+        if not len(better):
+            break
+        if len(better) < len(going):
+            going, number, value = going[better], number[better], value[better]
+            sizes, centres, squares = sizes[:, better], centres[:, better], squares[:, better]
+        kept[going], lowest[going] = number, value
+        table = torch.cat([-2 * centres, squares[:, :, None], torch.ones_like(squares)[:, :, None]], 2)
+        distance = (table.flatten(0, 1) @ across).unflatten(0, squares.shape)
+        # An example takes its mean with it: its own cluster without it, and the others with it.
+        leave, join = torch.where(sizes > 1, sizes / (sizes - 1).clamp(min=1), 0.0), sizes / (sizes + 1)
+        for c in range(k):
+            own = (number == c).to(rows.dtype)
+            distance[c] *= own.mul_((leave[c] - join[c])[:, None]).add_(join[c, :, None])
+        number = (distance[1] < distance[0]).long() if k == 2 else distance.argmin(0)
+    return kept, lowest
+
+
 def _starts(gram: Tensor, random_state: int, restarts: int) -> Tensor:
     """Sides +1 and -1, [head, example, restart]: k-means++ seeds, the last fifth single examples far from the mean."""
     n = gram.shape[1]
@@ -174,7 +254,7 @@ def _starts(gram: Tensor, random_state: int, restarts: int) -> Tensor:
 def _nearest_of_seeds(gram: Tensor, k: int, random_state: int, restarts: int) -> Tensor:
     """Number of the nearest of k seeds of k-means++, [head, example, restart]."""
     n = gram.shape[1]
-    draws = torch.from_numpy(np.random.default_rng(random_state).random((k, restarts))).to(gram.device)
+    draws = torch.from_numpy(np.random.default_rng(random_state).random((k, restarts))).to(gram)
     norms = gram.diagonal(dim1=1, dim2=2)
     seed = (draws[0] * n).long().expand(len(gram), -1)
     nearest = torch.full((len(gram), restarts, n), torch.inf, dtype=gram.dtype, device=gram.device)

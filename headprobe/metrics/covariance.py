@@ -11,7 +11,7 @@ from torch import Tensor
 
 from headprobe.errors import InputError
 
-__all__ = ["Covariance", "check_definite", "ledoit_wolf", "shrinkage_of", "span_coordinates"]
+__all__ = ["Covariance", "check_definite", "ledoit_wolf", "shrinkage_of", "shrunk", "span_coordinates"]
 
 # Above this shrinkage the condition number is at most about d / shrinkage, so eigenvalues are not needed.
 SAFE_SHRINKAGE = 1e-10
@@ -54,11 +54,27 @@ def ledoit_wolf(rows: Float[Tensor, "head example m"], d: int) -> Covariance:
     [1.2083, 1.2917]
     """
     n = rows.shape[1]
-    empirical = rows.mT @ rows / n
+    return shrunk(rows.mT @ rows / n, rows.square().sum(-1).square().mean(-1), n, d)
+
+
+def shrunk(empirical: Float[Tensor, "head m m"], fourth: Float[Tensor, " head"], n: int, d: int) -> Covariance:
+    """`ledoit_wolf` from the empirical covariance and the mean fourth power of the lengths of the centred rows.
+
+    Parameters
+    ----------
+    empirical, fourth
+        `[head, m, m]` and `[head]`.
+    n, d
+        Number of rows, dimension of the full space.
+
+    Returns
+    -------
+    Covariance
+    """
     shrinkage, ridge = shrinkage_of(
         empirical.diagonal(dim1=-2, dim2=-1).sum(-1),
         empirical.square().sum((-2, -1)),
-        rows.square().sum(-1).square().mean(-1),
+        fourth,
         n,
         d,
     )

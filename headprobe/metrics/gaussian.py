@@ -15,8 +15,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from headprobe.errors import InputError
-from headprobe.metrics.batch import Batch
-from headprobe.metrics.covariance import Covariance, check_definite, ledoit_wolf, shrinkage_of, span_coordinates
+from headprobe.metrics.batch import Batch, is_large
+from headprobe.metrics.covariance import (
+    Covariance,
+    check_definite,
+    ledoit_wolf,
+    shrinkage_of,
+    shrunk,
+    span_coordinates,
+)
 
 __all__ = ["Covariance", "kl", "lda", "lda_plain", "ledoit_wolf", "span_coordinates"]
 
@@ -198,9 +205,13 @@ def kl(
 
 def _lda_rows(batch: Batch, y: Tensor) -> Tensor:
     """`lda` with covariances in the dimensions of the features, or in the span of the examples."""
-    rows, means = _within(span_coordinates(batch.x), y)
-    covariance = ledoit_wolf(rows, batch.d)
-    what, outside = "within-class covariance", batch.d > rows.shape[2]
+    if is_large(batch.n, batch.d):
+        _, means, scatters, fourths = _class_moments(batch, y)
+        covariance = shrunk(scatters.sum(1) / batch.n, fourths.sum(1) / batch.n, batch.n, batch.d)
+    else:
+        rows, means = _within(span_coordinates(batch.x), y)
+        covariance = ledoit_wolf(rows, batch.d)
+    what, outside = "within-class covariance", batch.d > means.shape[2]
     check_definite(covariance, outside=outside, names=batch.names, what=what, metric="lda")
     return _quadratic(covariance.matrix, means.mT @ _contrasts(means.shape[1], means)) / batch.n
 
@@ -211,11 +222,16 @@ def _kl_rows(batch: Batch, y: Tensor) -> Tensor:
     m = coordinates.shape[2]
     means, covariances, inverses = [], [], []
     for c in range(int(y.max()) + 1):
-        rows = coordinates[:, y == c]
-        mean = rows.mean(1)
-        covariance = ledoit_wolf(rows - mean[:, None], d)
+        if is_large(batch.n, d):
+            sizes, about, scatters, fourths = _class_moments(batch, y)
+            n, mean = sizes[c], about[:, c]
+            covariance = shrunk(scatters[:, c] / n, fourths[:, c] / n, n, d)
+        else:
+            rows = coordinates[:, y == c]
+            n, mean = rows.shape[1], rows.mean(1)
+            covariance = ledoit_wolf(rows - mean[:, None], d)
         called = f"class {c}" if y.dtype == torch.bool else f"class {c} (counted from 0)"
-        what = f"covariance of the {rows.shape[1]} examples of {called}"
+        what = f"covariance of the {n} examples of {called}"
         check_definite(covariance, outside=d > m, names=batch.names, what=what, metric="kl")
         means.append(mean)
         covariances.append(covariance)
@@ -237,6 +253,24 @@ def _within(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Class-centred rows, and the class means [head, class, m]."""
     means = torch.stack([x[:, y == c].mean(1) for c in range(int(y.max()) + 1)], 1)
     return x - means[:, y.long()], means
+
+
+def _class_moments(batch: Batch, y: Tensor) -> tuple[list[int], Tensor, Tensor, Tensor]:
+    """Of every class: size, mean, scatter about it and the sum of fourth powers of the lengths about it."""
+    if batch.moments is not None and batch.moments[0] is y:
+        return batch.moments[1]
+    sizes, means, scatters, fourths = [], [], [], []
+    for c in range(int(y.max()) + 1):
+        rows = batch.x.index_select(1, torch.nonzero(y == c)[:, 0])
+        mean = rows.mean(1)
+        rows -= mean[:, None]
+        sizes.append(rows.shape[1])
+        means.append(mean)
+        scatters.append(rows.mT @ rows)
+        fourths.append(torch.linalg.vector_norm(rows, dim=2).pow_(4).sum(1))
+    found = sizes, torch.stack(means, 1), torch.stack(scatters, 1), torch.stack(fourths, 1)
+    batch.moments = (y, found)
+    return found
 
 
 def _within_gram(batch: Batch, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -15,11 +15,11 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from headprobe.metrics.batch import Batch
+from headprobe.metrics.batch import Batch, is_large
 from headprobe.metrics.features import Features, example_groups, read_features
 from headprobe.metrics.linear_probe import fold_index, loo_ridge_auroc, loo_ridge_scores
 from headprobe.metrics.metric import METRICS, Metric
-from headprobe.metrics.mmd import rbf_kernel
+from headprobe.metrics.mmd import feature_sums, rbf_kernel
 from headprobe.metrics.nmi import contingency_nmi, k_means, two_means
 from headprobe.metrics.probe_scores import check_groups
 from headprobe.metrics.targets import Target, read_target
@@ -217,19 +217,23 @@ def _nmi(batch: Batch, labels: Tensor, groups: Tensor | None, random_state: int)
 
 
 def _mmd(batch: Batch, labels: Tensor, groups: Tensor | None, random_state: int) -> Tensor:
-    return _kernel_scores(batch, labels, own_terms=True).clamp(min=0)
+    return _kernel_scores(batch, labels, random_state, own_terms=True).clamp(min=0)
 
 
 def _mmd_unbiased(batch: Batch, labels: Tensor, groups: Tensor | None, random_state: int) -> Tensor:
-    return _kernel_scores(batch, labels, own_terms=False)
+    return _kernel_scores(batch, labels, random_state, own_terms=False)
 
 
-def _kernel_scores(batch: Batch, labels: Tensor, own_terms: bool) -> Tensor:
+def _kernel_scores(batch: Batch, labels: Tensor, random_state: int, own_terms: bool) -> Tensor:
     """The scores of `headprobe.metrics.mmd`; the kernel times the classes of all labellings is one product."""
     classes = torch.nn.functional.one_hot(labels.long()).to(torch.float64)
     n_classes = classes.shape[2]
-    pulled = (rbf_kernel(batch) @ classes.transpose(0, 1).flatten(1)).unflatten(2, (-1, n_classes))
-    sums = torch.einsum("lnc,hnld->hlcd", classes, pulled)
+    if is_large(batch.n, batch.d):
+        pulled = feature_sums(batch, classes.mT.flatten(0, 1), random_state).unflatten(1, (-1, n_classes))
+        sums = pulled @ pulled.mT
+    else:
+        pulled = (rbf_kernel(batch) @ classes.transpose(0, 1).flatten(1)).unflatten(2, (-1, n_classes))
+        sums = torch.einsum("lnc,hnld->hlcd", classes, pulled)
     sizes = classes.sum(1)
     if own_terms:
         own = [sums[:, :, c, c] / sizes[:, c] ** 2 for c in range(n_classes)]

@@ -11,12 +11,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from headprobe.errors import InputError
-from headprobe.metrics.batch import Batch
+from headprobe.metrics.batch import Batch, is_large
 from headprobe.metrics.cka import cka
 from headprobe.metrics.clusters import RESTARTS
 from headprobe.metrics.gaussian import kl, lda, lda_plain
 from headprobe.metrics.layer_scores import entropy, ldr
-from headprobe.metrics.mmd import mmd, mmd_unbiased
+from headprobe.metrics.mmd import DIRECTIONS, mmd, mmd_unbiased
 from headprobe.metrics.nmi import nmi
 from headprobe.metrics.probe_scores import probe_auroc, probe_r2
 from headprobe.metrics.rsa import rsa
@@ -116,13 +116,21 @@ def _square(n: int, d: int) -> int:
     return 8 * min(n, d) ** 2 + 4 * n * d * (n > d)
 
 
+def _kernel(n: int, d: int) -> int:
+    return n * (4 * DIRECTIONS + 4 * d) if is_large(n, d) else 3 * n * n
+
+
+def _clusters(n: int, d: int) -> int:
+    return 2 * n * d if is_large(n, d) else n * n + 6 * n * RESTARTS
+
+
 _BUILT_IN = (
     Metric("lda", lda, CLASSES, rows=False, numbers=_square),
     Metric("lda_plain", lda_plain, CLASSES, numbers=_square),
     Metric("kl", kl, CLASSES, rows=False, numbers=_square),
-    Metric("mmd", mmd, CLASSES, rows=False, numbers=lambda n, d: 3 * n * n),
-    Metric("mmd_unbiased", mmd_unbiased, CLASSES, rows=False, numbers=lambda n, d: 3 * n * n),
-    Metric("nmi", nmi, CLASSES, ("random_state",), rows=False, numbers=lambda n, d: n * n + 6 * n * RESTARTS),
+    Metric("mmd", mmd, CLASSES, ("random_state",), rows=False, numbers=_kernel),
+    Metric("mmd_unbiased", mmd_unbiased, CLASSES, ("random_state",), rows=False, numbers=_kernel),
+    Metric("nmi", nmi, CLASSES, ("random_state",), rows=False, numbers=_clusters),
     Metric("rsa", rsa, CLASSES),
     Metric("ldr", ldr, CLASSES),
     Metric("entropy", entropy, KINDS, rows=False, numbers=_square),

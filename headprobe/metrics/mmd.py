@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import combinations
 
 import numpy as np
@@ -9,17 +10,25 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from headprobe.metrics.batch import Batch
+from headprobe.metrics.batch import Batch, is_large
 
-__all__ = ["mmd", "mmd_unbiased", "rbf_kernel", "squared_distances"]
+__all__ = ["feature_sums", "mmd", "mmd_unbiased", "rbf_kernel", "squared_distances"]
 
 # Below this share of the squared norms, |a|^2 + |b|^2 - 2 ab has lost half of its digits: take differences.
 CANCELLED = 1e-8
 PAIRS_AT_ONCE = 1 << 16
+# Random features of many examples: directions, and how many pairs of each example the bandwidth is found from.
+DIRECTIONS = 128
+PAIRS_OF_EACH = 2
+# Below this share of the largest squared length, the bandwidth asks for more digits than float32 has.
+FINE = 1e-6
 
 
 def mmd(
-    x: Float[Tensor, "head example d"] | Batch, y: Bool[Tensor, " example"] | Int[Tensor, " example"]
+    x: Float[Tensor, "head example d"] | Batch,
+    y: Bool[Tensor, " example"] | Int[Tensor, " example"],
+    random_state: int = 0,
+    exact: bool | None = None,
 ) -> Float[Tensor, " head"]:
     """Squared maximum mean discrepancy with an RBF kernel, as a V-statistic.
 
@@ -27,12 +36,21 @@ def mmd(
     two-sample test", JMLR 13 (2012), eq. 5), `gamma = 1 / (2 median)` with the median of the non-zero squared
     distances over all classes together. With several classes, the mean over the pairs of classes.
 
+    More than 400 examples, if they are more than twice the dimensions, would have too many pairs: there the kernel is
+    that of 128 orthogonal random directions (Rahimi and Recht 2007; Yu et al. 2016), each with its cosine and sine, and
+    the median that of two pairs for each example, so that the cost is linear in the examples. How far that is
+    from all pairs, `analyses/benchmarks/selection.py --exact` measures.
+
     Parameters
     ----------
     x
         `[head, example, d]`, float64, not constant; or a batch.
     y
         `[example]`, True for class 1 of two; or class numbers from 0.
+    random_state
+        Seed of the random directions and pairs, the same for all heads; without effect where it is exact.
+    exact
+        True: all pairs, whatever their number. False: random features. Default: as said above.
 
     Returns
     -------
@@ -46,13 +64,16 @@ def mmd(
     >>> [round(v, 6) for v in mmd(x, torch.tensor([False, False, True, True])).tolist()]
     [0.786939]
     """
-    sums, sizes = _kernel_sums(Batch.of(x), y)
+    sums, sizes = _kernel_sums(Batch.of(x), y, random_state, exact)
     own = [sums[:, c, c] / n**2 for c, n in enumerate(sizes)]
     return _mean_over_pairs(sums, sizes, own).clamp(min=0)
 
 
 def mmd_unbiased(
-    x: Float[Tensor, "head example d"] | Batch, y: Bool[Tensor, " example"] | Int[Tensor, " example"]
+    x: Float[Tensor, "head example d"] | Batch,
+    y: Bool[Tensor, " example"] | Int[Tensor, " example"],
+    random_state: int = 0,
+    exact: bool | None = None,
 ) -> Float[Tensor, " head"]:
     """Squared maximum mean discrepancy with an RBF kernel, as a U-statistic.
 
@@ -66,6 +87,8 @@ def mmd_unbiased(
         Outputs of the heads, `[head, example, d]`, or a prepared batch of them.
     y
         Classes `[example]`: two different ones.
+    random_state, exact
+        As in `mmd`.
 
     Returns
     -------
@@ -78,7 +101,7 @@ def mmd_unbiased(
     >>> [round(v, 6) for v in mmd_unbiased(x, torch.tensor([False, True, False, True])).tolist()]
     [-0.393469]
     """
-    sums, sizes = _kernel_sums(Batch.of(x), y)
+    sums, sizes = _kernel_sums(Batch.of(x), y, random_state, exact)
     return _mean_over_pairs(sums, sizes, [(sums[:, c, c] - n) / (n * (n - 1)) for c, n in enumerate(sizes)])
 
 
@@ -148,12 +171,93 @@ def _distances(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     return pairs, i, j
 
 
-def _kernel_sums(batch: Batch, y: Tensor) -> tuple[Tensor, list[int]]:
+def feature_sums(
+    batch: Batch, weights: Float[Tensor, "weighting example"], random_state: int = 0
+) -> Float[Tensor, "head weighting feature"]:
+    """Weighted sums over the examples of random features, whose inner products are about the kernel of `mmd`.
+
+    The features are the cosines and sines of directions that are orthogonal in blocks of as many as there are
+    dimensions, with lengths spread evenly over those of normal vectors, which leaves less of the error than independent
+    ones. The cost is linear in the examples.
+
+    Parameters
+    ----------
+    batch
+        The features of the heads.
+    weights
+        `[weighting, example]`.
+    random_state
+        Seed of the directions, and of the pairs of examples that the bandwidth is found from.
+
+    Returns
+    -------
+    Tensor
+        `[head, weighting, 2 x 128]`, float64.
+
+    References
+    ----------
+    Rahimi and Recht, "Random features for large-scale kernel machines", NeurIPS 2007; Yu et al., "Orthogonal random
+    features", NeurIPS 2016.
+
+    Examples
+    --------
+    >>> x = torch.randn(1, 500, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    >>> one = feature_sums(Batch.of(x), torch.eye(500)[:1])
+    >>> round(float((one * one).sum()), 5)
+    1.0
+    """
+    rows, bandwidth = batch.single, _bandwidth(batch.single, random_state)
+    # Far from the mean, beside the distances that matter, angles in float32 have too few digits.
+    if bool((bandwidth <= FINE * rows.square().sum(2).amax(1)).any()):
+        rows, bandwidth = batch.x, _bandwidth(batch.x, random_state)
+    frequencies = _directions(batch.d, random_state).to(rows)
+    angles = batch.take(("angles", random_state, rows.dtype), lambda whole: _like(whole, rows) @ frequencies)
+    angles = angles * bandwidth.rsqrt()[:, None, None]
+    weights = weights.to(rows.dtype)
+    sums = torch.cat([weights @ angles.cos(), weights @ angles.sin_()], 2)
+    return sums.double() * DIRECTIONS**-0.5
+
+
+def _like(batch: Batch, rows: Tensor) -> Tensor:
+    return batch.single if rows.dtype == torch.float32 else batch.x
+
+
+@lru_cache(maxsize=8)
+def _directions(d: int, random_state: int) -> Tensor:
+    """Frequencies of an RBF kernel of bandwidth 1, [d, direction]."""
+    from scipy.stats import chi
+
+    rng = np.random.default_rng([random_state, 1])
+    blocks = [np.linalg.qr(rng.normal(size=(d, d)))[0] for _ in range(-(-DIRECTIONS // d))]
+    lengths = rng.permutation(chi.ppf((np.arange(DIRECTIONS) + 0.5) / DIRECTIONS, d))
+    return torch.from_numpy(np.concatenate(blocks, 1)[:, :DIRECTIONS] * lengths)
+
+
+def _bandwidth(rows: Tensor, random_state: int) -> Tensor:
+    """Median of the non-zero squared distances of some pairs, in which every example is as often as any other; 0 where
+    float32 cannot tell examples apart."""
+    n = rows.shape[1]
+    order = torch.from_numpy(np.random.default_rng([random_state, 2]).permutation(n)).to(rows.device)
+    rows = rows.index_select(1, order)
+    # Next to each other in a random circle, and so many places apart: not all are equal unless all examples are.
+    steps = [1, *(n * s // (2 * PAIRS_OF_EACH - 1) for s in range(1, PAIRS_OF_EACH))]
+    ends = [(rows[:, s:], rows[:, :-s], rows[:, :s], rows[:, -s:]) for s in steps]
+    pairs = torch.cat([v for a, b, c, e in ends for v in ((a - b).square_().sum(2), (c - e).square_().sum(2))], 1)
+    median = _median_of_positive(pairs)
+    return median if rows.dtype == torch.float64 else torch.where((pairs == 0).any(1), 0, median)
+
+
+def _kernel_sums(batch: Batch, y: Tensor, random_state: int, exact: bool | None) -> tuple[Tensor, list[int]]:
     """Sums of the kernel over the examples of two classes, [head, class, class], and the sizes of the classes."""
+    classes = torch.nn.functional.one_hot(y.long())
+    sizes = classes.sum(0).tolist()
+    if is_large(batch.n, batch.d) if exact is None else not exact:
+        sums = feature_sums(batch, classes.mT, random_state)
+        return sums @ sums.mT, sizes
     kernel = rbf_kernel(batch)
     # A matrix of whole numbers would not be float64.
-    classes = torch.nn.functional.one_hot(y.long()).to(kernel.dtype)
-    return classes.mT @ (kernel @ classes), [int(n) for n in classes.sum(0).tolist()]
+    classes = classes.to(kernel.dtype)
+    return classes.mT @ (kernel @ classes), sizes
 
 
 def _mean_over_pairs(sums: Tensor, sizes: list[int], own: list[Tensor]) -> Tensor:

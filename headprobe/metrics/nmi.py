@@ -16,6 +16,7 @@ def nmi(
     x: Float[Tensor, "head example d"] | Batch,
     y: Bool[Tensor, " example"] | Int[Tensor, " example"],
     random_state: int = 0,
+    exact: bool | None = None,
 ) -> Float[Tensor, " head"]:
     """Normalised mutual information of the classes and of as many k-means clusters as there are classes.
 
@@ -30,6 +31,8 @@ def nmi(
         `[example]`, True for class 1 of two; or class numbers from 0.
     random_state
         Seed of the starts. All heads use the same draws, so a head's score does not depend on its place.
+    exact
+        As in `two_means`, which finds the clusters of many examples in a quicker way.
 
     Returns
     -------
@@ -43,7 +46,7 @@ def nmi(
     [1.0]
     """
     k = int(y.max()) + 1
-    clusters, _ = two_means(x, random_state) if k == 2 else k_means(x, k, random_state)
+    clusters, _ = two_means(x, random_state, exact=exact) if k == 2 else k_means(x, k, random_state, exact=exact)
     return contingency_nmi(clusters, y)
 
 

@@ -290,3 +290,16 @@ def test_mistakes_give_one_line_and_exit_code_2(tmp_path, detector, command, tex
     assert done.exit_code == 2, done.output
     assert text in done.output
     assert "Traceback" not in done.output
+
+
+def test_fit_with_heads_that_are_given(folder, tmp_path) -> None:
+    (tmp_path / "heads.json").write_text('{"head_indices": [[3, 1], [5, 0]]}')
+    done = fit(folder, tmp_path / "d", "--heads", str(tmp_path / "heads.json"))
+    assert done.exit_code == 0, done.output
+    assert "expert heads: L3H1, L5H0" in done.output
+    assert HeadHunt.from_pretrained(tmp_path / "d").heads_.labels == ("L3H1", "L5H0")
+    done = fit(folder, tmp_path / "e", "--heads", "internvl3_8b_xd_violence")
+    assert (done.exit_code, "28 layers of 28 heads; the model has 6 layers of 8" in done.output) == (2, True)
+    done = fit(folder, tmp_path / "e", "--heads", "L3H1", "--layer")
+    assert (done.exit_code, "--layer reads no heads" in done.output) == (2, True)
+    assert not (tmp_path / "e").exists()

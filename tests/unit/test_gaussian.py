@@ -141,3 +141,15 @@ def test_a_class_without_covariance_is_named_among_several():
     x = torch.randn(1, 8, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     with pytest.raises(InputError, match=r"head L0H0: the covariance of the 2 class 1 \(counted from 0\) examples"):
         kl(x, torch.tensor([0, 0, 0, 1, 1, 2, 2, 2]), ["L0H0"])
+
+
+def test_of_many_examples_the_moments_of_the_classes_give_what_rows_give(monkeypatch):
+    x = torch.randn(3, 450, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for y in (torch.arange(450) % 3 == 0, torch.arange(450) % 3):
+        x[1:, y == 1] += 3
+        found = lda(x, y), kl(x, y)
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "is_large", lambda n, d: False)
+            expected = lda(x, y), kl(x, y)
+        for a, b in zip(found, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-10, atol=0)

@@ -167,3 +167,21 @@ def test_random_heads_of_the_same_layers():
 def test_random_refuses_an_impossible_k(k):
     with pytest.raises(InputError, match=f"k is {k}; with 2 candidate heads"):
         HeadSet.random(["L0H0", "L0H1"], k, random_state=0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[[18, 4], [20, 4]]",
+        '{"model": "internvl3_8b", "top_k": 2, "head_indices": [[18, 4], [20, 4]], "note": "pairs"}',
+        '{"format": "headprobe.published-heads/1", "heads": ["L18H4", "L20H4"]}',
+    ],
+)
+def test_lists_of_heads_by_others_are_read(text, tmp_path):
+    (tmp_path / "heads.json").write_text(text)
+    assert HeadSet.load(tmp_path / "heads.json").labels == ("L18H4", "L20H4")
+    wrong = text.replace("[18, 4]", "[18, 4, 1]").replace('"L18H4"', "18.5")
+    with pytest.raises(ArtefactError, match=r"a pair \[layer, head\]"):
+        HeadSet.from_json(wrong)
+    with pytest.raises(ArtefactError, match="never negative"):
+        HeadSet.from_json("[[-1, 4]]")

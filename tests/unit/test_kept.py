@@ -6,10 +6,12 @@ import hunters
 import numpy as np
 import pytest
 
-from headprobe.errors import FingerprintError
+import headprobe
+from headprobe.errors import FingerprintError, InputError
 from headprobe.headhunt.kept import kept_activations
 from headprobe.headhunt.material import labelled_examples
 from headprobe.headhunt.pipeline import HeadHunt
+from headprobe.store import Store
 from headprobe.trace.tracer import HeadTracer
 
 SETTINGS = {"k": 2, "n_permutations": 0} | hunters.SETTINGS
@@ -68,3 +70,57 @@ def test_what_other_prompts_or_another_model_gave_is_refused(tiny, examples, tmp
         kept_activations(other, tiny, examples[:2], tmp_path / "z", progress=False)
     with pytest.raises(FingerprintError, match="frames differ"):
         kept_activations(HeadHunt(**SETTINGS | {"sample_frames": 4}), tiny, examples[:2], tmp_path / "z")
+
+
+def test_a_run_killed_before_its_first_append_does_not_block_the_folder(tiny, examples, tmp_path, monkeypatch) -> None:
+    hunter = HeadHunt(**SETTINGS)
+
+    def killed(*more, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "append", killed)
+        with pytest.raises(KeyboardInterrupt):
+            kept_activations(hunter, tiny, examples[:2], tmp_path / "z", progress=False)
+    assert len(Store.open(tmp_path / "z")) == 0
+    acts = kept_activations(hunter, tiny, examples[:2], tmp_path / "z", progress=False)
+    assert acts.examples["id"].tolist() == [example.id for example in examples[:2]]
+
+
+def test_a_store_of_an_extraction_takes_the_place_of_reading(tiny, examples, tmp_path, monkeypatch) -> None:
+    folder = examples[0].content.path.rpartition("/")[0]
+    options = {"segments": 16, "frames": 8, "store_dtype": "float32", "progress": False}
+    headprobe.extract(folder, "tiny", hunters.PROMPTS, tmp_path / "z", **options)
+    hunter = HeadHunt(**SETTINGS)
+    expected = hunter.capture(tiny, examples, progress=False)
+    with monkeypatch.context() as patch:
+        patch.delattr(HeadTracer, "capture")
+        acts = kept_activations(hunter, tiny, examples[::-1], tmp_path / "z", progress=False)
+    assert acts.labels.tolist() == [example.label for example in examples[::-1]]
+    assert acts.groups.tolist() == [example.group for example in examples[::-1]]
+    np.testing.assert_allclose(acts.values.flip(1), expected.values, atol=1e-5)
+    with pytest.raises(FingerprintError, match=r"sampling \(segments of 16 frames, .*; wanted are segments of 24"):
+        kept_activations(HeadHunt(**SETTINGS | {"segment_frames": 24}), tiny, examples, tmp_path / "z")
+    other = HeadHunt(**SETTINGS | {"prompts": ["what happens here ?"]})
+    with pytest.raises(FingerprintError, match="prompts differ"):
+        kept_activations(other, tiny, examples, tmp_path / "z")
+    lone = tmp_path / "lone.mp4"
+    hunters.video(lone, 32, seed=9)
+    more = [*examples, *labelled_examples([lone], [1], None, 16, 8)]
+    with pytest.raises(InputError, match="lacks 2 of 14 calibration clips, the first is 'lone:0-16'; extract all"):
+        kept_activations(hunter, tiny, more, tmp_path / "z", progress=False)
+    headprobe.extract(folder, "tiny", hunters.PROMPTS, tmp_path / "few", heads=["L0H0"], **options)
+    with pytest.raises(FingerprintError, match=r"heads .*of the model's are not there"):
+        kept_activations(hunter, tiny, examples, tmp_path / "few")
+
+
+def test_heads_that_are_given_are_taken_and_nothing_is_said_of_their_stability(tiny, examples) -> None:
+    hunter = HeadHunt(**SETTINGS | {"heads": ["L5H3", "L0H0", "L2H1"], "n_resamples": 3})
+    acts = hunter.capture(tiny, examples, progress=False)
+    fitted = hunter.fit(acts, progress=False)
+    assert fitted.heads_.labels == ("L5H3", "L0H0", "L2H1")
+    assert fitted.rss_.size == len(tiny.heads)
+    assert "folds" not in fitted.experts_.stability
+    assert fitted.experts_.table[["in_folds", "in_resamples"]].isna().to_numpy().all()
+    with pytest.raises(InputError, match=r"heads must be one or more of the 48 heads .* L99H0 are given"):
+        HeadHunt(**SETTINGS | {"heads": ["L99H0"]}).fit(acts)

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headprobe.metrics.batch import Batch
 from headprobe.metrics.mmd import mmd, mmd_unbiased, squared_distances
 
 
@@ -72,3 +73,68 @@ def test_several_classes_are_the_mean_over_pairs_with_one_kernel():
     assert found.item() == pytest.approx(expected, rel=1e-12)
     two = torch.arange(15) % 2
     torch.testing.assert_close(mmd(torch.from_numpy(x[None]), two), mmd(torch.from_numpy(x[None]), two == 1))
+
+
+def many(seed=0, heads=12, n=900, d=16):
+    """Heads of which each separates the classes more than the one before it."""
+    rng = np.random.default_rng(seed)
+    y = rng.permutation(n) < n // 3
+    x = rng.normal(size=(heads, n, d)) * np.arange(1, d + 1) ** -0.5
+    x[:, y] += rng.normal(size=(heads, 1, d)) * np.linspace(0, 0.4, heads)[:, None, None]
+    return torch.from_numpy(x), torch.from_numpy(y)
+
+
+def test_up_to_400_examples_all_pairs_are_looked_at_and_above_the_time_is_linear():
+    x, y = many(n=400)
+    assert torch.equal(mmd(x, y), mmd(x, y, exact=True))
+    assert not torch.equal(mmd(x, y), mmd(x, y, exact=False))
+    x, y = many(n=401)
+    assert torch.equal(mmd(x, y), mmd(x, y, exact=False))
+    # Unless a head has so many dimensions that there is little to gain.
+    x, y = many(heads=2, n=500, d=250)
+    assert torch.equal(mmd(x, y), mmd(x, y, exact=True))
+    large = Batch.of(torch.zeros(1, 5000, 4, dtype=torch.float64).index_fill_(1, torch.arange(0, 5000, 2), 1.0))
+    mmd(large, torch.arange(5000) < 2500)
+    assert large._gram is None  # 5000 x 5000 inner products
+
+
+@pytest.mark.parametrize("statistic", [mmd, mmd_unbiased])
+def test_random_features_are_near_all_pairs_whatever_the_seed(statistic):
+    x, y = many()
+    exact = statistic(x, y, exact=True)
+    for seed in range(3):
+        found = statistic(x, y, seed)
+        # The features are off by a share of the biased statistic, which on noise is 1 / 300 + 1 / 600.
+        torch.testing.assert_close(found, exact, rtol=0.12, atol=0.2 * (1 / 300 + 1 / 600))
+        assert torch.equal(found, statistic(x, y, seed))
+    assert not torch.equal(statistic(x, y, 0), statistic(x, y, 1))
+
+
+def test_of_many_examples_neither_scale_nor_shift_nor_the_order_of_heads_nor_class_names_count():
+    x, y = many(heads=6, n=450, d=5)
+    scores = mmd(x, y)
+    torch.testing.assert_close(mmd(1000 * x + 7, y), scores, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(mmd(x.flip(0), y), scores.flip(0), rtol=1e-5, atol=1e-8)
+    torch.testing.assert_close(mmd(x, ~y), scores, rtol=1e-5, atol=1e-8)
+    torch.testing.assert_close(mmd(x, y.long()), scores, rtol=1e-5, atol=1e-8)
+
+
+def test_of_many_examples_with_one_far_away_or_most_of_them_equal():
+    x, y = many(heads=1, n=450, d=3)
+    x[0, 0] += 1e7  # far beyond what float32 tells apart beside the others
+    torch.testing.assert_close(mmd(x, y), mmd(x, y, exact=True), rtol=0.15, atol=1e-3)
+    few = torch.zeros(1, 450, 3, dtype=torch.float64)
+    few[0, :2] = 1
+    torch.testing.assert_close(mmd(few, y), mmd(few, y, exact=True), rtol=0.1, atol=1e-6)
+
+
+def test_some_of_many_rows_share_what_was_computed_of_all():
+    x, y = many(heads=3)
+    whole = Batch.of(x)
+    rows = torch.from_numpy(np.random.default_rng(1).choice(900, 800))
+    some = whole.rows(rows)
+    torch.testing.assert_close(mmd(some, y[rows]), mmd(x[:, rows], y[rows]), rtol=1e-4, atol=1e-7)
+    taken = [name for name in whole._taken if name[0] == "angles"]
+    assert len(taken) == 1
+    mmd(whole.rows(rows[:700]), y[rows[:700]])
+    assert [name for name in whole._taken if name[0] == "angles"] == taken

@@ -6,6 +6,7 @@ import pytest
 import torch
 from rounding import same
 
+from headprobe.metrics.batch import Batch
 from headprobe.metrics.nmi import contingency_nmi, k_means, nmi, two_means
 
 
@@ -142,3 +143,47 @@ def test_nmi_of_three_distant_groups_is_1_and_of_two_of_them_together_below():
     two = contingency_nmi((y > 0)[None], y).item()
     joint = -(1 / 3 * math.log(1 / 3) + 2 / 3 * math.log(2 / 3))
     assert two == pytest.approx(joint / math.sqrt(joint * h), rel=1e-12)
+
+
+def test_of_many_examples_the_inertia_is_about_the_lowest_and_that_of_the_clusters():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(6, 900, 8, dtype=torch.float64, generator=generator) * torch.arange(1, 9) ** -0.5
+    x[3:, :200] += torch.tensor([1.0, 2.0, 4.0])[:, None, None]
+    for k in (2, 3):
+        exact = two_means(x, exact=True) if k == 2 else k_means(x, k, exact=True)
+        clusters, inertia = two_means(x) if k == 2 else k_means(x, k)
+        assert (inertia <= exact[1] * 1.002).all()
+        for h in range(6):
+            parts = [x[h, clusters[h].long() == c] for c in range(k)]
+            own = sum((part - part.mean(0)).square().sum() for part in parts)
+            assert inertia[h].item() == pytest.approx(own.item(), rel=1e-5)
+
+
+def test_up_to_400_examples_one_move_at_a_time_and_above_no_inner_products_of_all():
+    x = torch.randn(2, 401, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    few = x[:, :400]
+    assert torch.equal(two_means(few)[1], two_means(few, exact=True)[1])
+    batch = Batch.of(x)
+    clusters, inertia = two_means(batch)
+    assert batch._gram is None
+    assert torch.equal(inertia, two_means(x, exact=False)[1])
+    assert torch.equal(clusters, two_means(x)[0])  # the same seed, the same clusters
+
+
+def test_of_many_examples_a_head_alone_scaled_or_elsewhere_has_the_same_clusters():
+    x = torch.randn(4, 450, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    y = torch.arange(450) % 3 == 0
+    x[1:, y] += torch.tensor([1.0, 2.0, 6.0])[:, None, None]
+    scores = nmi(x, y)
+    torch.testing.assert_close(nmi(x.flip(0), y), scores.flip(0), rtol=0, atol=1e-3)
+    torch.testing.assert_close(nmi(1024 * x, ~y), scores, rtol=0, atol=1e-3)
+    torch.testing.assert_close(nmi(x[3:], y), scores[3:], rtol=0, atol=1e-3)
+    assert scores[3].item() == pytest.approx(1.0)
+
+
+def test_one_of_many_examples_apart_from_all_others_is_found_though_starts_are_tried_on_some():
+    x = torch.zeros(1, 1200, 2, dtype=torch.float64)
+    x[0, 7] = 5
+    clusters, inertia = two_means(x)
+    assert clusters[0].sum().item() in (1, 1199)
+    assert inertia.item() == pytest.approx(0, abs=1e-2)

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import hypergeom
 
 from headprobe.errors import ArtefactError, InputError
-from headprobe.headhunt.published import compare_heads, published, published_names
+from headprobe.headhunt.published import compare_heads, published, published_names, read_heads
 from headprobe.headhunt.published.heads import FORMAT
 from headprobe.scores import score_map
 
@@ -110,3 +110,14 @@ def test_a_map_with_holes_where_a_layer_has_fewer_heads(tmp_path) -> None:
     values[0, 0] = np.nan
     found = compare_heads(score_map(values), published(file))
     assert (found.n_heads, found.ranks) == (11, {"L1H2": 7, "L3H0": 3})
+
+
+def test_heads_as_a_user_names_them(tmp_path) -> None:
+    (tmp_path / "reference.json").write_text('{"head_indices": [[18, 4], [18, 13]]}')
+    assert read_heads(str(tmp_path / "reference.json")).labels == ("L18H4", "L18H13")
+    assert read_heads("L1H0, L0H2").labels == ("L1H0", "L0H2")
+    assert read_heads("internvl3_8b_xd_violence") == published("internvl3_8b_xd_violence").heads
+    with pytest.raises(InputError, match=r"neither labels .* nor a file, nor a published list \(internvl3_8b"):
+        read_heads("internvl")
+    with pytest.raises(InputError, match="names no head"):
+        read_heads(",")

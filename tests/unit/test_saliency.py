@@ -11,7 +11,7 @@ from rounding import close
 from headprobe.errors import InputError
 from headprobe.heads import HeadSet
 from headprobe.metrics import saliency as module
-from headprobe.metrics.saliency import METRICS, Metric, combine, min_max, saliency
+from headprobe.metrics.saliency import METRICS, Metric, combine, min_max, saliency, saliency_of_parts
 from headprobe.scores import score_map
 
 FOUR = ("lda", "kl", "mmd", "nmi")
@@ -459,3 +459,38 @@ def test_combine_is_the_mean_of_the_scaled_metrics():
     assert combine(m).values.tolist() == [[0.5, 0.375, 0.5]]
     with pytest.raises(InputError, match="averages over the dim 'metric'"):
         combine(m.sel(metric="a", drop=True))
+
+
+@pytest.mark.parametrize("n", [60, 900])
+def test_parts_that_share_work_have_the_scores_of_each_alone(n: int) -> None:
+    rng = np.random.default_rng(0)
+    y = rng.permutation(n) % 3 == 0
+    z = rng.normal(size=(2, n, 1, 3, 4)) + 0.4 * y[:, None, None, None] * np.arange(3)[:, None]
+    parts = [np.flatnonzero(np.arange(n) % 4 != fold) for fold in range(2)] + [rng.choice(n, n)]
+    together = saliency_of_parts(z, y, parts, random_state=1)
+    assert together.dims == ("part", "metric", "prompt", "layer", "head")
+    for i, rows in enumerate(parts):
+        alone = saliency(z[:, rows], y[rows], random_state=1)
+        for metric, tolerance in (("lda", 1e-9), ("kl", 1e-9), ("mmd", 1e-4), ("nmi", 5e-3)):
+            np.testing.assert_allclose(
+                together[i].sel(metric=metric), alone.sel(metric=metric), rtol=tolerance, atol=tolerance
+            )
+
+
+def test_a_head_without_spread_in_a_part_is_named() -> None:
+    n = 900
+    z = np.random.default_rng(0).normal(size=(n, 1, 3, 4))
+    z[100:, 0, 1] = 2.0
+    with pytest.raises(InputError, match=r"L0H1 .* has the same output for all 800 examples"):
+        saliency_of_parts(z, np.arange(n) % 2, [np.arange(n), np.arange(100, n)])
+
+
+def test_heads_of_many_examples_are_scored_some_at_a_time_and_shown(capsys, monkeypatch) -> None:
+    from headprobe.metrics import saliency as module
+
+    monkeypatch.setattr(module, "BAR_DELAY", 0.0)
+    z = np.random.default_rng(0).normal(size=(50, 1, 3, 4))
+    saliency(z, np.arange(50) % 2, ["lda"], progress=True)
+    assert "score heads" in capsys.readouterr().err
+    saliency(z, np.arange(50) % 2, ["lda"])
+    assert capsys.readouterr().err == ""

@@ -374,6 +374,19 @@ def test_all_labellings_at_once_equal_one_by_one(metric: str, n: int, d: int, cl
     np.testing.assert_allclose(scores, np.stack(expected, 1), rtol=1e-7, atol=1e-12)
 
 
+@pytest.mark.parametrize("metric", ["mmd", "mmd_unbiased", "nmi"])
+def test_all_labellings_of_many_examples_at_once_equal_one_by_one(metric: str) -> None:
+    rng = np.random.default_rng(0)
+    x = torch.from_numpy(rng.normal(size=(2, 450, 4)))
+    labels = torch.from_numpy(np.stack([rng.permutation(450) < 200 for _ in range(3)]))
+    x[1] += labels[0].double()[:, None]
+    batch = Batch.of(x)
+    expected = [METRICS[metric](batch, row, random_state=3).numpy() for row in labels]
+    found = score_labellings(METRICS[metric], batch, labels, random_state=3)
+    np.testing.assert_allclose(found, np.stack(expected, 1), rtol=1e-5, atol=1e-7)
+    assert batch._gram is None  # the relabelling of many examples is linear in them too
+
+
 def test_lda_of_labellings_it_can_hardly_score() -> None:
     # Two examples far out: the labelling that separates them exactly leaves next to no scatter within classes.
     x = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 8, 1)))

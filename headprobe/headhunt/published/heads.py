@@ -18,7 +18,7 @@ from headprobe.scores import check_map, top_heads
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Comparison", "PublishedHeads", "compare_heads", "published", "published_names"]
+__all__ = ["Comparison", "PublishedHeads", "compare_heads", "published", "published_names", "read_heads"]
 
 FORMAT = "headprobe.published-heads/1"
 _TEXTS = ("model", "task", "source")
@@ -164,6 +164,49 @@ def published(name: str | os.PathLike[str]) -> PublishedHeads:
         heads=heads,
         **{key: data[key] for key in (*_TEXTS, "n_layers", "n_heads")},
     )
+
+
+def read_heads(text: str) -> HeadSet:
+    """Heads as a user names them: labels, a file, or a published list.
+
+    Parameters
+    ----------
+    text
+        Labels separated by commas, such as ``L18H4,L20H4``; one of `published_names`; or a JSON file as
+        `HeadSet.from_json` takes it, that of the public code of HeadHunt-VAD among them.
+
+    Returns
+    -------
+    HeadSet
+
+    Raises
+    ------
+    InputError
+        It is none of them.
+    ArtefactError
+        The file is no list of heads.
+
+    Examples
+    --------
+    >>> read_heads("L18H4, L20H4").labels, len(read_heads("internvl3_8b_xd_violence"))
+    (('L18H4', 'L20H4'), 5)
+    """
+    if text in published_names():
+        return published(text).heads
+    if os.path.isfile(text):
+        heads = HeadSet.load(text)
+    else:
+        try:
+            heads = HeadSet([label.strip() for label in text.split(",") if label.strip()])
+        except InputError as error:
+            known = ", ".join(published_names())
+            raise InputError(
+                f"heads {text!r} are neither labels such as L18H4,L20H4, nor a file, nor a published list ({known}): "
+                f"{error}"
+            ) from error
+    if not len(heads):
+        raise InputError(f"{text!r} names no head; give labels such as L18H4,L20H4.")
+    return heads
 
 
 def compare_heads(scores: xr.DataArray, given: PublishedHeads, k: int | None = None) -> Comparison:

@@ -350,7 +350,7 @@ class HeadSelector(TransformerMixin, BaseEstimator):
         if self.max_fdr is not None:
             floor = np.isfinite(self.scores_).sum() / (1 + self.n_permutations)
             coarse = f"; {self.n_permutations} permutations show a single head no q below {floor:.3g}"
-            smallest = f"smallest q {np.nanmin(self.q_values_):.3g}" + coarse * (floor > self.max_fdr)
+            smallest = f"smallest q {np.nanmin(self.q_values_):.3g}" + coarse * bool(floor > self.max_fdr)
             best.append(f"max_fdr={self.max_fdr} ({smallest})")
         if self.min_frequency is not None:
             best.append(f"min_frequency={self.min_frequency} (largest {np.nanmax(self.frequencies_):.3g})")

@@ -341,7 +341,7 @@ def test_groups_that_a_search_has_and_the_selector_does_not_get_are_missed() -> 
 def test_activations_with_groups_are_refused_with_how_to_pass_both() -> None:
     acts = activations(heads(5))
     grouped = HeadActivations(
-        acts.z,
+        acts.values,
         acts.heads,
         acts.prompts,
         example_table([Example("x", id=str(i), group=str(v)) for i, v in enumerate(VIDEOS)]),

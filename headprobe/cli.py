@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from headprobe import __version__, cli_data, cli_extract, cli_headhunt, cli_store
-from headprobe.cli_work import INCOMPLETE, ModelOptions, Sigma, Tau, printable, run, say, show_log, with_model_options
+from headprobe.cli_work import INCOMPLETE, ModelOptions, Sigma, Tau, printable, run, say, shown_log, with_model_options
 from headprobe.errors import HeadprobeWarning
 
 app = typer.Typer(
@@ -71,11 +71,12 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    show_log()
+    context.with_resource(shown_log())
 
 
 @app.command()

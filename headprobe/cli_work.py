@@ -7,7 +7,8 @@ import functools
 import inspect
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
@@ -21,7 +22,7 @@ __all__ = [
     "printable",
     "run",
     "say",
-    "show_log",
+    "shown_log",
     "with_model_options",
 ]
 
@@ -168,12 +169,18 @@ class _Lines(logging.Handler):
         say(f"headprobe: {record.getMessage()}", err=True)
 
 
-def show_log() -> None:
-    """Show what the library logs: which model is where, and what a long run will take."""
+@contextmanager
+def shown_log() -> Iterator[None]:
+    """Show what the library logs during a command: which model is where, and what a long run will take."""
     logger = logging.getLogger("headprobe")
+    level, lines = logger.level, _Lines()
     logger.setLevel(logging.INFO)
-    if not any(isinstance(handler, _Lines) for handler in logger.handlers):
-        logger.addHandler(_Lines())
+    logger.addHandler(lines)
+    try:
+        yield
+    finally:
+        logger.removeHandler(lines)
+        logger.setLevel(level)
 
 
 def run(work: Callable[[], T], interrupted: str = "interrupted") -> T:

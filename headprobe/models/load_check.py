@@ -132,7 +132,11 @@ def _rows(model: Model) -> tuple[dict[str, Any], tuple[int, int]] | None:
         return _placed(batch.inputs, model), (2, batch.ids.shape[1])
     words = _words(model) if "input_ids" in model.accepts else []
     if not words and isinstance(adapter, TextAdapter):
-        raise UnsupportedModelError(f"{model.name} has no vocabulary to check it with; check=False leaves that out.")
+        lack = "tokenizer has no word" if "input_ids" in model.accepts else "forward names no argument input_ids"
+        raise UnsupportedModelError(
+            f"{model.name}: its {lack}, so no pass over a few tokens can check its heads; load it with check=False to "
+            "leave the check out."
+        )
     if not words:
         _say_unchecked(model, "it takes no token ids")
         return None

@@ -7,6 +7,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Mapping, Sequence
+from inspect import Parameter
 from typing import Any
 
 import torch
@@ -112,19 +113,26 @@ class Model:
 
     @functools.cached_property
     def accepts(self) -> frozenset[str]:
-        """Names of the arguments of the module's forward."""
-        return frozenset(inspect.signature(type(self.module).forward).parameters)
+        """Names of the arguments of the module's forward, and of the one that it hands ``*args, **kwargs`` on to."""
+        names: set[str] = set()
+        for forward in (vars(kind)["forward"] for kind in type(self.module).__mro__ if "forward" in vars(kind)):
+            parameters = inspect.signature(forward).parameters
+            names |= set(parameters)
+            if not {p.kind for p in parameters.values()} >= {Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD}:
+                break
+        return frozenset(names)
 
     @functools.cached_property
     def rope_limits(self) -> tuple[int, ...]:
         """Lengths beyond which rotary positions of the whole batch change (longrope), ascending; mostly none."""
         limits = set()
+        part: Any
         for part in self.module.modules():
             kinds = getattr(part, "rope_type", None)
             for layer_type, kind in (kinds if isinstance(kinds, dict) else {None: kinds}).items():
                 if kind == "longrope":
-                    parameters = part.config.rope_parameters  # type: ignore[union-attr]
-                    parameters = parameters if layer_type is None else parameters[layer_type]  # type: ignore[index]
+                    parameters = part.config.rope_parameters
+                    parameters = parameters if layer_type is None else parameters[layer_type]
                     limits.add(int(parameters["original_max_position_embeddings"]))
         return tuple(sorted(limits))
 

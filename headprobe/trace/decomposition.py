@@ -234,11 +234,12 @@ def _read(
         # Logits of all tokens of a batch would be larger than everything else.
         arguments["logits_to_keep"] = columns.to(model.device)
         selected = selected[:, columns]
+    logits = ReadPoint(path.head, "output", _logits(selected, ids), n_tokens=selected.shape[1])
     events: list[tuple[str, Literal["input", "output"]]] = [(path.blocks[0].path, "input")]
     for block in path.blocks:
         events += [*block.reads, (block.path, "output")]
+    points = [*(ReadPoint(name, side, token) for name, side in events), logits]
     events.append((path.head, "output"))
-    points = [ReadPoint(name, side, _logits(selected, ids) if name == path.head else token) for name, side in events]
     batch = Batch(inputs.token_info, [example.id for example in examples], prompt)
     kept, _ = run(model.module, arguments, points, batch=batch)
     return {event: value.float().cpu() for event, value in zip(events, kept, strict=True)}

@@ -85,12 +85,15 @@ class ReadPoint:
         What to keep of the value; must copy, because values are live.
     whole
         Whether ``keep`` gets an output that is a tuple as it is.
+    n_tokens
+        How many tokens the value has if not all of the inputs, such as logits of some tokens alone.
     """
 
     path: str
     side: Literal["input", "output"]
     keep: Callable[[Any], Tensor]
     whole: bool = False
+    n_tokens: int | None = None
 
 
 def _read(envoy: Any, point: ReadPoint, n_tokens: int | None = None) -> Tensor:
@@ -98,6 +101,8 @@ def _read(envoy: Any, point: ReadPoint, n_tokens: int | None = None) -> Tensor:
     value = envoy.input if point.side == "input" else envoy.output
     if isinstance(value, tuple) and not point.whole:
         value = value[0]
+    if point.n_tokens is not None:
+        n_tokens = point.n_tokens
     if n_tokens is not None and isinstance(value, Tensor) and value.ndim == 3 and value.shape[1] != n_tokens:
         raise SiteError(
             f"{point.path}: the model has {value.shape[1]} tokens here, but its inputs have {n_tokens}; a position "

@@ -16,7 +16,7 @@ from torch import nn
 
 import headprobe
 from headprobe import HeadTracer, heatmap, positions
-from headprobe.errors import FingerprintError, InputError, PositionError, UnsupportedModelError
+from headprobe.errors import FingerprintError, InputError, PositionError, SiteError, UnsupportedModelError
 from headprobe.trace.answers import answer_ids
 from headprobe.trace.contribution import attribution_map, logit_attribution, result
 from headprobe.trace.decomposition import decompose
@@ -290,8 +290,8 @@ def test_edited_passes_are_attributed_as_they_were():
 # Models whose heads do not reach the logits in a known way
 
 
-def refused(module, match):
-    model = headprobe.load(module, tokenizer=make_tokenizer())
+def refused(module, match, check=True):
+    model = headprobe.load(module, tokenizer=make_tokenizer(), check=check)
     with pytest.raises(UnsupportedModelError, match=match):
         logit_attribution(model, TEXTS, ANSWERS, progress=False)
     with pytest.raises(UnsupportedModelError, match=match):
@@ -340,7 +340,9 @@ def test_a_block_that_runs_twice_is_refused():
     first = module.model.layers[0]
     again = lambda part, args, kwargs: ((first(*args, **kwargs), *args[1:]), kwargs)  # noqa: E731
     module.model.layers[1].register_forward_pre_hook(again, with_kwargs=True)
-    refused(module, "model.layers.0 gets None and gives None .None: not run exactly once.")
+    with pytest.raises(SiteError, match="layer 0 runs 2 times in one forward pass"):
+        headprobe.load(module, tokenizer=make_tokenizer())
+    refused(module, "model.layers.0 gets None and gives None .None: not run exactly once.", check=False)
 
 
 def test_logits_that_are_scaled_in_an_unknown_way_are_refused():

@@ -214,6 +214,21 @@ def test_what_a_model_says_about_a_pass_is_passed_on_with_a_way_out():
     assert len(load(module).heads) == 8
 
 
+def test_the_arguments_of_a_forward_that_hands_all_on_are_those_of_the_one_behind_it():
+    class Wrapped(transformers.LlamaForCausalLM):
+        def forward(self, *args, **kwargs):
+            return super().forward(*args, **kwargs)
+
+    assert load(llama(Wrapped)).accepts - {"args"} == load(llama()).accepts
+
+    class Renamed(transformers.LlamaForCausalLM):
+        def forward(self, ids, **kwargs):
+            return super().forward(input_ids=ids, **kwargs)
+
+    with pytest.raises(UnsupportedModelError, match=r"its forward names no argument input_ids, so no pass .*check=F"):
+        load(llama(Renamed))
+
+
 def test_running_out_of_memory_is_not_called_a_fault_of_the_family(monkeypatch):
     def full(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory.")

@@ -534,6 +534,7 @@ def longrope():
         bos_token_id=2,
         eos_token_id=None,
         rope_parameters=dict(LONGROPE),
+        original_max_position_embeddings=8,  # transformers' own default, 4096, would replace that of the parameters
         initializer_range=0.3,
     )
     return headprobe.load(transformers.Phi3ForCausalLM(config), tokenizer=make_tokenizer())

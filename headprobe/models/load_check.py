@@ -444,7 +444,7 @@ def _summed(left: str, right: str) -> set[str]:
 @contextmanager
 def _plain(module: nn.Module) -> Iterator[bool]:
     """Run attention with the plain implementation; gives whether another one was set."""
-    configs = {id(part.config): part.config for part in module.modules() if hasattr(part, "config")}
+    configs: dict[int, Any] = {id(part.config): part.config for part in module.modules() if hasattr(part, "config")}
     before = [
         (config, config._attn_implementation)
         for config in configs.values()

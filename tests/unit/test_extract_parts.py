@@ -129,7 +129,7 @@ def test_prompts_from_files(tmp_path, name: str, text: str, expected: dict[str, 
         ("p.toml", "a = 1", "'a' must be text; got 1"),
         ("p.toml", "a = ", "cannot be read"),
         ("p.json", "3", "prompts are a list of texts, or names with texts; got int"),
-        ("p.json", "{", "cannot be read"),
+        ("p.json", "{", "no readable JSON"),
         ("missing.txt", None, "cannot be read: No such file"),
     ],
 )

@@ -227,6 +227,11 @@ class Detector(BaseEstimator):
         ----------
         model
             The model to use.
+
+        Raises
+        ------
+        FingerprintError
+            Other weights, another processor or another number type.
         """
         self._check_fitted()
         dtype, fitted = str(model.dtype).removeprefix("torch."), self.provenance_.dtype

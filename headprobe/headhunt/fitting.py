@@ -475,7 +475,12 @@ def verdicts(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     for row in rows:
         if "difference" not in row:
             continue
-        if "difference_low" not in row:
+        if "difference_low" not in row and row["difference"] <= 0:
+            out.append(
+                f"A never-trained copy does as well on these videos (difference {row['difference']:+.3f}): nothing "
+                "here shows that the detector reads what the model has learned."
+            )
+        elif "difference_low" not in row:
             out.append("The videos are too few to tell the detector from a never-trained copy.")
         elif row["difference_low"] > 0:
             out.append(

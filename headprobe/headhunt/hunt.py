@@ -321,8 +321,8 @@ class Hunt(Detector):
         try:
             found = bootstrap_difference(scores[0], scores[1], truth, kind="t")
             pair[1] |= {"difference_low": found.low, "difference_high": found.high}
-        except InputError:
-            pass  # too few videos for an interval; the row then has none, which the report says
+        except InputError as error:  # too few videos for an interval; the row then says why it has none
+            pair[1]["no_interval"] = str(error)
         return rows + pair[len(labels) == len(y) :]
 
     def fit_locator(
@@ -495,8 +495,8 @@ def _auc_row(name: str, scores: np.ndarray, y: np.ndarray, groups: np.ndarray) -
     row["n_videos"] = len(set(groups.tolist()))
     try:
         found = bootstrap_videos(_by_group(scores, groups), _by_group(y, groups), kind="t")
-    except InputError:
-        return row  # too few videos for an interval; the row then has none, which the report says
+    except InputError as error:  # too few videos for an interval; the row then says why it has none
+        return row | {"no_interval": str(error)}
     return row | {"auc_low": found.low, "auc_high": found.high}
 
 

@@ -128,6 +128,17 @@ def identify_parts(
     ------
     InputError
         As in `identify`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> y = np.arange(40) % 2
+    >>> z = rng.normal(size=(40, 2, 3, 4))
+    >>> z[:, 1, 2] += 5 * y[:, None]
+    >>> found = identify_parts(z, y, [np.arange(20), np.arange(20, 40)], k=1)
+    >>> [one.heads.labels for one in found]
+    [('L1H2',), ('L1H2',)]
     """
     scores = saliency_of_parts(acts, y, parts, metrics, random_state, progress=progress)
     return [_identified(scores.isel(part=i, drop=True), k, instability_penalty) for i in range(len(parts))]

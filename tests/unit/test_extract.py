@@ -432,7 +432,7 @@ def test_a_text_model_reads_no_videos(folder: Path, tmp_path: Path) -> None:
     [
         ({"engine": "cluster"}, "engine is 'cluster'; choose 'local' or 'ray'"),
         ({"actors": 2}, "actors= is for engine='ray'"),
-        ({"device": "cpu"}, "device= and dtype= are for a model that is loaded here"),
+        ({"device": "cpu"}, "device= is for a model that is loaded here"),
         ({"segments": 0}, "segments is 0"),
         ({"heads": ["L9H9"]}, "L9H9 not in"),
         ({"batch_size": "all"}, "batch_size is 'all'"),

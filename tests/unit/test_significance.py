@@ -469,7 +469,9 @@ def wider(seed: int, factor: float, shift: float = 0.0) -> tuple[np.ndarray, np.
 
 def test_significant_heads_whose_classes_spread_differently_are_said() -> None:
     z, y = wider(0, 4.0, 3.0)
-    text = r"of the (\d) best heads with a family-wise p of at most 0.05, \1 give outputs that spread wider .* by 'auroc'"
+    text = (
+        r"of the (\d) best heads with a family-wise p of at most 0.05, \1 give outputs that spread wider .* by 'auroc'"
+    )
     with pytest.warns(HeadprobeWarning, match=text) as caught:
         max_statistic(z, y, n_permutations=99)
     assert caught[0].filename == __file__

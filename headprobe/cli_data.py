@@ -251,6 +251,9 @@ def _transformed(values: Any, sigmoid: bool, decimals: int | None) -> Any:
 
 
 def _file(path: Path) -> dict[str, str]:
+    if path.is_dir():  # the truth is how it is filed
+        names = sorted(one.relative_to(path).as_posix() for one in path.rglob("*") if one.is_file())
+        return {"name": path.name, "sha256_of_names": hashlib.sha256("\n".join(names).encode()).hexdigest()}
     return {"name": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 

@@ -256,8 +256,8 @@ def sample_videos(
         if isinstance(n_videos, bool) or not isinstance(n_videos, int):
             raise InputError(f"n_videos must be a whole number, got {n_videos!r}")
         fraction = n_videos / max(len(pool), 1)
-    share = 0.5 if balance == "equal" else len(by_label[True]) / max(len(pool), 1)
-    n_abnormal = math.floor(n_videos * share + 0.5)
+    part, whole = (1, 2) if balance == "equal" else (len(by_label[True]), max(len(pool), 1))
+    n_abnormal = (2 * n_videos * part + whole) // (2 * whole)  # rounded, a half upwards, in whole numbers
     wanted = {False: n_videos - n_abnormal, True: n_abnormal}
     for label, title in ((False, "normal"), (True, "abnormal")):
         there = len(by_label[label])

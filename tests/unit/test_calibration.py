@@ -49,6 +49,11 @@ def test_every_class_has_its_share_rounded_up_or_down(classes, normal, fraction,
         assert abs(found[name] - expected * size / n_abnormal) < 1
 
 
+def test_a_half_is_rounded_upwards_whatever_floating_point_makes_of_it():
+    videos = pool({"Normal": 23, "A": 1, "B": 1, "C": 1, "D": 44})
+    assert sum(sample_videos(videos, fraction=0.5).labels.values()) == 24  # 23.5
+
+
 def test_every_video_of_a_label_is_equally_likely():
     videos = pool({"Normal": 10, "A": 7, "B": 2, "C": 1})
     drawn = Counter(v for seed in range(2000) for v in sample_videos(videos, n_videos=8, random_state=seed).videos)

@@ -115,7 +115,7 @@ def test_labels_of_videos_alone_give_numbers_over_videos(tmp_path, invoke):
     [
         ("scores.json", '{"Abuse028_x264": [0,0,0,0,0,0]}', "in truth but not in scores: ['Normal_Videos_003_x264']"),
         ("scores.json", '{"Abuse028_x264": [0,0]}', "6 scores are expected with one for every frame, got 2"),
-        ("scores.json", "{", "the scores are no JSON"),
+        ("scores.json", "{", "no readable JSON"),
         ("temporal.txt", "Abuse028_x264.mp4  Abuse  2  3  5", "line 1: expected pairs"),
         ("counts.txt", "Abuse028_x264 0 5 0", "not in the frame counts"),
     ],

@@ -13,7 +13,7 @@ import zlib
 from pathlib import Path
 
 import torch
-from rounding import same_bits
+from equality import same_bits
 
 from headprobe.activations import HeadActivations, example_table
 from headprobe.errors import StoreError

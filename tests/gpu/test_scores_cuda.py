@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from rounding import close
+from equality import close
 
 from headprobe.metrics.metric import METRICS
 from headprobe.metrics.saliency import saliency

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from equality import close
 from families.internvl import FAMILIES
-from rounding import close
 
 from headprobe.activations import HeadActivations, example_table
 from headprobe.errors import InputError

@@ -9,7 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from rounding import same
+from equality import same
 
 from headprobe.video.clips import clip_examples, find_videos
 from headprobe.video.decode import VideoReader, probe

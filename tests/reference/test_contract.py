@@ -10,8 +10,8 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from equality import close, same, same_bits, tolerance
 from families import Family, families
-from rounding import close, same, same_bits, tolerance
 from tiny_models import by_head, hooked, hooks
 
 import headprobe

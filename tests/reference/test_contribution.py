@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from rounding import close
+from equality import close
 from tiny_models import TEXTS, VOCAB_SIZE, VOCABULARY, contents, make_model, make_module, make_tokenizer
 
 import headprobe

@@ -9,8 +9,8 @@ import functools
 import numpy as np
 import pytest
 import torch
+from equality import close, same, same_bits
 from families import families
-from rounding import close, same, same_bits
 from tiny_models import DECODERS, FAMILIES, contents, make_model
 
 import headprobe

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from rounding import close
+from equality import close
 from tiny_models import make_model
 
 from headprobe.errors import InputError

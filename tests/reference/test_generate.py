@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from equality import close, same
 from families import families
-from rounding import close, same
 from tiny_models import DECODERS, contents, make_model
 from torch.multiprocessing.reductions import StorageWeakRef
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rounding import close, same
+from equality import close, same
 
 TESTS = Path(__file__).resolve().parents[1]
 # Height and width of the frames: as the tiny models have them, larger, smaller, and rounded to the token grid.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from rounding import same_bits
+from equality import same_bits
 from tiny_models import FAMILIES, by_head, contents, hooked, hooks, make_model
 
 from headprobe import HeadTracer, positions

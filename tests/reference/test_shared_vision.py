@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from rounding import close, same_bits
+from equality import close, same_bits
 from tiny_models import contents, make_model
 
 from headprobe import HeadTracer, positions

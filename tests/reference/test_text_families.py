@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers
+from equality import close, same_bits
 from families import randomise
 from families.text import FAMILIES, SIZES, contents, tokenizer
-from rounding import close, same_bits
 from tiny_models import by_head, hooked, hooks
 
 import headprobe

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from rounding import same_bits
+from equality import same_bits
 
 from headprobe.activations import HeadActivations, concatenate, example_table
 from headprobe.errors import FingerprintError, InputError

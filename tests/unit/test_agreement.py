@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
+from equality import close, same_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rounding import close, same_bits
 
 from headprobe.errors import InputError
 from headprobe.heads import HeadSet

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from rounding import close, same_bits
+from equality import close, same_bits
 
 from headprobe.errors import InputError
 from headprobe.metrics.batch import load_batch

@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from rounding import close
+from equality import close
 from tiny_models import TEXTS, contents, make_model
 
 from headprobe import HeadTracer, positions

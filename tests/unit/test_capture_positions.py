@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from rounding import close
+from equality import close
 from tiny_models import FAMILIES, TEXTS, contents, make_clips, make_model
 
 from headprobe import Example, HeadTracer, positions, saliency

@@ -7,9 +7,9 @@ import pickle
 
 import numpy as np
 import pytest
+from equality import same
 from hypothesis import given
 from hypothesis import strategies as st
-from rounding import same
 
 from headprobe.errors import InputError, VideoError
 from headprobe.video import decode

@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 import xarray as xr
-from rounding import close, same_bits
+from equality import close, same_bits
 from tiny_models import TEXTS, VOCAB_SIZE, VOCABULARY, make_model, make_module, make_tokenizer
 from torch import nn
 

@@ -13,7 +13,7 @@ import av
 import numpy as np
 import pytest
 from av.video.frame import PictureType
-from rounding import same
+from equality import same
 
 from headprobe.errors import HeadprobeWarning, InputError, VideoError
 from headprobe.extraction.decoder import Decoder

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from rounding import close, same, same_bits
+from equality import close, same, same_bits
 from tiny_models import FAMILIES, TEXTS, contents, make_model, make_module, make_tokenizer
 
 import headprobe

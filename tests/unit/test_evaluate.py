@@ -2,9 +2,9 @@ import time
 
 import numpy as np
 import pytest
+from equality import same_bits
 from hypothesis import given
 from hypothesis import strategies as st
-from rounding import same_bits
 
 from headprobe.errors import InputError
 from headprobe.headhunt.evaluate import (

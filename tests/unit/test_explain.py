@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 import torch
+from equality import close, same
 from hunters import clips, head_hunter, layer_hunter, model, video
-from rounding import close, same
 
 from headprobe.errors import ArtefactError, InputError, VideoError
 from headprobe.examples import Example

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from rounding import KEPT, close
+from equality import KEPT, close
 from tiny_models import make_model
 
 from headprobe import HeadTracer, positions

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from broken_videos import png
-from rounding import same
+from equality import same
 
 from headprobe.errors import HeadprobeError, InputError
 from headprobe.extraction import decoder as decoder_module

@@ -15,7 +15,7 @@ from pathlib import Path
 import extract_worker
 import numpy as np
 import pytest
-from rounding import close
+from equality import close
 from tiny_models import make_model
 
 from headprobe.errors import StoreError

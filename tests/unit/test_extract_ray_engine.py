@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rounding import close
+from equality import close
 from tiny_models import make_model
 
 from headprobe.extraction.extract import extract

@@ -14,13 +14,13 @@ from typing import Any
 import nnsight.ndif
 import pytest
 import torch
+from equality import close
 from nnsight import CONFIG
 from nnsight.intervention.backends.remote import RemoteBackend, RemoteError
 from nnsight.modeling import huggingface
 from nnsight.modeling.transformers import TransformersModel
 from nnsight.schema.request import RequestModel
 from nnsight.tracing import tracer as tracing
-from rounding import close
 from tiny_models import make_module, make_tokenizer
 
 import headprobe

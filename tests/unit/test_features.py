@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from rounding import close
+from equality import close
 
 from headprobe.activations import HeadActivations
 from headprobe.errors import InputError

@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from equality import same_bits
 from families import llava_next_video
 from hypothesis import given
 from hypothesis import strategies as st
-from rounding import same_bits
 
 import headprobe
 from headprobe.errors import InputError, UnsupportedModelError

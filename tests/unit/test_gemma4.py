@@ -7,8 +7,8 @@ import functools
 import numpy as np
 import pytest
 import torch
+from equality import close
 from families.gemma4 import FAMILIES, PATCHES
-from rounding import close
 
 import headprobe
 from headprobe import Frames, HeadTracer, positions

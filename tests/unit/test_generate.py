@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 import torch
-from rounding import close, same, same_bits
+from equality import close, same, same_bits
 from tiny_models import contents, make_clips, make_model, make_module, make_tokenizer
 from transformers import LlamaModel, LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 from architectures import CASES, build
-from rounding import same_bits
+from equality import same_bits
 from tiny_models import make_module, make_tokenizer
 from typer.testing import CliRunner
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers
+from equality import same_bits
 from families import clips, internvl
-from rounding import same_bits
 
 import headprobe
 from headprobe.errors import InputError

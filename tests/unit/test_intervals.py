@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from rounding import close
+from equality import close
 
 from headprobe.activations import HeadActivations, example_table
 from headprobe.errors import InputError

@@ -3,9 +3,9 @@ from itertools import permutations
 
 import numpy as np
 import pytest
+from equality import close
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rounding import close
 
 from headprobe.errors import InputError
 from headprobe.metrics.kemeny import kemeny

@@ -8,8 +8,8 @@ import json
 import numpy as np
 import pytest
 import torch
+from equality import close
 from hunters import layer_hunter, model, video
-from rounding import close
 from sklearn.base import clone
 
 from headprobe.errors import ArtefactError, InputError

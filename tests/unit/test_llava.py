@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from equality import same, same_bits
 from families import clips, llava_next_video, llava_onevision, video_llava
-from rounding import same, same_bits
 
 from headprobe import positions
 from headprobe.sites import block_paths

@@ -7,7 +7,7 @@ import types
 import pytest
 import torch
 import transformers
-from rounding import close, same_bits
+from equality import close, same_bits
 from safetensors.torch import load_file, save_file
 from tiny_models import (
     FAMILIES,

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from rounding import close
+from equality import close
 
 import headprobe.metrics
 from headprobe.errors import InputError

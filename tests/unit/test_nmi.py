@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from rounding import same
+from equality import same
 
 from headprobe.metrics.batch import Batch
 from headprobe.metrics.nmi import contingency_nmi, k_means, nmi, two_means

@@ -2,9 +2,9 @@ import warnings
 
 import numpy as np
 import pytest
+from equality import close, same
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rounding import close, same
 
 from headprobe.errors import HeadprobeWarning, InputError
 from headprobe.metrics.normalisation import OUTLIER_HEADS, combine, min_max, rank_scale

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from rounding import close
+from equality import close
 from tiny_models import TEXTS, make_module, make_tokenizer
 
 import headprobe

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from rounding import same_bits
+from equality import same_bits
 
 from headprobe.activations import HeadActivations
 from headprobe.errors import InputError

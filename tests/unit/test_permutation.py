@@ -8,7 +8,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 import torch
-from rounding import same
+from equality import same
 
 from headprobe.errors import HeadprobeWarning, InputError
 from headprobe.metrics.permutation import MIN_DISTINCT, relabellings

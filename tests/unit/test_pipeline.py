@@ -17,7 +17,7 @@ import hunters
 import numpy as np
 import pytest
 import torch
-from rounding import close, same, same_bits
+from equality import close, same, same_bits
 from sklearn.metrics import roc_auc_score
 
 from headprobe.activations import HeadActivations, example_table

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from equality import same_bits
 from hypothesis import given
 from hypothesis import strategies as st
-from rounding import same_bits
 from tiny_models import FLEXIBLE, PACKING, make_clips
 
 from headprobe.errors import InputError

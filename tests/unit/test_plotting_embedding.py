@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from equality import close
 from matplotlib.figure import Figure
-from rounding import close
 from sklearn.metrics import silhouette_score
 from sklearn.preprocessing import StandardScaler
 

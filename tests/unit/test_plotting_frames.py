@@ -7,10 +7,10 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from equality import same, same_bits
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from rounding import same, same_bits
 
 import headprobe
 from headprobe.errors import InputError

@@ -6,9 +6,9 @@ import itertools
 
 import numpy as np
 import pytest
+from equality import same_bits
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from rounding import same_bits
 
 from headprobe.errors import InputError
 from headprobe.plotting.grid import heatmap_grid

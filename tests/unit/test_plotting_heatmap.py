@@ -8,10 +8,10 @@ import matplotlib
 import numpy as np
 import pytest
 import xarray as xr
+from equality import same_bits
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle, StepPatch
-from rounding import same_bits
 
 from headprobe.errors import InputError
 from headprobe.heads import HeadSet

@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import matplotlib
 import numpy as np
 import pytest
+from equality import same, same_bits
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox
 from matplotlib.patches import StepPatch
-from rounding import same, same_bits
 
 from headprobe.errors import InputError
 from headprobe.plotting.canvas import VERMILION

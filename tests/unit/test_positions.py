@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from rounding import close, same_bits
+from equality import close, same_bits
 
 from headprobe import positions
 from headprobe.errors import PositionError

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from rounding import close, same, same_bits
+from equality import close, same, same_bits
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.exceptions import FitFailedWarning, NotFittedError

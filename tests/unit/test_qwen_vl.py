@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from rounding import close, same, same_bits
+from equality import close, same, same_bits
 from tiny_models import FLEXIBLE, PACKING, VOCABULARY, make_clips, make_model, make_module, make_tokenizer
 
 import headprobe

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from rounding import close
+from equality import close
 
 from headprobe.activations import HeadActivations
 from headprobe.errors import InputError

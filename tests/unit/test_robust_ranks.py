@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
+from equality import close
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rounding import close
 from scipy.stats import beta, rankdata
 
 from headprobe.errors import InputError

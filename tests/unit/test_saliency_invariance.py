@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from equality import same_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rounding import same_bits
 
 from headprobe.errors import InputError
 from headprobe.metrics.batch import Batch

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from rounding import close
+from equality import close
 
 from headprobe.errors import InputError
 from headprobe.metrics.batch import Batch

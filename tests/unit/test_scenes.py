@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 import pytest
-from rounding import same
+from equality import same
 
 from headprobe.errors import InputError
 from headprobe.video import scenes

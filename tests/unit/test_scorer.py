@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from rounding import close
+from equality import close
 from safetensors.numpy import load_file, save_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score

@@ -2,9 +2,9 @@ import json
 
 import numpy as np
 import pytest
+from equality import close, same_bits
 from hypothesis import given
 from hypothesis import strategies as st
-from rounding import close, same_bits
 
 from headprobe.errors import HeadprobeWarning, InputError
 from headprobe.heads import HeadSet

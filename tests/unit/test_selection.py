@@ -2,9 +2,9 @@ import warnings
 
 import numpy as np
 import pytest
+from equality import close
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rounding import close
 
 from headprobe.errors import HeadprobeWarning, InputError
 from headprobe.heads import HeadSet

@@ -1,6 +1,6 @@
 import numpy as np
 import torch
-from rounding import same
+from equality import same
 
 from headprobe.metrics.probe_scores import probe_auroc
 from headprobe.metrics.selectivity import control_labels, selectivity

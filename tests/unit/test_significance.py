@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from rounding import close, same
+from equality import close, same
 from scipy.stats import binom
 
 from headprobe.activations import HeadActivations, example_table

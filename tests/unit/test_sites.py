@@ -7,7 +7,7 @@ import pytest
 import torch
 import transformers
 from architectures import CASES, build
-from rounding import same_bits
+from equality import same_bits
 from tiny_models import FAMILIES, TEXTS, make_module, make_tokenizer
 
 import headprobe

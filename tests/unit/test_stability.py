@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
+from equality import close
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rounding import close
 
 from headprobe.errors import InputError
 from headprobe.metrics.replicates import stack_maps

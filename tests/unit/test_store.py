@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from equality import same_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rounding import same_bits
 from safetensors import safe_open
 from tiny_models import contents, make_model
 

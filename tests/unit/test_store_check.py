@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 import pytest
-from rounding import same_bits
+from equality import same_bits
 from store_worker import HEADS, KEYS, MADE, make
 from typer.testing import CliRunner
 

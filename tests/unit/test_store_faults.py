@@ -13,7 +13,7 @@ import time
 
 import pytest
 import store_worker
-from rounding import same_bits
+from equality import same_bits
 from store_worker import HEADS, KEYS, MADE, make
 
 from headprobe.errors import HeadprobeWarning, StoreError

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from rounding import close
+from equality import close
 from tiny_models import DECODERS, TEXTS, VOCABULARY, make_model
 
 from headprobe import HeadTracer

@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 import pytest
+from equality import close
 from hunters import clips, model
 from hypothesis import given
 from hypothesis import strategies as st
-from rounding import close
 from scipy.special import softmax
 from sklearn.metrics import roc_auc_score
 

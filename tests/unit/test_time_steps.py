@@ -6,8 +6,8 @@ import functools
 
 import numpy as np
 import pytest
+from equality import same
 from families import families
-from rounding import same
 
 from headprobe import Frames
 from headprobe.errors import HeadprobeWarning, InputError

@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from rounding import close, same_bits
+from equality import close, same_bits
 from tiny_models import contents, make_clips, make_model
 from transformers.models.llama import modeling_llama
 

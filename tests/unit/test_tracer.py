@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from rounding import close, same, same_bits
+from equality import close, same, same_bits
 from tiny_models import FAMILIES, TEXTS, VOCAB_SIZE, contents, make_clips, make_model, make_module, make_tokenizer
 
 import headprobe

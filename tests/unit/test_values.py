@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from rounding import same_bits
+from equality import same_bits
 
 from headprobe.errors import InputError
 from headprobe.heads import HeadSet

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from equality import close
 from families.vision_tower import CLIP, FAMILIES, SIGLIP, SIZES, contents
-from rounding import close
 
 import headprobe
 from headprobe import HeadTracer, positions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from rounding import close
+from equality import close
 
 from headprobe.errors import InputError
 from headprobe.metrics.parts import group_halves

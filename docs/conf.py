@@ -92,7 +92,8 @@ plotting.explorer.views plotting.maps plotting.names plotting.strip plotting.tex
 probing.inputs
 store.catalog store.columns store.contents store.files store.holdings store.incoming store.lock store.manifest
 store.numbers store.reading store.record store.shard
-trace.answers trace.batching trace.collected trace.direct trace.directions trace.forward trace.intake trace.norms trace.observe
+trace.answers trace.batching trace.collected trace.direct trace.directions trace.forward trace.intake trace.norms
+trace.observe
 trace.passes trace.plan trace.prefix trace.reading trace.references trace.remote trace.residual trace.row_parts
 trace.sampling trace.settings trace.shared_passes
 """

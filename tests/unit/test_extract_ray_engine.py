@@ -187,4 +187,4 @@ def test_an_actor_for_each_gpu_or_for_four_cores(
     run(folder / "v0.mp4", "a/name", tmp_path / "z", fake, monkeypatch, actors=actors)
     assert len(fake.made) == n
     assert fake.options == [{"num_cpus": 1, "num_gpus": n_gpus}]
-    assert asked[0] == {"device": "cuda" if n_gpus else None, "dtype": None}
+    assert asked[0] == ({"device": "cuda"} if n_gpus else {})

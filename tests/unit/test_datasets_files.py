@@ -225,7 +225,7 @@ def test_the_truth_alone_from_files(tmp_path):
         read_truth("xd-violence", at["ucf.txt"])
     with pytest.raises(InputError, match=r"frames.csv is no folder: name the one that holds the data set"):
         read_truth("folder", at["frames.csv"])
-    with pytest.raises(InputError, match=r"must be one of ucf-crime, .*, folder, got 'mine'"):
+    with pytest.raises(InputError, match=r"must be one of ucf-crime, .*, folder, table, got 'mine'"):
         read_truth("mine", at["frames.csv"])
 
 

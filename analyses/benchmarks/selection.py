@@ -115,7 +115,9 @@ def beside_all_pairs(clips: int, layers: int) -> dict[str, Any]:
         for name in ("mmd", "nmi"):
             a, b = exact.sel(metric=name).values, quick.sel(metric=name).values
             one[name] = {
-                "spearman": min(float(spearmanr(p.ravel(), q.ravel()).statistic) for p, q in zip(a, b, strict=True)),
+                "spearman": min(
+                    float(np.asarray(spearmanr(p.ravel(), q.ravel()))[0]) for p, q in zip(a, b, strict=True)
+                ),
                 "mean_difference": float(np.abs(a - b).mean()),
                 "largest_difference": float(np.abs(a - b).max()),
                 "median_relative_difference": float(np.median(np.abs(a - b) / a.clip(1e-12))),
@@ -136,13 +138,13 @@ def table(results: dict[str, Any]) -> str:
     if "cost" in results:
         c = results["cost"]
         seconds = c["process_seconds"]
-        part = "" if c["heads_measured"] == c["heads"] else f", {c['heads_measured']} heads multiplied up"
+        part = "" if c["heads_measured"] == c["heads"] else f", multiplied up from {c['heads_measured']} heads"
         lines.append(
             f"{c['clips']} clips, {c['heads']} heads of {D} dimensions, {c['prompts']} prompts: a selection by `lda`, "
             f"`kl`, `mmd` and `nmi` takes {seconds:.0f} s of processor time of one thread{part} (required: less than "
             f"{SECONDS_ALLOWED:.0f}: {'met' if seconds < SECONDS_ALLOWED else 'missed'}), beside other work (load "
             f"{min(c['load']):.0f} to {max(c['load']):.0f} on {results['processors']} cores), with at most "
-            f"{c['peak_gib']:.1f} GiB in memory."
+            f"{c['peak_gib']:.1f} GiB in memory, {c['heads_measured']} heads under one prompt among them."
         )
     if "exact" in results:
         e = results["exact"]
@@ -153,9 +155,9 @@ def table(results: dict[str, Any]) -> str:
             "",
             f"Beside all pairs of {e['clips']} clips, on {e['heads']} heads under {e['prompts']} prompts "
             f"({e['exact_seconds'] / e['heads'] / e['prompts']:.2f} s for each head and prompt), with "
-            f"{len(e['seeds'])} seeds: of the 20 heads with the highest RSS, {min(shared)} to {max(shared)} are the "
-            f"same; of the 20 with the highest `mmd`, {min(each['mmd'])} to {max(each['mmd'])}, the highest `nmi`, "
-            f"{min(each['nmi'])} to {max(each['nmi'])}. Rank correlation over all heads: `mmd` at least "
+            f"{len(e['seeds'])} seeds: of the 20 heads with the highest RSS, at least {min(shared)} are the "
+            f"same; of the 20 with the highest `mmd` under a prompt at least {min(each['mmd'])}, with the highest "
+            f"`nmi` at least {min(each['nmi'])}. Rank correlation over all heads: `mmd` at least "
             f"{rho['mmd']:.3f}, `nmi` at least {rho['nmi']:.3f}. Median relative difference of `mmd`: "
             f"{max(s['mmd']['median_relative_difference'] for s in e['seeds']):.1%}; mean difference of `nmi`: "
             f"{max(s['nmi']['mean_difference'] for s in e['seeds']):.4f}, largest "

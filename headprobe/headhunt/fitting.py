@@ -376,7 +376,7 @@ def _control(
         try:
             untrained = hunter.capture(
                 never_trained(model, hunter.random_state),
-                [examples[row] for row in rows],
+                [examples[row] for row in rows.tolist()],
                 batch_size=batch_size,
                 progress=progress,
             )

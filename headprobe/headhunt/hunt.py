@@ -78,6 +78,7 @@ class Hunt(Detector):
     random_state: int
 
     # What a subclass says.
+    heads_: HeadSet
 
     def _choose(self, acts: HeadActivations, y: np.ndarray, progress: bool = False) -> Any:
         """What to read, chosen on these examples; nothing is kept."""

@@ -87,6 +87,7 @@ class Batch:
         # Of a batch of some of the examples (`rows`): the batch of all, and which they are.
         self._whole: tuple[Batch, Tensor] | None = None
         self._taken: dict[Any, Tensor] = {}
+        self._single: Tensor | None = None
         # Moments of the classes of many examples, likewise.
         self.moments: tuple[Tensor, Any] | None = None
         self.n_heads, self.n, self.d = size if size is not None else tuple(cast(Tensor, x).shape)
@@ -137,8 +138,10 @@ class Batch:
 
     @property
     def single(self) -> Float[Tensor, "head example d"]:
-        """Features in float32, of mean square 1 over all examples; about the mean of all, in a batch of some."""
-        return self.take("single", lambda whole: _unit(whole.x))
+        """Features in float32, of mean square 1 over all examples."""
+        if self._single is None:
+            self._single = _unit(self.x)
+        return self._single
 
     @property
     def wide(self) -> bool:

@@ -42,9 +42,9 @@ def test_lda_plain_is_refused_where_the_scatter_is_singular():
 def test_kl_is_not_defined_with_two_examples_of_a_class_in_many_dimensions():
     x = torch.randn(1, 8, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     y = torch.tensor([True, True] + [False] * 6)
-    with pytest.raises(InputError, match=r"head L0H0: the covariance of the 2 abnormal \(1\) examples is singular"):
+    with pytest.raises(InputError, match=r"head L0H0: the covariance of the 2 examples of class 1 is singular"):
         kl(x, y, ["L0H0"])
-    with pytest.raises(InputError, match=r"the 2 normal \(0\) examples"):
+    with pytest.raises(InputError, match=r"the 2 examples of class 0"):
         kl(x, ~y, ["L0H0"])
 
 
@@ -139,7 +139,7 @@ def test_lda_of_several_classes_is_the_mean_over_pairs_in_the_pooled_scatter():
 
 def test_a_class_without_covariance_is_named_among_several():
     x = torch.randn(1, 8, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    with pytest.raises(InputError, match=r"head L0H0: the covariance of the 2 class 1 \(counted from 0\) examples"):
+    with pytest.raises(InputError, match=r"head L0H0: .* of the 2 examples of class 1 \(counted from 0\) is singular"):
         kl(x, torch.tensor([0, 0, 0, 1, 1, 2, 2, 2]), ["L0H0"])
 
 

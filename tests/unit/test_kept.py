@@ -115,7 +115,7 @@ def test_a_store_of_an_extraction_takes_the_place_of_reading(tiny, examples, tmp
 
 
 def test_heads_that_are_given_are_taken_and_nothing_is_said_of_their_stability(tiny, examples) -> None:
-    hunter = HeadHunt(**SETTINGS | {"heads": ["L5H3", "L0H0", "L2H1"], "n_resamples": 3})
+    hunter = HeadHunt(**SETTINGS | {"heads": ["L5H3", "L0H0", "L2H1"], "n_resamples": 3, "calibrate": False})
     acts = hunter.capture(tiny, examples, progress=False)
     fitted = hunter.fit(acts, progress=False)
     assert fitted.heads_.labels == ("L5H3", "L0H0", "L2H1")

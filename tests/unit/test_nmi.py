@@ -6,6 +6,7 @@ import pytest
 import torch
 from equality import same
 
+from headprobe.metrics import clusters as clusters_module
 from headprobe.metrics.batch import Batch
 from headprobe.metrics.nmi import contingency_nmi, k_means, nmi, two_means
 
@@ -187,3 +188,29 @@ def test_one_of_many_examples_apart_from_all_others_is_found_though_starts_are_t
     clusters, inertia = two_means(x)
     assert clusters[0].sum().item() in (1, 1199)
     assert inertia.item() == pytest.approx(0, abs=1e-2)
+
+
+def test_of_many_examples_the_starts_that_are_gone_on_with_differ(monkeypatch):
+    rng = np.random.default_rng(0)
+    x = torch.from_numpy(rng.normal(size=(1, 900, 3)) + 6 * np.eye(3)[np.arange(900) % 3])
+    given = []
+
+    def seen(rows, number, k, steps, descend=clusters_module._descend):
+        given.append(number.clone())
+        return descend(rows, number, k, steps)
+
+    monkeypatch.setattr(clusters_module, "_descend", seen)
+    two_means(x)
+    first, second, alone = given[1].bool()
+    # Splitting off another one of the three groups, not the same with the numbers of the clusters exchanged.
+    assert 0.2 < (first != second).double().mean() < 0.8
+    assert alone.sum() == 1
+
+
+def test_some_rows_of_a_batch_have_the_clusters_of_the_rows_alone():
+    x = torch.randn(40, 900, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    # About the mean of all, another example would be the farthest from it.
+    x[:, 800:] += 40
+    rows = torch.arange(800)
+    together, alone = nmi(Batch.of(x).rows(rows), rows % 3 == 0), nmi(x[:, :800], rows % 3 == 0)
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-6)

@@ -481,7 +481,7 @@ def test_a_head_without_spread_in_a_part_is_named() -> None:
     n = 900
     z = np.random.default_rng(0).normal(size=(n, 1, 3, 4))
     z[100:, 0, 1] = 2.0
-    with pytest.raises(InputError, match=r"L0H1 .* has the same output for all 800 examples"):
+    with pytest.raises(InputError, match=r"head L0H1 has the same output for all 800 examples"):
         saliency_of_parts(z, np.arange(n) % 2, [np.arange(n), np.arange(100, n)])
 
 

@@ -85,12 +85,13 @@ def saliency(
     -------
     xarray.DataArray
         Dims (metric, [prompt,] layer, head), float64. Higher goes better with the labels. No score changes when a
-        head's output is scaled, nor (`sav` apart) shifted, nor (`ldr` apart) rotated. Heads of different sizes are
-        scored each in its own size; NaN stands where a layer has no head of this number, or none that was read. Of
-        activations the attributes `model`, `revision` and `weights_hash` say which model was scored, as far as known.
-        `mmd`, `mmd_unbiased` and `nmi` look at all pairs of up to 400 examples (or twice d_head, where that is more);
-        of more they are approximated in linear time. On 1200 made clips the median error of `mmd` was 2.3 %, the mean
-        error of `nmi` 0.0003 (`analyses/benchmarks/selection.py --exact`). Memory beyond the input stays below 1 GB for 2000 examples.
+        head's output is scaled, nor (`sav` apart) shifted, nor (`ldr` and an approximated `mmd` apart) rotated. Heads
+        of different sizes are scored each in its own size; NaN stands where a layer has no head of this number, or none
+        that was read. Of activations the attributes `model`, `revision` and `weights_hash` say which model was scored,
+        as far as known. `mmd`, `mmd_unbiased` and `nmi` look at all pairs of up to 400 examples (or twice d_head, where
+        that is more); of more they are approximated in linear time. On 1200 made clips the median error of `mmd` was
+        2.3 %, the mean error of `nmi` 0.0003 (`analyses/benchmarks/selection.py --exact`). Memory beyond the input
+        stays below 1 GB for 2000 examples.
 
     Raises
     ------

@@ -76,7 +76,7 @@ def shrunk(empirical: Float[Tensor, "head m m"], fourth: Float[Tensor, " head"],
     >>> rows = torch.tensor([[[2.0, 0.0], [-2.0, 0.0], [0.0, 1.0], [0.0, -1.0]]], dtype=torch.float64)
     >>> lengths = rows.square().sum(-1)
     >>> found = shrunk(rows.mT @ rows / 4, lengths.square().mean(-1), n=4, d=2)
-    >>> bool(found.shrinkage == ledoit_wolf(rows, 2).shrinkage)
+    >>> torch.allclose(found.shrinkage, ledoit_wolf(rows, 2).shrinkage)
     True
     """
     shrinkage, ridge = shrinkage_of(

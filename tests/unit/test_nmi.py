@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from equality import same
+from equality import close, same
 
 from headprobe.metrics import clusters as clusters_module
 from headprobe.metrics.batch import Batch
@@ -163,12 +163,12 @@ def test_of_many_examples_the_inertia_is_about_the_lowest_and_that_of_the_cluste
 def test_up_to_400_examples_one_move_at_a_time_and_above_no_inner_products_of_all():
     x = torch.randn(2, 401, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     few = x[:, :400]
-    assert torch.equal(two_means(few)[1], two_means(few, exact=True)[1])
+    assert close(two_means(few)[1], two_means(few, exact=True)[1])
     batch = Batch.of(x)
     clusters, inertia = two_means(batch)
     assert batch._gram is None
-    assert torch.equal(inertia, two_means(x, exact=False)[1])
-    assert torch.equal(clusters, two_means(x)[0])  # the same seed, the same clusters
+    assert close(inertia, two_means(x, exact=False)[1], torch.float32)
+    assert same(clusters, two_means(x)[0])  # the same seed, the same clusters
 
 
 def test_of_many_examples_a_head_alone_scaled_or_elsewhere_has_the_same_clusters():

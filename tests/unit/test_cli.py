@@ -392,7 +392,7 @@ def test_detect_says_where_its_model_is_and_takes_its_options(detector, films, t
     command = ["detect", str(films / "a.mp4"), "--detector", detector, "--out", str(tmp_path / "out"), "--no-timelines"]
     done = run(app, [*command, "--device", "cpu", "--attention", "eager", "--batch-size", "1"])
     assert done.exit_code == 0, done.output
-    assert "headprobe: model tiny: 0.00 GB in float32 on cpu, attention eager, 48 heads" in done.output
+    assert "headprobe: model tiny: 0.01 GB in float32 on cpu, attention eager, 48 heads" in done.output
     assert record_of(tmp_path / "out")["run"]["attention"] == "eager"
     logger = logging.getLogger("headprobe")
     assert (logger.level, logger.handlers) == (logging.NOTSET, [])  # whoever goes on in this process is not spoken to

@@ -13,7 +13,7 @@ import torch
 from tqdm.auto import tqdm
 
 from headprobe.activations import HeadActivations
-from headprobe.errors import InputError, UnsupportedModelError
+from headprobe.errors import InputError, OutOfMemoryError, UnsupportedModelError
 from headprobe.examples import Example, read_content
 from headprobe.extraction.prompts import read_prompts
 from headprobe.headhunt.calibration import CalibrationSample, calibration_examples
@@ -380,7 +380,7 @@ def _control(
                 batch_size=batch_size,
                 progress=progress,
             )
-        except (UnsupportedModelError, torch.OutOfMemoryError) as error:
+        except (UnsupportedModelError, OutOfMemoryError, torch.OutOfMemoryError) as error:
             without.append(f"no never-trained copy was read: {str(error).splitlines()[0]}")
     hunter.controls_ = hunter.held_out_rows(acts, motion=motion, untrained=untrained)
     return "; ".join(without)
@@ -415,7 +415,8 @@ def some_of_each(y: np.ndarray, groups: np.ndarray, n: int, random_state: int = 
         for group in dict.fromkeys(groups.tolist()):
             rows = rng.permutation(np.flatnonzero((groups == group) & (y == label)))
             turns += [(turn, float(rng.random()), int(row)) for turn, row in enumerate(rows)]
-        chosen += [row for _, _, row in sorted(turns)[: n // 2]]
+        # Half of them, or what the other label leaves of the whole.
+        chosen += [row for _, _, row in sorted(turns)[: max(n // 2, n - int((y != label).sum()))]]
     return np.array(sorted(chosen))
 
 

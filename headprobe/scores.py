@@ -642,8 +642,9 @@ def _from_coords(values: np.ndarray, coords: Mapping[str, list], name: str) -> x
 
 
 def _are_labels(given: object, kind: type) -> bool:
-    fits = isinstance(given, list) and all(type(one) is kind for one in given)
-    return fits and (kind is str or all(0 <= number < 1 << 31 for number in given))
+    if not isinstance(given, list) or not all(type(one) is kind for one in given):
+        return False
+    return kind is str or all(0 <= number < 1 << 31 for number in given)
 
 
 def _known_dims(score_map: xr.DataArray) -> None:

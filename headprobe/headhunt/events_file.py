@@ -248,9 +248,9 @@ def _read_record(file: Path) -> dict[str, Any]:
 
 def _number(record: Any, name: str, low: float, high: float, kind: type = float) -> Any:
     """An entry that is a number of this kind in this range."""
-    value = record.get(name) if isinstance(record, dict) else None
+    value: Any = record.get(name) if isinstance(record, dict) else None
     fits = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
-    if not fits or not low <= value <= high:  # pyright: ignore[reportOptionalOperand]
+    if not fits or not low <= value <= high:
         raise _Wrong(f"{name} must be a number from {low:g} to {high:g}, got {value!r:.80}")
     return kind(value)
 

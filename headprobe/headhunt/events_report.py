@@ -128,7 +128,7 @@ def report_events(
             )
         explained[name] = told
         own = known.get(name)
-        _timeline(report, detection, hunter, None if np.ndim(own) == 0 else own)
+        _timeline(report, detection, hunter, None if own is None or np.ndim(own) == 0 else own)
         for one in told:
             _explanation(report, detection, one, model)
     if model is None:
@@ -239,7 +239,7 @@ def _video_level(report: Report, judged: Judgement) -> None:
     level = judged.video_level
     if not level:
         return
-    rows = [level[row] | {"name": f"by the {name}"} for row, name in VIDEO_ROWS.items()]
+    rows = [{**level[row], "name": f"by the {name}"} for row, name in VIDEO_ROWS.items()]
     n, called = level["max"]["n_videos"], level["called"]
     report.controls(
         rows,

@@ -107,6 +107,8 @@ class HeadSelector(TransformerMixin, BaseEstimator):
     (('L2H3',), (40, 1, 8))
     """
 
+    n_features_in_: int  # set by scikit-learn
+
     def __init__(
         self,
         k: int | None = None,

@@ -45,7 +45,7 @@ def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, demo_run
             result = CliRunner().invoke(app, shlex.split(line.removeprefix("headprobe ")) + quick)
             assert result.exit_code == 0, result.output
             ran.append(line.split()[1])
-    assert ran == ["fit", "detect", "report", "report"]
+    assert ran == ["fit", "detect", "report", "detect", "report"]
     assert Path("events/report.html").stat().st_size > 10_000
     assert len(names["scores"]) == 5  # type: ignore[arg-type]
 

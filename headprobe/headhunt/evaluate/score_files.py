@@ -157,7 +157,7 @@ def read_video_scores(path: str | os.PathLike[str], videos: Sequence[str]) -> di
     for given, rows in held.items():
         if not rows:
             raise InputError(f"video {given!r} has no score")
-        values = [row[-1] if isinstance(row, list) and len(row) == 3 else row for row in rows]
+        values: list[Any] = [row[-1] if isinstance(row, list) and len(row) == 3 else row for row in rows]
         wrong = [x for x in values if isinstance(x, bool) or not isinstance(x, int | float) or not np.isfinite(x)]
         if wrong:
             raise InputError(f"video {given!r}: expected finite numbers, got {wrong[0]!r}")

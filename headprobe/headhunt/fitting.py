@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from tqdm.auto import tqdm
 
 from headprobe.activations import HeadActivations
@@ -380,7 +379,7 @@ def _control(
                 batch_size=batch_size,
                 progress=progress,
             )
-        except (UnsupportedModelError, OutOfMemoryError, torch.OutOfMemoryError) as error:
+        except (UnsupportedModelError, OutOfMemoryError) as error:
             without.append(f"no never-trained copy was read: {str(error).splitlines()[0]}")
     hunter.controls_ = hunter.held_out_rows(acts, motion=motion, untrained=untrained)
     return "; ".join(without)

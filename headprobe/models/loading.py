@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -145,7 +146,8 @@ def load(
             f"{' and '.join(placing)} is for a checkpoint that transformers loads, and not together with device=; "
             "place a module yourself before you pass it."
         )
-    try:
+    shown = type(model).__name__ if isinstance(model, nn.Module) else str(model)
+    with _room_for_weights(device or device_map, shown):
         if isinstance(model, nn.Module):
             parts = _from_module(model, tokenizer, processor_config, revision)
         elif model in ("tiny", "tiny-untrained"):
@@ -157,13 +159,6 @@ def load(
             _set_attention(parts.module, attention, parts.name)
         if not placing and (kind is not None or device is not None):
             parts.module.to(device=device, dtype=kind)
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        name = type(model).__name__ if isinstance(model, nn.Module) else os.fspath(model)
-        raise OutOfMemoryError(
-            f"The memory of {device or device_map or 'this machine'} does not suffice for the weights of {name}: take "
-            "dtype 'bfloat16', another device, or device_map 'auto', which spreads a checkpoint over devices. "
-            f"({(str(error).strip().splitlines() or [type(error).__name__])[0]})"
-        ) from error
     if not callable(parts.tokenizer) or not hasattr(parts.tokenizer, "pad_token_id"):
         raise InputError(
             f"The tokenizer is a {type(parts.tokenizer).__name__}; give a transformers tokenizer, for example "
@@ -190,6 +185,19 @@ def load(
     return loaded
 
 
+@contextlib.contextmanager
+def _room_for_weights(where: Any, name: str) -> Iterator[None]:
+    """Weights that do not fit are an error of ours that says what to do."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise OutOfMemoryError(
+            f"The memory of {where or 'this machine'} does not suffice for the weights of {name}: take "
+            "dtype 'bfloat16', another device, or device_map 'auto', which spreads a checkpoint over devices. "
+            f"({(str(error).strip().splitlines() or [type(error).__name__])[0]})"
+        ) from error
+
+
 def never_trained(model: Model, seed: int = 0) -> Model:
     """The architecture of a model with random weights, fed in the same way: the never-trained control.
 
@@ -209,6 +217,8 @@ def never_trained(model: Model, seed: int = 0) -> Model:
     ------
     UnsupportedModelError
         The model is quantised or spread over devices, so that its class cannot simply be made again.
+    OutOfMemoryError
+        The copy does not fit beside the model.
 
     Examples
     --------
@@ -223,10 +233,9 @@ def never_trained(model: Model, seed: int = 0) -> Model:
         raise UnsupportedModelError(
             f"{model.name} is quantised or spread over devices, so no copy with random weights can be made of it here."
         )
-    with torch.random.fork_rng(devices=[]):
+    with _room_for_weights(model.device, f"a never-trained copy of {model.name}"), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        copied = type(module)(copy.deepcopy(module.config))
-    copied.to(device=model.device, dtype=model.dtype)
+        copied = type(module)(copy.deepcopy(module.config)).to(device=model.device, dtype=model.dtype)
     name = f"{model.name}, never trained"
     return Model(copied, model.adapter, model.tokenizer, model.processor_config, name, None, False, model.sites)
 

@@ -25,7 +25,7 @@ import headprobe
 from headprobe import HeadSite, HeadTracer
 from headprobe.errors import InputError, OutOfMemoryError, SiteError, UnsupportedModelError
 from headprobe.models import checkpoint
-from headprobe.models.loading import best_device
+from headprobe.models.loading import best_device, never_trained
 
 
 def save(family: str, folder, **changes):
@@ -456,9 +456,12 @@ def test_weights_that_do_not_fit_are_an_error_of_ours(monkeypatch) -> None:
     def full(*_args, **_kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
+    model = headprobe.load("tiny")
     monkeypatch.setattr(torch.nn.Module, "to", full)
     with pytest.raises(OutOfMemoryError, match=r"cpu does not suffice for the weights of tiny: .* 20\.00 GiB"):
         headprobe.load("tiny", device="cpu")
+    with pytest.raises(OutOfMemoryError, match=r"the weights of a never-trained copy of tiny: .* 20\.00 GiB"):
+        never_trained(model)
 
 
 def test_the_device_is_picked_and_attention_is_chosen(caplog, monkeypatch) -> None:

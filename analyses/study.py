@@ -24,7 +24,7 @@ from scipy.stats import rankdata
 from tqdm.auto import tqdm
 
 from headprobe import Example, HeadSet, HeadTracer, load, saliency
-from headprobe.metrics.multiple_testing import q_values
+from headprobe.metrics.null import q_values
 from headprobe.metrics.resampling import group_resamples
 from headprobe.models.model import Model
 from headprobe.provenance import versions

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from headprobe.metrics.winners_curse import corrected_interval
+from headprobe.metrics.intervals import corrected_interval
 
 REAL = Path(__file__).resolve().parent / "real_heads"
 ROOT = Path(__file__).resolve().parents[1]

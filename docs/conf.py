@@ -58,45 +58,23 @@ html_css_files = ["notebooks.css"]
 
 
 PACKAGES = {
-    "headprobe": "Heads, sites, examples, activations, score maps",
+    "headprobe": "Heads, examples, activations, score maps",
     "headprobe.models": "Models and adapters",
+    "headprobe.models.families": "Families of video language models",
     "headprobe.trace": "Capture",
     "headprobe.video": "Video",
+    "headprobe.store": "The store",
+    "headprobe.extraction": "Extraction",
     "headprobe.metrics": "Metrics",
     "headprobe.probing": "Probing",
-    "headprobe.extraction": "Extraction",
-    "headprobe.store": "The store",
-    "headprobe.plotting": "Plots",
+    "headprobe.datasets": "Data sets",
+    "headprobe.evaluation": "Evaluation",
+    "headprobe.language": "Language",
     "headprobe.headhunt": "HeadHunt-VAD",
+    "headprobe.demo": "The demonstration",
+    "headprobe.plotting": "Plots",
+    "headprobe.report": "Reports",
 }
-
-# What the modules above are made of. They have a page of their own, for those who change headprobe.
-INSIDE = """
-attention cli cli_data cli_extract cli_headhunt cli_store cli_work head_weights report_blocks report_file report_heads
-report_page report_pictures stack tables values
-extraction.cutting extraction.decode_ahead extraction.decoder extraction.events
-extraction.keeping extraction.local_engine extraction.progress extraction.ray_engine extraction.reading
-extraction.skipped extraction.source extraction.tables extraction.units extraction.worker
-headhunt.comparison headhunt.datasets.files headhunt.datasets.grammar headhunt.datasets.tables headhunt.demo
-headhunt.demo_report headhunt.detect headhunt.detector_file headhunt.detector_report
-headhunt.events_file headhunt.events_report headhunt.experts headhunt.explain headhunt.feed headhunt.findings
-headhunt.fitting headhunt.frames headhunt.held_out headhunt.judgement headhunt.kept headhunt.material
-headhunt.ranking headhunt.scorer_file headhunt.scoring headhunt.stream
-metrics.batch metrics.features metrics.labellings metrics.parts metrics.targets metrics.threads
-models.checkpoint models.framing models.gemma4 models.glm4v models.imaging models.internvl models.llava
-models.load_check models.padding models.perception_lm models.pixels models.qwen3_vl models.qwen_vl models.smolvlm
-models.video_adapter
-models.video_llama_3 models.vision_tower
-plotting.canvas plotting.cells plotting.explorer.content plotting.explorer.page plotting.explorer.scores
-plotting.explorer.views plotting.maps plotting.names plotting.strip plotting.textures
-probing.inputs
-store.catalog store.columns store.contents store.files store.holdings store.incoming store.lock store.manifest
-store.numbers store.reading store.record store.shard
-trace.answers trace.batching trace.collected trace.direct trace.directions trace.forward trace.intake trace.norms
-trace.observe
-trace.passes trace.plan trace.prefix trace.reading trace.references trace.remote trace.residual trace.row_parts
-trace.sampling trace.settings trace.shared_passes
-"""
 
 
 def modules(package: str) -> list[str]:
@@ -104,7 +82,7 @@ def modules(package: str) -> list[str]:
     found = []
     path = importlib.import_module(package).__path__
     for info in pkgutil.iter_modules(path, prefix=f"{package}."):
-        if info.name.rpartition(".")[2].startswith("_") or info.name in PACKAGES:
+        if info.name.rpartition(".")[2].startswith("_") or info.name in {*PACKAGES, "headprobe.cli"}:
             continue
         found.append(info.name)
         if info.ispkg:
@@ -118,27 +96,16 @@ def section(name: str) -> list[str]:
 
 
 def write_reference(_app: object) -> None:
-    """Write two pages per package and a section per module, so that no module is ever missing."""
+    """Write a page per package and a section per module, so that no module is ever missing."""
     folder = HERE / "reference" / "generated"
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob("*.rst"):
-        if stale.stem not in {*PACKAGES, *(f"inside.{package}" for package in PACKAGES)}:
+        if stale.stem not in PACKAGES:
             stale.unlink()
-    inside = {f"headprobe.{name}" for name in INSIDE.split()}
     pages = {}
     for package, title in PACKAGES.items():
-        used = [name for name in modules(package) if name not in inside]
-        within = [name for name in modules(package) if name in inside]
         lines = [title, "=" * len(title), "", f".. automodule:: {package}", "   :no-members:", ""]
-        pages[package] = [*lines, *(line for name in used for line in section(name))]
-        if within:
-            title = f"Inside {package}"
-            pages[f"inside.{package}"] = [
-                title,
-                "=" * len(title),
-                "",
-                *(line for name in within for line in section(name)),
-            ]
+        pages[package] = [*lines, *(line for name in modules(package) for line in section(name))]
     for stem, lines in pages.items():
         page, text = folder / f"{stem}.rst", "\n".join(lines)
         # An unchanged page keeps its date, so that a second build is quick.

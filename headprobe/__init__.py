@@ -16,18 +16,18 @@ _NAMES: dict[str, tuple[str, str | None]] = {
     "Frames": ("headprobe.examples", "Frames"),
     "Head": ("headprobe.heads", "Head"),
     "HeadActivations": ("headprobe.activations", "HeadActivations"),
-    "HeadHunt": ("headprobe.headhunt.pipeline", "HeadHunt"),
+    "HeadHunt": ("headprobe.headhunt.headhunt", "HeadHunt"),
     "HeadProbe": ("headprobe.probing.probe", "HeadProbe"),
     "HeadSelector": ("headprobe.probing.select", "HeadSelector"),
     "HeadSet": ("headprobe.heads", "HeadSet"),
-    "HeadSite": ("headprobe.sites", "HeadSite"),
+    "HeadSite": ("headprobe.models.sites", "HeadSite"),
     "HeadTracer": ("headprobe.trace.tracer", "HeadTracer"),
-    "LayerHunt": ("headprobe.headhunt.layers", "LayerHunt"),
+    "LayerHunt": ("headprobe.headhunt.layerhunt", "LayerHunt"),
     "Store": ("headprobe.store", "Store"),
-    "check": ("headprobe.sites", "check"),
+    "check": ("headprobe.models.sites", "check"),
     "consensus": ("headprobe.metrics.consensus", "consensus"),
     "contribution": ("headprobe.trace.contribution", None),
-    "discover": ("headprobe.sites", "discover"),
+    "discover": ("headprobe.models.sites", "discover"),
     "edits": ("headprobe.trace.edits", None),
     "explore": ("headprobe.plotting.explorer.explore", "explore"),
     "extract": ("headprobe.extraction.extract", "extract"),
@@ -80,8 +80,8 @@ if TYPE_CHECKING:
     from headprobe.activations import HeadActivations
     from headprobe.examples import Example, Frames
     from headprobe.extraction.extract import extract
-    from headprobe.headhunt.layers import LayerHunt
-    from headprobe.headhunt.pipeline import HeadHunt
+    from headprobe.headhunt.headhunt import HeadHunt
+    from headprobe.headhunt.layerhunt import LayerHunt
     from headprobe.heads import Head, HeadSet
     from headprobe.metrics import significance, stability
     from headprobe.metrics.consensus import consensus
@@ -89,13 +89,13 @@ if TYPE_CHECKING:
     from headprobe.metrics.stability import rss
     from headprobe.models.inspection import inspect_model
     from headprobe.models.loading import load
+    from headprobe.models.sites import HeadSite, check, discover
     from headprobe.plotting.explorer.explore import explore
     from headprobe.plotting.heatmap import heatmap
     from headprobe.plotting.timeline import timeline
     from headprobe.probing.probe import HeadProbe
     from headprobe.probing.select import HeadSelector
     from headprobe.scores import top_heads
-    from headprobe.sites import HeadSite, check, discover
     from headprobe.store import Store
     from headprobe.trace import contribution, edits, positions
     from headprobe.trace.tracer import HeadTracer

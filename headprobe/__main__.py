@@ -1,6 +1,6 @@
 """``python -m headprobe``: the same command line as the ``headprobe`` script."""
 
-from headprobe.cli import main
+from headprobe.cli.app import main
 
 if __name__ == "__main__":
     main()

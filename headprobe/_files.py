@@ -20,25 +20,6 @@ from typing import Any
 
 from headprobe.errors import ArtefactError, HeadprobeError, InputError
 
-__all__ = [
-    "CLOEXEC",
-    "NOFOLLOW",
-    "NONBLOCK",
-    "csv_records",
-    "open_regular",
-    "parse_json",
-    "plain_cell",
-    "read_bytes",
-    "read_json",
-    "read_regular",
-    "read_text",
-    "replacing",
-    "safe_cell",
-    "sync_folder",
-    "write_file",
-    "write_json",
-]
-
 # How files are opened, where the system knows it: Windows does not.
 NOFOLLOW, NONBLOCK, CLOEXEC, _DIRECTORY, _BINARY = (
     getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_DIRECTORY", "O_BINARY")
@@ -51,37 +32,7 @@ _DIGITS = 300  # of a whole number, which then still is a finite float
 
 @contextmanager
 def replacing(path: str | os.PathLike[str], suffix: str = "") -> Iterator[Path]:
-    """A file beside ``path`` to write to, which takes its place if all goes well.
-
-    Whenever somebody looks, and wherever the process is killed, ``path`` is the old file or the complete new one. Its
-    mode is that of any new file of this user; a link is replaced, not followed.
-
-    Parameters
-    ----------
-    path
-        The file; its folder must exist.
-    suffix
-        Ending of the file beside, for a writer that takes its format from it.
-
-    Yields
-    ------
-    Path
-        The file to write to; it exists and is empty.
-
-    Raises
-    ------
-    OSError
-        It cannot be written; the old file is still there.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with replacing(f"{folder}/a.txt") as part:
-    ...         _ = part.write_text("whole")
-    ...     os.listdir(folder), Path(folder, "a.txt").read_text()
-    (['a.txt'], 'whole')
-    """
+    """A file beside ``path`` to write to, which takes its place if all goes well."""
     path = Path(path)
     part = path.with_name(f".{secrets.token_hex(8)}.part{suffix}")
     try:
@@ -103,50 +54,18 @@ def replacing(path: str | os.PathLike[str], suffix: str = "") -> Iterator[Path]:
 
 
 def write_file(path: str | os.PathLike[str], data: str | bytes) -> None:
-    """Write a file as `replacing` does.
-
-    Parameters
-    ----------
-    path
-        The file; it is replaced.
-    data
-        What it holds; text is written as UTF-8.
-
-    Raises
-    ------
-    OSError
-        It cannot be written; the old file is still there.
-    """
+    """Write a file as `replacing` does."""
     with replacing(path) as part:
         part.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
 
 
 def write_json(path: str | os.PathLike[str], data: Any) -> None:
-    """Write JSON as `replacing` does; NaN is refused.
-
-    Parameters
-    ----------
-    path
-        The file; it is replaced.
-    data
-        JSON values.
-
-    Raises
-    ------
-    OSError
-        It cannot be written; the old file is still there.
-    """
+    """Write JSON as `replacing` does; NaN is refused."""
     write_file(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder last through a power cut.
-
-    Parameters
-    ----------
-    folder
-        The folder.
-    """
+    """Make the names in a folder last through a power cut."""
     if not _DIRECTORY:  # Windows opens no folders
         return
     descriptor = os.open(folder, os.O_RDONLY | _DIRECTORY | CLOEXEC)
@@ -157,27 +76,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def open_regular(path: Path, kind: type[HeadprobeError] = ArtefactError, follow: bool = False) -> tuple[int, int]:
-    """Open a file for reading that must be a regular one, not a pipe or a device.
-
-    Parameters
-    ----------
-    path
-        The file.
-    kind
-        Class of the errors.
-    follow
-        Whether a link to such a file is one too.
-
-    Returns
-    -------
-    tuple of int
-        File descriptor, for the caller to close, and size in bytes.
-
-    Raises
-    ------
-    HeadprobeError
-        Of this class: there is no such file, it is of another kind, or it cannot be opened.
-    """
+    """Open a file for reading that must be a regular one, not a pipe or a device."""
     try:
         # Without O_NONBLOCK, opening a pipe would wait for a writer.
         if not (follow or NOFOLLOW) and path.is_symlink():
@@ -199,26 +98,7 @@ def open_regular(path: Path, kind: type[HeadprobeError] = ArtefactError, follow:
 def read_regular(
     path: Path, limit: int = _LARGEST, kind: type[HeadprobeError] = ArtefactError, follow: bool = False
 ) -> bytes:
-    """Read a whole regular file.
-
-    Parameters
-    ----------
-    path
-        The file.
-    limit
-        Largest size in bytes that is read.
-    kind, follow
-        As for `open_regular`.
-
-    Returns
-    -------
-    bytes
-
-    Raises
-    ------
-    HeadprobeError
-        As `open_regular`; or the file is larger than the limit.
-    """
+    """Read a whole regular file."""
     descriptor, size = open_regular(path, kind, follow)
     with os.fdopen(descriptor, "rb") as file:
         if size > limit:
@@ -230,31 +110,7 @@ def read_regular(
 
 
 def parse_json(data: bytes | str, what: object, kind: type[HeadprobeError] = ArtefactError) -> Any:
-    """Read JSON that names nothing twice and holds only finite numbers.
-
-    Parameters
-    ----------
-    data
-        The text.
-    what
-        Where it comes from, for the error text.
-    kind
-        Class of the errors.
-
-    Returns
-    -------
-    Any
-
-    Raises
-    ------
-    HeadprobeError
-        Of this class: the text is not such JSON.
-
-    Examples
-    --------
-    >>> parse_json('{"a": [1, null]}', "example")
-    {'a': [1, None]}
-    """
+    """Read JSON that names nothing twice and holds only finite numbers."""
     try:
         return json.loads(
             data, object_pairs_hook=_unique, parse_constant=_no_number, parse_float=_finite, parse_int=_whole
@@ -264,32 +120,7 @@ def parse_json(data: bytes | str, what: object, kind: type[HeadprobeError] = Art
 
 
 def read_json(path: str | os.PathLike[str], kind: type[HeadprobeError] = ArtefactError, fix: str = "") -> Any:
-    """Read a JSON file as `parse_json` does; a link to a regular file is followed.
-
-    Parameters
-    ----------
-    path
-        The file.
-    kind
-        Class of the errors.
-    fix
-        What to do about it, a sentence that is put after the error.
-
-    Returns
-    -------
-    Any
-
-    Raises
-    ------
-    HeadprobeError
-        Of this class: the file cannot be read, or is not such JSON.
-
-    Examples
-    --------
-    >>> read_json("nowhere.json", fix="Save it again.")
-    Traceback (most recent call last):
-    headprobe.errors.ArtefactError: nowhere.json: the file cannot be read: No such file or directory. Save it again.
-    """
+    """Read a JSON file as `parse_json` does; a link to a regular file is followed."""
     path = Path(path)
     try:
         return parse_json(read_regular(path, kind=kind, follow=True), path, kind)
@@ -300,24 +131,7 @@ def read_json(path: str | os.PathLike[str], kind: type[HeadprobeError] = Artefac
 
 
 def read_bytes(path: str | os.PathLike[str], kind: type[HeadprobeError] = InputError) -> bytes:
-    """Content of a file that the user named, which may be a pipe.
-
-    Parameters
-    ----------
-    path
-        The file.
-    kind
-        Class of the errors.
-
-    Returns
-    -------
-    bytes
-
-    Raises
-    ------
-    HeadprobeError
-        Of this class: the file cannot be read.
-    """
+    """Content of a file that the user named, which may be a pipe."""
     try:
         return Path(path).read_bytes()
     except OSError as error:
@@ -327,24 +141,7 @@ def read_bytes(path: str | os.PathLike[str], kind: type[HeadprobeError] = InputE
 
 
 def read_text(path: str | os.PathLike[str], kind: type[HeadprobeError] = InputError) -> str:
-    """Content of a text file in UTF-8 that the user named, without a mark of its byte order.
-
-    Parameters
-    ----------
-    path
-        The file.
-    kind
-        Class of the errors.
-
-    Returns
-    -------
-    str
-
-    Raises
-    ------
-    HeadprobeError
-        Of this class: the file cannot be read, or is no text in UTF-8.
-    """
+    """Content of a text file in UTF-8 that the user named, without a mark of its byte order."""
     try:
         return read_bytes(path, kind).decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -352,34 +149,7 @@ def read_text(path: str | os.PathLike[str], kind: type[HeadprobeError] = InputEr
 
 
 def csv_records(text: str, what: str, delimiter: str = ",") -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """Rows of a table with a heading, each cell under the name of its column.
-
-    Parameters
-    ----------
-    text
-        Content of the file.
-    what
-        What the table is called in error texts.
-    delimiter
-        What stands between cells.
-
-    Returns
-    -------
-    columns : list of str
-        The heading.
-    rows : list of (int, dict)
-        Number of the line on which a row ends, and its cells.
-
-    Raises
-    ------
-    InputError
-        A column is there twice, a row has another number of cells than the heading, or the text is no table.
-
-    Examples
-    --------
-    >>> csv_records("a,b\\n1,2\\n", "t.csv")
-    (['a', 'b'], [(2, {'a': '1', 'b': '2'})])
-    """
+    """Rows of a table with a heading, each cell under the name of its column."""
     reader = csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""), delimiter=delimiter)
     try:
         columns = next(reader, [])
@@ -402,37 +172,12 @@ def csv_records(text: str, what: str, delimiter: str = ",") -> tuple[list[str], 
 
 
 def safe_cell(text: Any) -> Any:
-    """What a cell of a table of text is to hold so that no spreadsheet takes it for a formula: a "'" before it.
-
-    Parameters
-    ----------
-    text
-        Content of a cell; what is no text is left as it is.
-
-    Returns
-    -------
-    object
-
-    Examples
-    --------
-    >>> safe_cell("=1+1"), safe_cell("'x"), safe_cell("x=1"), safe_cell(-1)
-    ("'=1+1", "''x", 'x=1', -1)
-    """
+    """What a cell of a table of text is to hold so that no spreadsheet takes it for a formula: a "'" before it."""
     return f"'{text}" if isinstance(text, str) and text.startswith(_FORMULA) else text
 
 
 def plain_cell(text: str) -> str:
-    """The content of a cell that `safe_cell` wrote.
-
-    Parameters
-    ----------
-    text
-        The cell.
-
-    Returns
-    -------
-    str
-    """
+    """The content of a cell that `safe_cell` wrote."""
     return text[1:] if text.startswith("'") and text[1:].startswith(_FORMULA) else text
 
 

@@ -6,33 +6,12 @@ import os
 import weakref
 from typing import Any
 
-__all__ = ["free_in_children"]
-
 _locks: weakref.WeakSet[Any] = weakref.WeakSet()
 _held: list[Any] = []
 
 
 def free_in_children(lock: Any) -> Any:
-    """Have every fork wait until nobody holds this lock.
-
-    Only the thread that forks lives on in the child; a lock that another one held would never be given up there.
-
-    Parameters
-    ----------
-    lock
-        A ``threading.Lock`` or ``RLock`` that is held for a bounded time, such as that of a forward pass.
-
-    Returns
-    -------
-    The lock
-
-    Examples
-    --------
-    >>> import threading
-    >>> turn = free_in_children(threading.RLock())
-    >>> with turn:
-    ...     pass
-    """
+    """Have every fork wait until nobody holds this lock."""
     _locks.add(lock)
     return lock
 

@@ -17,34 +17,12 @@ import warnings
 
 from headprobe.errors import HeadprobeError, HeadprobeWarning
 
-__all__ = ["guard"]
-
 _lock = threading.Lock()
 _checked = False
 
 
 def guard() -> None:
-    """Make transformers importable next to a broken torchvision; call it before importing transformers.
-
-    Nothing happens when torchvision is absent or can be imported. A torchvision that raises on import is
-    replaced by ``None`` in ``sys.modules``, which is Python's own way to say "not there": ``find_spec``
-    returns ``None`` and an import raises ``ImportError``. The check runs once per process. An absent
-    torchvision costs well under a millisecond; a working one would be imported by transformers anyway.
-
-    Raises
-    ------
-    HeadprobeError
-        If transformers was imported before and stays unusable although torchvision is now hidden.
-
-    Warns
-    -----
-    HeadprobeWarning
-        Once per process, when a broken torchvision was found and hidden.
-
-    Examples
-    --------
-    >>> guard()
-    """
+    """Make transformers importable next to a broken torchvision; call it before importing transformers."""
     global _checked
     with _lock:
         if _checked:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +13,187 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from headprobe.errors import FingerprintError, InputError
+from headprobe.examples import Example
 from headprobe.heads import Head, HeadSet
 from headprobe.provenance import Provenance
-from headprobe.tables import COLUMNS, READ_COLUMNS, example_table, join_read, read_summary, row_index
-from headprobe.values import dense, each, group, select, sizes
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["HeadActivations", "concatenate", "example_table"]
+
+
+_Tensors = Mapping[HeadSet, Float[Tensor, "prompt example k d_head"]]
+
+
+"""Values by the heads of one size."""
+
+
+def _group(values: Tensor | _Tensors, heads: HeadSet, shape: tuple[int, int]) -> dict[HeadSet, Tensor]:
+    """Values by the heads of one size, checked."""
+    tensors = dict(values) if isinstance(values, Mapping) else {heads: values}
+    for part, tensor in tensors.items():
+        expected = (*shape, len(part))
+        if tensor.ndim != 4 or tuple(tensor.shape[:3]) != expected:
+            raise InputError(
+                f"values must be [prompt, example, entry, d_head] = [{', '.join(map(str, expected))}, d_head]; "
+                f"got {list(tensor.shape)}."
+            )
+    size_of = {head: tensor.shape[-1] for part, tensor in tensors.items() for head in part}
+    ordered: dict[int, list[Head]] = {}
+    for head in heads:
+        ordered.setdefault(size_of.get(head, -1), []).append(head)
+    if sum(map(len, tensors)) != len(heads) or [HeadSet(part) for part in ordered.values()] != list(tensors):
+        raise InputError(
+            f"The values are of {', '.join(f'{len(part)} heads of size {t.shape[-1]}' for part, t in tensors.items())}"
+            f"; expected each of the {len(heads)} heads once, in their order, and one group per size."
+        )
+    return tensors
+
+
+def _dense(tensors: _Tensors) -> Any:
+    """What `HeadActivations` takes as ``values``: the only tensor, or the tensors by heads."""
+    return next(iter(tensors.values())) if len(tensors) == 1 else tensors
+
+
+def _each(tensors: _Tensors, change: Callable[[Tensor], Tensor]) -> Any:
+    """`dense` of changed values."""
+    return _dense({heads: change(tensor) for heads, tensor in tensors.items()})
+
+
+def _sizes(tensors: _Tensors) -> str:
+    """Why there is no tensor of all heads, for error texts."""
+    parts = [f"{len(heads)} of size {tensor.shape[-1]}" for heads, tensor in tensors.items()]
+    return f"These heads have different sizes ({', '.join(parts)}), so no tensor holds all of them."
+
+
+def _select(
+    tensors: _Tensors, heads: Iterable[Head | str | tuple[int, int]]
+) -> Float[Tensor, "prompt example k d_head"]:
+    """Values of some heads of one size, in the order asked for."""
+    wanted = heads if isinstance(heads, HeadSet) else HeadSet(heads)
+    place = {head: (part, i) for part in tensors for i, head in enumerate(part)}
+    absent = [head.label for head in wanted if head not in place]
+    if absent:
+        raise InputError(
+            f"{', '.join(absent[:5])} not among the {len(place)} heads that were read; capture them with heads=."
+        )
+    parts = {place[head][0]: head for head in wanted} or dict.fromkeys(list(tensors)[:1])
+    if len(parts) > 1:
+        named = ", ".join(f"{head} has {tensors[part].shape[-1]}" for part, head in parts.items())
+        raise InputError(f"The heads have different sizes ({named}); select heads of one size at a time.")
+    (part,) = parts
+    return tensors[part][:, :, [place[head][1] for head in wanted]]
+
+
+_COLUMNS = ("id", "label", "group", "start", "end")
+
+
+"""Columns that every table of examples has."""
+
+
+_READ_COLUMNS = ("prompt", "id", "index", "first", "last", "count", "n_tokens", "token_id", "token")
+
+
+"""Columns of the table of what was read."""
+
+
+_NAMED_TOKENS = 8
+
+
+def example_table(examples: Sequence[Example]) -> pd.DataFrame:
+    """Table of examples.
+
+    Parameters
+    ----------
+    examples
+        The examples, in order.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns id, label, group, start, end; what is unknown is missing (``<NA>``), never a number.
+
+    Examples
+    --------
+    >>> example_table([Example("x", id="a", label=1)]).label.tolist()
+    [1]
+    """
+    import pandas as pd
+
+    spans = [example.span or (None, None) for example in examples]
+    return pd.DataFrame(
+        {
+            "id": pd.array([example.id for example in examples], dtype="string"),
+            "label": pd.array([example.label for example in examples], dtype="Int64"),
+            "group": pd.array([example.group for example in examples], dtype="string"),
+            "start": pd.array([span[0] for span in spans], dtype="Int64"),
+            "end": pd.array([span[1] for span in spans], dtype="Int64"),
+        }
+    )
+
+
+def _row_table(
+    examples: Sequence[Example],
+    example: Int[np.ndarray, " row"],
+    columns: Mapping[str, Sequence[int | None] | Int[np.ndarray, " row"]],
+) -> pd.DataFrame:
+    """Table of rows where an example has several, such as one per token."""
+    import pandas as pd
+
+    table = example_table(examples).iloc[example].reset_index(drop=True)
+    begins = np.searchsorted(example, example)  # ascending, so rows of one example stand together
+    number = np.arange(len(example)) - begins
+    table["example"] = table["id"]
+    table["id"] = pd.array([f"{name}@{k}" for name, k in zip(table["id"], number, strict=True)], dtype="string")
+    for name, values in columns.items():
+        table[name] = pd.array(list(values), dtype="Int64")
+    return table
+
+
+def _read_summary(read: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """What was read, in short, for every prompt."""
+    prompts, counts, tokens = (read[name].to_numpy() for name in ("prompt", "count", "token"))
+    pooled = bool(read["index"].isna().any())
+    summary: dict[str, dict[str, Any]] = {}
+    for prompt in dict.fromkeys(prompts):
+        here = prompts == prompt
+        entry: dict[str, Any] = {"reads": int(here.sum())}
+        if pooled:
+            entry["pooled"] = [int(counts[here].min()), int(counts[here].max())]
+        else:
+            # Equal counts in alphabetical order, so that the order in which they were read does not show.
+            seen = sorted(Counter(tokens[here].tolist()).items(), key=lambda item: (-item[1], item[0]))
+            entry["tokens"] = dict(seen[:_NAMED_TOKENS])
+        summary[str(prompt)] = entry
+    return summary
+
+
+def _join_read(parts: Sequence[tuple[pd.DataFrame | None, int]], n_prompts: int) -> pd.DataFrame | None:
+    """Tables of what was read, of different examples under the same prompts, as one."""
+    import pandas as pd
+
+    tables = [(table, n) for table, n in parts if table is not None]
+    if len(tables) < len(parts):
+        return None
+    return pd.concat(
+        [table.iloc[p * n : (p + 1) * n] for p in range(n_prompts) for table, n in tables], ignore_index=True
+    )
+
+
+def _row_index(index: Sequence[int] | np.ndarray | slice, n: int) -> Int[np.ndarray, " row"]:
+    """Positions of rows, from whatever numpy takes as an index."""
+    rows = np.arange(n)[index] if isinstance(index, slice) else np.asarray(index)
+    if rows.dtype == bool:
+        if rows.shape != (n,):
+            raise InputError(f"A mask over examples must have length {n}; got shape {rows.shape}.")
+        rows = np.flatnonzero(rows)
+    rows = rows.astype(np.int64) if rows.size == 0 else rows
+    if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer):
+        raise InputError(f"An index over examples must be a list of integers or a mask; got {index!r}.")
+    if rows.size and (rows.min() < -n or rows.max() >= n):
+        raise InputError(f"The index {int(rows.max())} lies outside the {n} examples.")
+    return np.where(rows < 0, rows + n, rows)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -95,32 +268,32 @@ class HeadActivations:
 
     def __post_init__(self) -> None:
         shape = (len(self.prompts), len(self.examples))
-        object.__setattr__(self, "tensors", group(self.values, self.heads, shape))
+        object.__setattr__(self, "tensors", _group(self.values, self.heads, shape))
         if len(self.tensors) > 1:  # without the attribute, reading it reaches __getattr__, which explains
             object.__delattr__(self, "values")
         else:
             object.__setattr__(self, "values", self.tensors[self.heads])
-        missing = [name for name in COLUMNS if name not in self.examples.columns]
+        missing = [name for name in _COLUMNS if name not in self.examples.columns]
         if missing:
-            raise InputError(f"The example table lacks the columns {missing}; it needs {list(COLUMNS)}.")
+            raise InputError(f"The example table lacks the columns {missing}; it needs {list(_COLUMNS)}.")
         for name, tensor in (("resid_post", self.resid_post), ("answer_logits", self.answer_logits)):
             if tensor is not None and tuple(tensor.shape[:2]) != shape:
                 raise InputError(f"{name} must start with [prompt, example] = {list(shape)}.")
         if self.answer_logits is not None and self.answer_logits.shape[-1] != len(self.answers):
             raise InputError(f"answer_logits has {self.answer_logits.shape[-1]} answers; expected {len(self.answers)}.")
         if self.read is not None and (
-            len(self.read) != shape[0] * shape[1] or not set(READ_COLUMNS) <= set(self.read.columns)
+            len(self.read) != shape[0] * shape[1] or not set(_READ_COLUMNS) <= set(self.read.columns)
         ):
             raise InputError(
                 f"The table of what was read must have {shape[0]} x {shape[1]} rows and the columns "
-                f"{list(READ_COLUMNS)}; got {len(self.read)} rows and {list(self.read.columns)}."
+                f"{list(_READ_COLUMNS)}; got {len(self.read)} rows and {list(self.read.columns)}."
             )
 
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
             if name == "values" and "tensors" in self.__dict__:
-                raise InputError(f"{sizes(self.tensors)} Use .select(heads) with heads of one size, or .by_size().")
+                raise InputError(f"{_sizes(self.tensors)} Use .select(heads) with heads of one size, or .by_size().")
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     @property
@@ -173,7 +346,7 @@ class HeadActivations:
         InputError
             A head was not read, or the heads have different sizes.
         """
-        return select(self.tensors, heads)
+        return _select(self.tensors, heads)
 
     def by_size(self) -> dict[int, HeadActivations]:
         """The same activations, heads of each size apart.
@@ -248,12 +421,12 @@ class HeadActivations:
             A mask of the wrong length or an index out of range.
         """
         n = len(self.examples)
-        rows = row_index(index, n)
+        rows = _row_index(index, n)
         keep = torch.from_numpy(rows)
         of_all_prompts = (np.arange(len(self.prompts))[:, None] * n + rows).ravel()
         return replace(
             self,
-            values=each(self.tensors, lambda values: values[:, keep]),
+            values=_each(self.tensors, lambda values: values[:, keep]),
             examples=self.examples.iloc[rows].reset_index(drop=True),
             resid_post=None if self.resid_post is None else self.resid_post[:, keep],
             answer_logits=None if self.answer_logits is None else self.answer_logits[:, keep],
@@ -317,12 +490,12 @@ def concatenate(parts: Sequence[HeadActivations]) -> HeadActivations:
         return torch.cat(present, dim=1) if present else None
 
     values = {heads: join("values", [part.tensors[heads] for part in parts]) for heads in head.tensors}
-    read = join_read([(part.read, len(part.examples)) for part in parts], len(head.prompts))
+    read = _join_read([(part.read, len(part.examples)) for part in parts], len(head.prompts))
     return replace(
         head,
-        values=dense(values),
+        values=_dense(values),
         examples=table,
-        provenance=head.provenance if read is None else replace(head.provenance, read=read_summary(read)),
+        provenance=head.provenance if read is None else replace(head.provenance, read=_read_summary(read)),
         skipped=tuple(item for part in parts for item in part.skipped),
         resid_post=join("resid_post", [part.resid_post for part in parts]),
         answer_logits=join("answer_logits", [part.answer_logits for part in parts]),

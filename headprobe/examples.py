@@ -17,21 +17,18 @@ from jaxtyping import UInt8
 
 from headprobe.errors import InputError
 
-__all__ = ["Example", "Frames", "Readable", "as_examples", "as_prompts", "read_content"]
+__all__ = [
+    "Example",
+    "Frames",
+]
 
 
 @runtime_checkable
-class Readable(Protocol):
+class _Readable(Protocol):
     """Anything whose ``read()`` gives a clip, for example a lazily decoded segment of a video file."""
 
     def read(self) -> np.ndarray:
-        """Return the frames, uint8 [frame, height, width, 3].
-
-        Returns
-        -------
-        numpy.ndarray
-            The frames.
-        """
+        """Return the frames, uint8 [frame, height, width, 3]."""
         ...
 
 
@@ -134,10 +131,10 @@ class Example:
                 )
             object.__setattr__(self, "span", (start, end))
         if isinstance(self.content, np.ndarray):
-            check_clip(self.content, self.id)
+            _check_clip(self.content, self.id)
         elif isinstance(self.content, Frames):
-            check_clip(self.content.pixels, self.id)
-        elif not isinstance(self.content, (str, Readable)):
+            _check_clip(self.content.pixels, self.id)
+        elif not isinstance(self.content, (str, _Readable)):
             raise InputError(
                 f"Example {self.id!r}: the content is a {type(self.content).__name__}; give text, a uint8 "
                 "array "
@@ -145,26 +142,8 @@ class Example:
             )
 
 
-def check_clip(frames: np.ndarray, name: str) -> np.ndarray:
-    """Return the frames unchanged if they form a clip.
-
-    Parameters
-    ----------
-    frames
-        Candidate array.
-    name
-        Id of the example, for the error text.
-
-    Returns
-    -------
-    numpy.ndarray
-        uint8 [frame, height, width, 3].
-
-    Raises
-    ------
-    InputError
-        Wrong type, shape or no frame at all.
-    """
+def _check_clip(frames: np.ndarray, name: str) -> np.ndarray:
+    """Return the frames unchanged if they form a clip."""
     if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8:
         got = f"{frames.dtype} array" if isinstance(frames, np.ndarray) else type(frames).__name__
         raise InputError(f"Example {name!r}: a clip must be a uint8 array with values 0..255; got a {got}.")
@@ -176,61 +155,18 @@ def check_clip(frames: np.ndarray, name: str) -> np.ndarray:
     return frames
 
 
-def read_content(example: Example) -> str | np.ndarray | Frames:
-    """Text or frames of an example; lazily decoded content is read now.
-
-    Parameters
-    ----------
-    example
-        The example.
-
-    Returns
-    -------
-    str, numpy.ndarray or Frames
-        Text, or uint8 [frame, height, width, 3], with times where they are known.
-
-    Raises
-    ------
-    InputError
-        ``read()`` returned something that is not a clip.
-    VideoError
-        From ``read()``, when the clip cannot be decoded.
-
-    Examples
-    --------
-    >>> read_content(Example("a man falls", id="0"))
-    'a man falls'
-    """
+def _read_content(example: Example) -> str | np.ndarray | Frames:
+    """Text or frames of an example; lazily decoded content is read now."""
     content = example.content
     if isinstance(content, (str, np.ndarray, Frames)):
         return content
-    pixels = check_clip(content.read(), example.id)
+    pixels = _check_clip(content.read(), example.id)
     seconds = getattr(content, "seconds", None)
     return pixels if seconds is None else Frames(pixels, seconds)
 
 
-def as_examples(items: Iterable[Any]) -> list[Example]:
-    """Give every item an id and check that ids are unique.
-
-    Parameters
-    ----------
-    items
-        Texts, clips, objects with ``read()``, or `Example` objects. Bare content gets its index as id.
-
-    Returns
-    -------
-    list of Example
-
-    Raises
-    ------
-    InputError
-        Nothing is given, a single text is given instead of a list, or two examples share an id.
-
-    Examples
-    --------
-    >>> as_examples(["x"])[0].id
-    '0'
-    """
+def _as_examples(items: Iterable[Any]) -> list[Example]:
+    """Give every item an id and check that ids are unique."""
     if isinstance(items, (str, Example)) or (isinstance(items, np.ndarray) and items.ndim == 4):
         raise InputError("Examples must come as a list; put the single example into one: [example].")
     examples = [item if isinstance(item, Example) else Example(item, id=str(index)) for index, item in enumerate(items)]
@@ -244,32 +180,8 @@ def as_examples(items: Iterable[Any]) -> list[Example]:
     return examples
 
 
-def as_prompts(prompts: str | Sequence[str] | Mapping[str, str] | None) -> dict[str, str]:
-    """Name every prompt.
-
-    Parameters
-    ----------
-    prompts
-        None (no prompt), one text, a list (named p1, p2, ...) or a mapping from name to text. For a text
-        model a prompt is a template that contains ``{text}``; for a video model it is the question.
-
-    Returns
-    -------
-    dict
-        Name to text, in order. None becomes ``{"none": ""}``.
-
-    Raises
-    ------
-    InputError
-        No prompt, an empty one, or something that is not text.
-
-    Examples
-    --------
-    >>> as_prompts(None)
-    {'none': ''}
-    >>> as_prompts({"vague": "Anything odd?"})
-    {'vague': 'Anything odd?'}
-    """
+def _as_prompts(prompts: str | Sequence[str] | Mapping[str, str] | None) -> dict[str, str]:
+    """Name every prompt."""
     if prompts is None:
         return {"none": ""}
     if isinstance(prompts, str):

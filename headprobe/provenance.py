@@ -81,7 +81,7 @@ class Provenance:
     edits
         Edits of head outputs that were in force, as they print, in order.
     read
-        Which tokens the capture read, in short: prompt name to the summary of `headprobe.tables.read_summary`. A
+        Which tokens the capture read, in short: prompt name to the summary of `headprobe.activations._read_summary`. A
         record of what happened, not of how: it counts neither in the fingerprint nor in a comparison.
 
     Examples

@@ -15,16 +15,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from headprobe._files import parse_json, plain_cell, read_text, safe_cell, write_file
-from headprobe._notice import notice
+from headprobe._validation import notice
 from headprobe.errors import InputError
 from headprobe.heads import Head, HeadSet
+from headprobe.provenance import Provenance
 
 if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = [
-    "check_aligned",
-    "check_map",
     "from_csv",
     "from_json",
     "from_matrix",
@@ -34,14 +33,22 @@ __all__ = [
     "top_heads",
 ]
 
+
 ORIGIN = ("model", "revision", "weights_hash")
-"""Attributes of a score map that say which model it is of (`headprobe.metrics.origin`)."""
+
+
+"""Attributes of a score map that say which model it is of (`headprobe.scores`)."""
+
 
 DIMS = ("metric", "prompt", "layer", "head")
+
+
 """Dimensions a score map may have, in their order; `layer` and `head` are always there."""
 
 
 TIED = 1e-12
+
+
 """Scores closer than this share of their size tie: that much depends on the order of a sum, and so on the processor."""
 
 
@@ -116,28 +123,8 @@ def score_map(
     return xr.DataArray(array, dims=dims, coords=coords, name=name)
 
 
-def check_map(score_map: xr.DataArray, dims: Sequence[str], *, finite: bool = True) -> None:
-    """Raise unless a score map has exactly the given dims, at least one head and (by default) no NaN.
-
-    Parameters
-    ----------
-    score_map
-        The map to look at.
-    dims
-        Expected dims, in order, such as `("layer", "head")`.
-    finite
-        Whether NaN and infinite values are refused as well.
-
-    Raises
-    ------
-    InputError
-        Naming the dims that were found, or the first head without a finite score.
-
-    Examples
-    --------
-    >>> from headprobe.scores import score_map
-    >>> check_map(score_map([[1.0, 2.0]]), ("layer", "head"))
-    """
+def _check_map(score_map: xr.DataArray, dims: Sequence[str], *, finite: bool = True) -> None:
+    """Raise unless a score map has exactly the given dims, at least one head and (by default) no NaN."""
     found = tuple(getattr(score_map, "dims", ()))
     if found != tuple(dims):
         raise InputError(
@@ -156,28 +143,8 @@ def check_map(score_map: xr.DataArray, dims: Sequence[str], *, finite: bool = Tr
             )
 
 
-def check_aligned(*maps: xr.DataArray) -> None:
-    """Raise unless all maps have the same dims and the same coordinates in the same order.
-
-    xarray joins misaligned maps by their common coordinates without a word; call this before arithmetic.
-
-    Parameters
-    ----------
-    maps
-        Two or more score maps.
-
-    Raises
-    ------
-    InputError
-        Naming the first dim or coordinate that differs.
-
-    Examples
-    --------
-    >>> a, b = score_map([[1.0, 2.0]]), score_map([[3.0, 4.0]], layers=[5])
-    >>> check_aligned(a, b)
-    Traceback (most recent call last):
-    headprobe.errors.InputError: score maps differ along 'layer': [0] against [5]; ...
-    """
+def _check_aligned(*maps: xr.DataArray) -> None:
+    """Raise unless all maps have the same dims and the same coordinates in the same order."""
     if not maps:
         raise InputError("check_aligned needs at least one score map, got none")
     first = maps[0]
@@ -231,30 +198,14 @@ def top_heads(score_map: xr.DataArray, k: int, tie_break: xr.DataArray | None = 
     >>> top_heads(score_map([[0.9, 0.9]]), 1, tie_break=score_map([[3.0, 4.0]])).labels
     ('L0H1',)
     """
-    chosen = top_heads_quietly(score_map, k, tie_break)
-    say_tied(chosen, None if not chosen.tied else float(score_map.sel(layer=chosen[-1].layer, head=chosen[-1].head)))
+    chosen = _top_heads_quietly(score_map, k, tie_break)
+    _say_tied(chosen, None if not chosen.tied else float(score_map.sel(layer=chosen[-1].layer, head=chosen[-1].head)))
     return chosen
 
 
-def top_heads_quietly(score_map: xr.DataArray, k: int, tie_break: xr.DataArray | None = None) -> HeadSet:
-    """`top_heads` without the warning, for callers that choose many times and say it once.
-
-    Parameters
-    ----------
-    score_map, k, tie_break
-        As in `top_heads`.
-
-    Returns
-    -------
-    HeadSet
-        As from `top_heads`.
-
-    Raises
-    ------
-    InputError
-        As in `top_heads`.
-    """
-    check_map(score_map, ("layer", "head"), finite=False)
+def _top_heads_quietly(score_map: xr.DataArray, k: int, tie_break: xr.DataArray | None = None) -> HeadSet:
+    """`top_heads` without the warning, for callers that choose many times and say it once."""
+    _check_map(score_map, ("layer", "head"), finite=False)
     values = np.asarray(score_map.values, dtype=np.float64).ravel()
     there = np.flatnonzero(~np.isnan(values))
     if not len(there) or np.isinf(values).any():
@@ -267,15 +218,15 @@ def top_heads_quietly(score_map: xr.DataArray, k: int, tie_break: xr.DataArray |
     names = [Head(int(i), int(j)) for i, j in zip(layers, heads, strict=True)]
     second = None
     if tie_break is not None:
-        check_map(tie_break, ("layer", "head"), finite=False)
-        check_aligned(score_map, tie_break)
+        _check_map(tie_break, ("layer", "head"), finite=False)
+        _check_aligned(score_map, tie_break)
         second = np.asarray(tie_break.values, dtype=np.float64).ravel()[there]
         if not np.isfinite(second).all():
             raise InputError(
                 f"tie_break has no finite score for {names[int(np.argmin(np.isfinite(second)))]}: score every head "
                 "that has a score in the map, or leave the head out of both."
             )
-    check_k(k, len(there))
+    _check_k(k, len(there))
     order, tied = cut(values[there], layers, heads, k, second)
     return HeadSet((names[i] for i in order[:k]), tied=(names[i] for i in tied))
 
@@ -316,18 +267,8 @@ def cut(values: np.ndarray, layers: np.ndarray, heads: np.ndarray, k: int, secon
     return Cut(order, behind[np.all([key[behind] == key[last] for key in keys], axis=0)])
 
 
-def say_tied(chosen: HeadSet, score: float | None = None, where: str = "") -> None:
-    """Warn if heads were left out that tie with the last one chosen.
-
-    Parameters
-    ----------
-    chosen
-        As from `top_heads`.
-    score
-        The score at the cut, if it is to be named.
-    where
-        What was cut, for the start of the sentence.
-    """
+def _say_tied(chosen: HeadSet, score: float | None = None, where: str = "") -> None:
+    """Warn if heads were left out that tie with the last one chosen."""
     tied = chosen.tied
     if not tied:
         return
@@ -340,27 +281,8 @@ def say_tied(chosen: HeadSet, score: float | None = None, where: str = "") -> No
     )
 
 
-def check_k(k: int, n_heads: int, *, below: bool = False) -> None:
-    """Raise unless `k` is a whole number of heads that can be chosen.
-
-    Parameters
-    ----------
-    k
-        Number of heads to choose.
-    n_heads
-        Number of heads with a score.
-    below
-        Whether `k` must be smaller than `n_heads`.
-
-    Raises
-    ------
-    InputError
-        If it is not.
-
-    Examples
-    --------
-    >>> check_k(5, n_heads=48)
-    """
+def _check_k(k: int, n_heads: int, *, below: bool = False) -> None:
+    """Raise unless `k` is a whole number of heads that can be chosen."""
     last = n_heads - below
     if not isinstance(k, int | np.integer) or isinstance(k, bool) or not 1 <= k <= last:
         raise InputError(f"k must be a whole number from 1 to {last} (the map has {n_heads} heads), got {k!r}")
@@ -663,3 +585,22 @@ def _nan_to_none(values: list | float) -> list | float | None:
 
 def _short(labels: list) -> str:
     return str(labels) if len(labels) <= 8 else f"[{labels[0]!r}, ..., {labels[-1]!r}] ({len(labels)} entries)"
+
+
+def _origin_of(provenance: Provenance) -> dict[str, str]:
+    """What a score map says of the model it is of."""
+    return {name: str(value) for name in ORIGIN if (value := getattr(provenance, name))}
+
+
+def _keep_origin(result: xr.DataArray, source: xr.DataArray) -> xr.DataArray:
+    """Give a map the origin of the map it was computed from, and no other attribute."""
+    result.attrs = {name: source.attrs[name] for name in ORIGIN if name in source.attrs}
+    return result
+
+
+def _check_same_model(maps: Sequence[xr.DataArray], advice: str) -> None:
+    """Raise if two maps say that they are of different models; a map that does not say is not looked at."""
+    for name in ORIGIN:
+        found = sorted({str(one.attrs[name]) for one in maps if name in one.attrs})
+        if len(found) > 1:
+            raise InputError(f"the maps come from different models ({name}: {', '.join(found)}): {advice}")

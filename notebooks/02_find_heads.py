@@ -27,9 +27,8 @@ import headprobe
 import numpy as np
 import pandas as pd
 from headprobe.metrics.consensus import combine, consensus_scores
-from headprobe.plotting.grid import heatmap_grid
-from headprobe.plotting.ranks import consensus_plot, rank_plot
-from headprobe.plotting.stability import stability_plot
+from headprobe.plotting.heatmap import heatmap_grid
+from headprobe.plotting.ranks import consensus_plot, rank_plot, stability_plot
 from headprobe.video import scenes
 from sklearn.metrics import roc_auc_score
 

@@ -26,7 +26,7 @@
 import headprobe
 import pandas as pd
 from headprobe import significance
-from headprobe.plotting.null import null_plot
+from headprobe.plotting.ranks import null_plot
 from headprobe.probing import HeadProbe, HeadSelector, cross_validate, summarise
 from headprobe.video import scenes
 

@@ -29,9 +29,9 @@ from pathlib import Path
 import headprobe
 import numpy as np
 import pandas as pd
-from headprobe.headhunt.evaluate import constant_per_video, evaluate, position_prior, to_frames
+from headprobe.evaluation import constant_per_video, evaluate, position_prior, to_frames
 from headprobe.video.clips import clip_examples
-from headprobe.video.scene_files import write_videos
+from headprobe.video.scenes import write_videos
 
 folder = Path(tempfile.mkdtemp())
 kinds = {"normal": 5, "running": 2, "fall": 2, "fight": 2, "vehicle": 2, "bag": 2}

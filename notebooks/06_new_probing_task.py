@@ -102,7 +102,7 @@ for name, some in (("trained", acts), ("random", before)):
 # label.
 
 # %%
-from headprobe.plotting.grid import heatmap_grid
+from headprobe.plotting.heatmap import heatmap_grid
 
 trap = [int(text.endswith("s")) for text, _, _ in drawn]
 others = [text.split()[-1].removesuffix("s") for text, _, _ in drawn]

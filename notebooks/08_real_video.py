@@ -33,14 +33,13 @@ from pathlib import Path
 import headprobe
 import numpy as np
 import pandas as pd
-from headprobe.headhunt.comparison import frame_differences
-from headprobe.headhunt.datasets import list_folder, load_dataset, match_videos
-from headprobe.headhunt.evaluate import evaluate, to_frames
-from headprobe.headhunt.evaluate.controls import constant_per_video, position_prior
+from headprobe.datasets import list_folder, load_dataset, match_videos
+from headprobe.evaluation import evaluate, to_frames
+from headprobe.evaluation.controls import constant_per_video, frame_differences, position_prior
 from headprobe.metrics.consensus import combine
 from headprobe.video.clips import clip_examples
 from headprobe.video.decode import probe
-from headprobe.video.scene_files import write_videos
+from headprobe.video.scenes import write_videos
 
 ped2 = Path(os.environ.get("HEADPROBE_DATA", "no folder named")) / "ped2"
 real = (ped2 / "ground_truth.m").is_file()

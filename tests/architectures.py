@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import transformers
 
-from headprobe.sites import HeadSite
+from headprobe.models.sites import HeadSite
 
 SIZES = {
     "vocab_size": 50,

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 @pytest.fixture(scope="session")
 def demo_run(tmp_path_factory):
     """A demo of the smallest useful size, run once for all tests that need its output."""
-    from headprobe.headhunt.demo import Size, run_demo
+    from headprobe.demo._run import Size, run_demo
 
     size = Size(
         calibration_normal=8,

@@ -32,10 +32,13 @@ def tolerance(dtype: torch.dtype, roundings: float | None = None) -> float:
     return (ROUNDINGS[dtype] if roundings is None else roundings) * torch.finfo(dtype).eps
 
 
-def close(got: Any, expected: Any, dtype: torch.dtype | None = None, roundings: float | None = None) -> bool:
+def close(
+    got: Any, expected: Any, dtype: torch.dtype | None = None, roundings: float | None = None, *, of: Any = None
+) -> bool:
     """Whether two computations gave the same values to the rounding of a type, by default the narrower one of theirs.
 
-    Give the type the values went through where they are wider now. NaN and infinities must stand at the same places;
+    Give the type the values went through where they are wider now, and as `of` the terms they are sums of: a small
+    sum of large terms keeps the roundings of the terms. NaN and infinities must stand at the same places;
     of score maps, the names and coordinates must be equal too; of what JSON holds, all but the numbers.
     """
     if isinstance(expected, dict):
@@ -57,7 +60,7 @@ def close(got: Any, expected: Any, dtype: torch.dtype | None = None, roundings: 
     if a.shape != b.shape or not types:
         return a.shape == b.shape and np.array_equal(a, b, equal_nan=True)
     finite = np.isfinite(b)
-    largest = float(np.abs(b[finite]).max(initial=0))
+    largest = float(np.abs(b[finite] if of is None else _array(of)).max(initial=0))
     allowed = max(tolerance(t, roundings) for t in ([dtype] if dtype else types)) * largest
     return np.array_equal(a[~finite], b[~finite], equal_nan=True) and bool((np.abs(a - b)[finite] <= allowed).all())
 

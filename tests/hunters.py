@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 import headprobe
-from headprobe.headhunt.layers import LayerHunt
+from headprobe.headhunt.headhunt import HeadHunt
+from headprobe.headhunt.layerhunt import LayerHunt
 from headprobe.headhunt.locate import Locator
-from headprobe.headhunt.pipeline import HeadHunt
-from headprobe.video.encode import write_video
+from headprobe.video.decode import write_video
 from headprobe.video.scenes import labelled_clips
 
 PROMPTS = {"happens": "what happens here ?", "wrong": "is something wrong ?"}

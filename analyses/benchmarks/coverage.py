@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from readme_block import replace_block
 
 from headprobe.errors import InputError
-from headprobe.headhunt.evaluate import bootstrap_videos, evaluate
+from headprobe.evaluation import bootstrap_videos, evaluate
 
 HERE = Path(__file__).resolve().parent
 METRICS = {"auc": "AUC", "ap": "average precision", "within_auc": "AUC within videos"}

@@ -29,10 +29,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from readme_block import replace_block
 
-from headprobe.extraction.decode_ahead import DecodeAhead
-from headprobe.extraction.events import Batch
-from headprobe.extraction.source import Video
-from headprobe.extraction.units import Settings, units_of
+from headprobe.extraction._decoding import Batch, DecodeAhead
+from headprobe.extraction._sources import Settings, Video, units_of
 from headprobe.video.clips import sample_indices, segments
 from headprobe.video.decode import probe, read_frames, write_video
 from headprobe.video.reader import VideoReader

@@ -41,7 +41,7 @@ from sklearn.metrics import normalized_mutual_info_score
 from sklearn.metrics.pairwise import euclidean_distances, rbf_kernel
 from threadpoolctl import threadpool_limits
 
-from headprobe.metrics.clusters import two_means
+from headprobe.metrics.nmi import two_means
 from headprobe.metrics.saliency import saliency
 
 PROMPTS, LAYERS, HEADS, D = 5, 28, 28, 128

@@ -26,9 +26,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from readme_block import replace_block
 
 import headprobe
+from headprobe.datasets import frame_labels, parse_ped2_ground_truth
 from headprobe.errors import HeadprobeWarning
-from headprobe.headhunt.datasets import frame_labels, parse_ped2_ground_truth
-from headprobe.headhunt.identify import identify
+from headprobe.headhunt.headhunt import identify
 from headprobe.headhunt.prompts import default_prompts
 from headprobe.headhunt.scorer import Scorer
 from headprobe.trace.tracer import HeadTracer

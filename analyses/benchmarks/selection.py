@@ -32,11 +32,10 @@ from readme_block import replace_block
 from scipy.stats import spearmanr
 from side_by_side import timed
 
-from headprobe.metrics.metric import METRICS, Metric
 from headprobe.metrics.mmd import mmd
 from headprobe.metrics.nmi import nmi
 from headprobe.metrics.normalisation import combine
-from headprobe.metrics.saliency import saliency
+from headprobe.metrics.saliency import METRICS, Metric, saliency
 from headprobe.metrics.stability import rss
 from headprobe.scores import top_heads
 

@@ -28,8 +28,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from readme_block import replace_block
 
 import headprobe
+from headprobe.headhunt.headhunt import HeadHunt
 from headprobe.headhunt.locate import Locator
-from headprobe.headhunt.pipeline import HeadHunt
 from headprobe.video.scenes import FPS, labelled_clips, untrimmed
 
 ROOT = Path(__file__).resolve().parents[2]

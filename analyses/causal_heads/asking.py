@@ -14,9 +14,8 @@ from transformers import DynamicCache
 from headprobe import Example, HeadSet, HeadTracer, positions
 from headprobe.models.adapter import TokenInfo
 from headprobe.models.model import Model
-from headprobe.trace.answers import answer_ids
-from headprobe.trace.forward import run
-from headprobe.trace.plan import Batch, Change, Edit, Part
+from headprobe.trace._forward import Batch, Change, Edit, Part, run
+from headprobe.trace._passes import answer_ids
 
 BATCH = 50
 

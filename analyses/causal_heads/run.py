@@ -30,7 +30,7 @@ from headprobe import Example, HeadSet, HeadTracer, edits, positions, top_heads
 from headprobe.errors import HeadprobeWarning
 from headprobe.metrics.normalisation import combine
 from headprobe.metrics.stability import rss
-from headprobe.plotting.canvas import SERIES, floating_figure, legend_below, plain_frame
+from headprobe.plotting._canvas import SERIES, floating_figure, legend_below, plain_frame
 from headprobe.video.scenes import labelled_clips
 
 HERE = Path(__file__).resolve().parent

@@ -26,12 +26,12 @@ from study import Study
 from text_encoder import ENCODER
 
 from headprobe import HeadSet, top_heads
-from headprobe.head_weights import output_weights
+from headprobe.metrics._labellings import group_halves
 from headprobe.metrics.linear_probe import auroc, fold_index, loo_ridge_auroc
-from headprobe.metrics.parts import group_halves
 from headprobe.models.model import Model
-from headprobe.plotting.canvas import GREY, SERIES, floating_figure, legend_below, plain_frame
-from headprobe.plotting.sweeps import sweep
+from headprobe.models.sites import _output_weights
+from headprobe.plotting._canvas import GREY, SERIES, floating_figure, legend_below, plain_frame
+from headprobe.plotting.curves import sweep
 from headprobe.probing.probe import HeadProbe
 
 HERE = Path(__file__).resolve().parent
@@ -83,7 +83,7 @@ class Bench:
 
 def weights_of(model: Model) -> np.ndarray:
     """W_O, [layer, head, d_head, d_model]."""
-    return np.stack([output_weights(model.module, site).detach().float().numpy() for site in model.sites])
+    return np.stack([_output_weights(model.module, site).detach().float().numpy() for site in model.sites])
 
 
 def held_out_areas(x: np.ndarray, y: np.ndarray, group: np.ndarray) -> np.ndarray:

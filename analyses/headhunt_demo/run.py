@@ -21,9 +21,9 @@ sys.path.insert(0, str(HERE.parent))
 
 from readme_block import replace_block  # noqa: E402
 
-from headprobe.cli import spread  # noqa: E402
-from headprobe.headhunt.demo import run_demo  # noqa: E402
-from headprobe.headhunt.findings import findings  # noqa: E402
+from headprobe.cli.app import spread  # noqa: E402
+from headprobe.demo._claims import findings  # noqa: E402
+from headprobe.demo._run import run_demo  # noqa: E402
 
 PAIRED = (
     "Paired differences in frame AUC over the draws, with 95 % t intervals. The draws overlap and share their test "

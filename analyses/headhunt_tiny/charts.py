@@ -7,8 +7,8 @@ from pathlib import Path
 
 from matplotlib.lines import Line2D
 
-from headprobe.plotting.canvas import BLUE, GREY, VERMILION, floating_figure, legend_below, plain_frame
-from headprobe.plotting.sweeps import sweep
+from headprobe.plotting._canvas import BLUE, GREY, VERMILION, floating_figure, legend_below, plain_frame
+from headprobe.plotting.curves import sweep
 
 
 def draw_rows(results: Mapping, names: Sequence[str], once: Sequence[str], ending: str, path: Path) -> None:

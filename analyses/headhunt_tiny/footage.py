@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from headprobe import Example, HeadTracer, load
-from headprobe.headhunt.comparison import frame_differences
+from headprobe.evaluation.controls import frame_differences
 from headprobe.models.model import Model
 from headprobe.video.clips import sample_indices, segments
 from headprobe.video.scenes import CLIP_FRAMES, HELD_OUT_EVENTS, SEEN_EVENTS, SEGMENT_FRAMES, untrimmed

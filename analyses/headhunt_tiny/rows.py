@@ -15,16 +15,16 @@ from sklearn.model_selection import StratifiedKFold
 
 from headprobe import HeadSet, saliency, top_heads
 from headprobe.errors import HeadprobeWarning
-from headprobe.headhunt.evaluate import evaluate_events, position_prior, to_frames
-from headprobe.headhunt.evaluate.resampled import pair_wins
-from headprobe.headhunt.layers import choose_layer
+from headprobe.evaluation import evaluate_events, position_prior, to_frames
+from headprobe.evaluation.bootstrap import pair_wins
+from headprobe.evaluation.frames import _count_videos, _merge, _precision_recall
+from headprobe.headhunt.layerhunt import choose_layer
 from headprobe.headhunt.locate import Locator, calibrate_locator, smooth
-from headprobe.headhunt.ranking import count_videos, merge, precision_recall
 from headprobe.metrics.normalisation import combine
 from headprobe.metrics.stability import rss
 from headprobe.probing.probe import HeadProbe
 from headprobe.video.scenes import FPS, SEGMENT_FRAMES
-from headprobe.video.stretches import stretches
+from headprobe.video.spans import stretches
 
 FIVE = ("describe", "actions", "deviate", "dangerous", "wrong")
 FULL = "full"
@@ -286,11 +286,11 @@ class Bench:
 
     def measure_frames(self, frames: Mapping[str, np.ndarray]) -> tuple[np.ndarray, list[float]]:
         """The same from scores per frame."""
-        counted = count_videos(frames, self.truth)
+        counted = _count_videos(frames, self.truth)
         aps = []
         for subset in (self.seen, self.held_out):
-            pooled = merge([counted[i] for i in subset])
-            aps.append(precision_recall(pooled.abnormal, pooled.normal)[0])
+            pooled = _merge([counted[i] for i in subset])
+            aps.append(_precision_recall(pooled.abnormal, pooled.normal)[0])
         return pair_wins(counted).astype(np.float32), aps
 
     def draw(self, number: int, videos: np.ndarray, say: Callable[[str], None]) -> dict[str, dict]:

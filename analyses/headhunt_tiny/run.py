@@ -32,9 +32,9 @@ from readme_block import replace_block
 from rounding import rounded
 
 from headprobe import HeadSet
-from headprobe.headhunt.comparison import draws
-from headprobe.headhunt.evaluate import blind_scores
-from headprobe.metrics.selection import from_head_sets
+from headprobe.demo._comparison import draws
+from headprobe.evaluation import blind_scores
+from headprobe.metrics.ranks import from_head_sets
 from headprobe.metrics.stability import nogueira
 from headprobe.scores import score_map
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import footage
 import numpy as np
 
-from headprobe.headhunt.text_readout import DIGITS, expected_score, graded_ask, greedy_answer
+from headprobe.language.text_readout import DIGITS, expected_score, graded_ask, greedy_answer
 from headprobe.models.model import Model
 
 GREEDY = "text, greedy answer, "

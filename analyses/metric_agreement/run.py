@@ -26,9 +26,9 @@ from text_encoder import ENCODER
 
 from headprobe import saliency, top_heads
 from headprobe.errors import HeadprobeWarning
+from headprobe.metrics._labellings import group_halves
 from headprobe.metrics.normalisation import combine
-from headprobe.metrics.parts import group_halves
-from headprobe.plotting.canvas import GREY, SERIES, floating_figure, plain_frame
+from headprobe.plotting._canvas import GREY, SERIES, floating_figure, plain_frame
 from headprobe.probing.probe import HeadProbe
 
 HERE = Path(__file__).resolve().parent

@@ -22,13 +22,13 @@ import numpy as np
 
 from headprobe import HeadProbe, HeadSet, load
 from headprobe.activations import HeadActivations
+from headprobe.datasets import Dataset, list_folder, load_dataset, match_videos, name_of, xd_violence_classes
 from headprobe.errors import InputError
+from headprobe.evaluation import evaluate, full_evaluation, to_frames
 from headprobe.extraction.extract import extract
+from headprobe.headhunt._held_out import by_video
 from headprobe.headhunt.calibration import CalibrationSample, sample_videos
-from headprobe.headhunt.datasets import Dataset, list_folder, load_dataset, match_videos, name_of, xd_violence_classes
-from headprobe.headhunt.evaluate import evaluate, full_evaluation, to_frames
-from headprobe.headhunt.held_out import by_video
-from headprobe.headhunt.identify import identify
+from headprobe.headhunt.headhunt import identify
 from headprobe.headhunt.locate import smooth
 from headprobe.models.model import Model
 

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from readme_block import replace_block
 from run import estimate
 
-from headprobe.headhunt.datasets import load_dataset
+from headprobe.datasets import load_dataset
 
 HERE = Path(__file__).resolve().parent
 

@@ -34,13 +34,13 @@ from readme_block import replace_block
 from rounding import rounded
 
 from headprobe import HeadSet
+from headprobe.demo._comparison import draws
 from headprobe.errors import HeadprobeWarning
-from headprobe.headhunt.comparison import draws
-from headprobe.headhunt.evaluate import blind_scores, evaluate, to_frames
-from headprobe.headhunt.evaluate.resampled import pair_wins
-from headprobe.headhunt.identify import identify
-from headprobe.headhunt.ranking import count_videos, merge, precision_recall
-from headprobe.plotting.canvas import BLUE, GREEN, GREY, VERMILION, floating_figure, plain_frame
+from headprobe.evaluation import blind_scores, evaluate, to_frames
+from headprobe.evaluation.bootstrap import pair_wins
+from headprobe.evaluation.frames import _count_videos, _merge, _precision_recall
+from headprobe.headhunt.headhunt import identify
+from headprobe.plotting._canvas import BLUE, GREEN, GREY, VERMILION, floating_figure, plain_frame
 from headprobe.probing.probe import HeadProbe
 
 HERE = Path(__file__).resolve().parent
@@ -110,14 +110,14 @@ class Pairs:
 
     def add(self, scores: Scores) -> None:
         """Count the pairs among the videos that are scored."""
-        counted = count_videos(scores, {name: self.truth[name] for name in scores})
+        counted = _count_videos(scores, {name: self.truth[name] for name in scores})
         at = [self.names.index(name) for name in scores]
         table = pair_wins(counted)
         pairs = 2 * np.outer(self.abnormal[at], self.normal[at])
         self.wins[np.ix_(at, at)] += table
         self.all[np.ix_(at, at)] += pairs
-        pooled = merge(counted)
-        self.ap.append(precision_recall(pooled.abnormal, pooled.normal)[0])
+        pooled = _merge(counted)
+        self.ap.append(_precision_recall(pooled.abnormal, pooled.normal)[0])
         self.auc_of_each.append(float(table.sum() / pairs.sum()))
 
     def auc(self, weights: np.ndarray) -> np.ndarray:

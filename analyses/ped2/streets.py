@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from headprobe import Example, HeadTracer
-from headprobe.headhunt.comparison import frame_differences
-from headprobe.headhunt.datasets import load_dataset
+from headprobe.datasets import load_dataset
+from headprobe.evaluation.controls import frame_differences
 from headprobe.models.model import Model
 from headprobe.video.clips import Segment, sample_indices, segments
 from headprobe.video.decode import shared_reader

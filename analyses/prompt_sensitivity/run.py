@@ -24,7 +24,7 @@ from headprobe import top_heads
 from headprobe.errors import HeadprobeWarning
 from headprobe.metrics.normalisation import combine
 from headprobe.metrics.stability import rss
-from headprobe.plotting.canvas import floating_figure
+from headprobe.plotting._canvas import floating_figure
 from headprobe.probing.probe import HeadProbe
 
 HERE = Path(__file__).resolve().parent

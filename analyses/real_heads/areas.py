@@ -6,8 +6,8 @@ import warnings
 
 import numpy as np
 
+from headprobe.metrics.intervals import corrected_interval
 from headprobe.metrics.resampling import group_resamples
-from headprobe.metrics.winners_curse import corrected_interval
 
 
 def pair_table(scores: np.ndarray, y: np.ndarray, unit: np.ndarray, n_units: int) -> tuple[np.ndarray, np.ndarray]:

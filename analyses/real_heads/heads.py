@@ -11,12 +11,11 @@ from data import Captions, vocabulary, words_of
 from scipy.stats import binom
 
 from headprobe import saliency
+from headprobe.metrics._labellings import group_halves
 from headprobe.metrics.agreement import mean_agreement, rank_correlation
 from headprobe.metrics.linear_probe import auroc, fold_index, loo_ridge_auroc
-from headprobe.metrics.parts import group_halves
-from headprobe.metrics.permutation import relabellings
-from headprobe.metrics.replicates import stack_maps
-from headprobe.metrics.significance import bootstrap_intervals, compare_with_null, winners_curse
+from headprobe.metrics.resampling import stack_maps
+from headprobe.metrics.significance import bootstrap_intervals, compare_with_null, relabellings, winners_curse
 from headprobe.metrics.stability import icc, nogueira, size_maps, stable_selection
 from headprobe.probing.probe import HeadProbe
 from headprobe.scores import score_map, top_heads

@@ -16,12 +16,12 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from headprobe import HeadSet, consensus, saliency, top_heads
 from headprobe.errors import HeadprobeWarning
+from headprobe.metrics._labellings import group_halves
 from headprobe.metrics.agreement import rank_correlation
 from headprobe.metrics.consensus import consensus_scores
 from headprobe.metrics.linear_probe import fold_index, loo_ridge_auroc
-from headprobe.metrics.parts import group_halves
-from headprobe.metrics.replicates import stack_maps
-from headprobe.metrics.selection import from_head_sets, selection_frequency
+from headprobe.metrics.ranks import from_head_sets, selection_frequency
+from headprobe.metrics.resampling import stack_maps
 from headprobe.metrics.stability import nogueira
 from headprobe.probing.probe import HeadProbe
 from headprobe.scores import score_map

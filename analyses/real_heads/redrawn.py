@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from hunt import PRIMARY, Bench, balanced
 
+from headprobe.metrics._labellings import group_halves
 from headprobe.metrics.linear_probe import auroc
-from headprobe.metrics.parts import group_halves
 from headprobe.metrics.resampling import group_resamples
 from headprobe.probing.probe import HeadProbe
 

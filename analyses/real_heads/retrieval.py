@@ -11,8 +11,7 @@ from scipy.stats import rankdata
 
 from headprobe import consensus, top_heads
 from headprobe.metrics.agreement import jaccard, rank_correlation
-from headprobe.metrics.consensus import METHODS
-from headprobe.metrics.robust_ranks import robust_rank_aggregation
+from headprobe.metrics.consensus import METHODS, robust_rank_aggregation
 from headprobe.metrics.stability import mean, nogueira, stack_maps
 from headprobe.scores import score_map
 

@@ -36,7 +36,7 @@ SETS = ("ped2", "shanghaitech")
 
 def check_ped2(captions: Captions, data: Path) -> dict:
     """Labels of the captions against the official annotation."""
-    from headprobe.headhunt.datasets import parse_ped2_ground_truth
+    from headprobe.datasets import parse_ped2_ground_truth
 
     spans = parse_ped2_ground_truth((data / "ped2" / "ground_truth.m").read_text(encoding="utf-8"))
     official = [

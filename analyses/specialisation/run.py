@@ -28,7 +28,7 @@ from study import Study
 
 from headprobe import Example, HeadSet, HeadTracer, edits, positions, top_heads
 from headprobe.metrics.resampling import group_resamples
-from headprobe.plotting.canvas import floating_figure
+from headprobe.plotting._canvas import floating_figure
 from headprobe.probing.probe import HeadProbe
 from headprobe.video import scenes
 

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
 
 from headprobe.video import scenes
-from headprobe.video.scene_render import HEIGHT, WIDTH
+from headprobe.video._scene_drawing import HEIGHT, WIDTH
 
 HERE = Path(__file__).parent
 REQUIRED = {

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
-from headprobe.video.scene_render import HEIGHT, WIDTH
+from headprobe.video._scene_drawing import HEIGHT, WIDTH
 from headprobe.video.scenes import CLIP_FRAMES
 
 MEAN, STD = 0.45, 0.25

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from headprobe.video.scene_actors import COLOURS, OTHER, PERSON, VEHICLE
-from headprobe.video.scene_render import FAMILIES, HEIGHT, WIDTH
+from headprobe.video._scene_drawing import COLOURS, FAMILIES, HEIGHT, OTHER, PERSON, VEHICLE, WIDTH
 from headprobe.video.scenes import Footage
 
 NUMBERS = ("zero", "one", "two", "three", "four", "many")

@@ -3,8 +3,8 @@
 import torch
 
 from headprobe.errors import InputError
+from headprobe.models._pixels import PixelPacking, pack
 from headprobe.models.adapter import register
-from headprobe.models.pixels import PixelPacking, pack
 from headprobe.models.video_adapter import EncodedClip, VideoAdapter, grid_places
 
 

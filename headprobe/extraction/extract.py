@@ -14,25 +14,62 @@ from types import FrameType
 from typing import Any, Literal
 
 from headprobe.errors import InputError, StoreError
-from headprobe.examples import as_prompts
-from headprobe.extraction.events import Finished, Opened, Skipped
-from headprobe.extraction.keeping import Keeper, store_folders
-from headprobe.extraction.local_engine import LocalEngine
-from headprobe.extraction.progress import Bar
-from headprobe.extraction.reading import Wanted, sampling_text
-from headprobe.extraction.skipped import SkippedList
-from headprobe.extraction.source import find_sources
-from headprobe.extraction.units import Settings, Unit, default_workers, units_of
+from headprobe.examples import _as_prompts
+from headprobe.extraction._decoding import Finished, Opened, Skipped
+from headprobe.extraction._engines import LocalEngine
+from headprobe.extraction._reading import Wanted, sampling_text
+from headprobe.extraction._sources import Settings, Unit, default_workers, find_sources, units_of
+from headprobe.extraction._writer import Keeper, SkippedList, store_folders
 from headprobe.heads import Head, HeadSet
 from headprobe.models.loading import load
 from headprobe.models.model import Model
 from headprobe.store import Store
-from headprobe.store.lock import check_locks
-from headprobe.trace.batching import Forecast
+from headprobe.store._io import check_locks
+from headprobe.trace._batching import Forecast
+from headprobe.trace._readout import Positions, named_positions
 from headprobe.trace.positions import Position
-from headprobe.trace.reading import Positions, named_positions
 
 __all__ = ["Extraction", "Interrupted", "extract"]
+
+
+# As tqdm has it, but with clips per second also where they are fewer than one.
+_FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
+
+
+class _Bar:
+    """A progress bar over clips whose number becomes known as videos are opened."""
+
+    def __init__(self, n_videos: int, n_there: int, show: bool) -> None:
+        from tqdm.auto import tqdm
+
+        self.total = 0
+        self._n_videos, self._n_there = n_videos, n_there
+        self._n_opened = self._n_clips = self._n_wanted = self._n_skipped = 0
+        self._bar: Any = tqdm(
+            total=None, desc="extract", unit=" clips", disable=not show, smoothing=0.1, bar_format=_FORMAT
+        )
+
+    def opened(self, event: Opened) -> None:
+        """A video was opened."""
+        self._n_opened += 1
+        self._n_clips += event.n_clips
+        self._n_wanted += event.n_wanted
+        expected = round(self._n_clips / self._n_opened * self._n_videos) - self._n_there
+        self.total = self._n_wanted if self._n_opened >= self._n_videos else max(expected, self._n_wanted)
+        self._bar.total = self.total
+
+    def read(self, n_clips: int, batch_size: int) -> None:
+        """Clips were read."""
+        self._bar.set_postfix(batch=batch_size, skipped=self._n_skipped, refresh=False)
+        self._bar.update(n_clips)
+
+    def skipped(self) -> None:
+        """Something was skipped."""
+        self._n_skipped += 1
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        self._bar.close()
 
 
 @dataclass(frozen=True)
@@ -131,7 +168,7 @@ def extract(
     Parameters
     ----------
     sources
-        Files, folders, globs, list files or tables; see `headprobe.extraction.source.find_sources`.
+        Files, folders, globs, list files or tables; see `headprobe.extraction._sources.find_sources`.
     model
         A name or folder, loaded here; or a model from `headprobe.load`.
     prompts
@@ -191,7 +228,7 @@ def extract(
     --------
     >>> import tempfile
     >>> import numpy as np
-    >>> from headprobe.video.encode import write_video
+    >>> from headprobe.video.decode import write_video
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     _ = write_video(f"{folder}/door.mp4", np.zeros((20, 32, 48, 3), np.uint8), fps=5)
     ...     done = extract(folder, "tiny", ["is there a fight ?"], f"{folder}/z", segments=8, frames=4, progress=False)
@@ -204,7 +241,7 @@ def extract(
     single = positions is None or isinstance(positions, Position)
     folders = store_folders(Path(out), named, single)
     wanted = Wanted(
-        as_prompts(prompts),
+        _as_prompts(prompts),
         named,
         None if heads is None else HeadSet(heads),
         sampling_text(segments, frames),
@@ -219,7 +256,7 @@ def extract(
         keeper = Keeper(folders, runner.provenance(), runner.heads, store_dtype, resume, shard_examples)
         units = [replace(unit, progress=tuple(map(keeper.progress, unit.videos))) for unit in units]
         n_there = sum(len(part.spans) for unit in units for part in unit.progress)
-        bar, start = Bar(len(videos), n_there, progress), time.monotonic()
+        bar, start = _Bar(len(videos), n_there, progress), time.monotonic()
         with SkippedList(Path(out), [video.name for video in videos]) as skipped, signals:
             try:
                 _run(runner, units, keeper, skipped, bar, signals)
@@ -241,7 +278,7 @@ def extract(
 
 
 def _run(
-    runner: Any, units: Sequence[Unit], keeper: Keeper, skipped: SkippedList, bar: Bar, stopped: Callable[[], bool]
+    runner: Any, units: Sequence[Unit], keeper: Keeper, skipped: SkippedList, bar: _Bar, stopped: Callable[[], bool]
 ) -> None:
     forecast = Forecast("extract", runner.device, 0, 0, keeper.folder, batches=2 * runner.n_models)
     with closing(runner.results(units)) as results:
@@ -279,7 +316,7 @@ def _engine(
         loaded = model if isinstance(model, Model) else load(model, **loading)
         return LocalEngine(loaded, wanted, settings, batch_size, stopped)
     if engine == "ray":
-        from headprobe.extraction.ray_engine import RayEngine
+        from headprobe.extraction._engines import RayEngine
 
         return RayEngine(model, loading, wanted, settings, batch_size, actors, stopped)
     raise InputError(f"engine is {engine!r}; choose 'local' or 'ray'.")

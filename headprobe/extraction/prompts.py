@@ -12,11 +12,11 @@ from typing import Any
 
 from headprobe._files import parse_json, read_text
 from headprobe.errors import InputError
-from headprobe.examples import as_prompts
+from headprobe.examples import _as_prompts
 from headprobe.trace import positions as _positions
 from headprobe.trace.positions import Position
 
-__all__ = ["parse_position", "parse_positions", "read_prompts"]
+__all__ = ["read_prompts"]
 
 
 def read_prompts(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -64,33 +64,13 @@ def read_prompts(path: str | os.PathLike[str]) -> dict[str, str]:
     if not isinstance(data, dict | list):
         raise InputError(f"{path}: prompts are a list of texts, or names with texts; got {type(data).__name__}.")
     try:
-        return as_prompts(data)
+        return _as_prompts(data)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 
 
-def parse_position(text: str) -> Position:
-    """A position from how it prints; nothing is executed.
-
-    Parameters
-    ----------
-    text
-        For example ``last()``, ``(video_tokens() & frame(0)).mean()``, or ``last`` alone.
-
-    Returns
-    -------
-    Position
-
-    Raises
-    ------
-    InputError
-        The text is no position.
-
-    Examples
-    --------
-    >>> parse_position("(~video_tokens() | span(0, 4)).mean()")
-    ((~video_tokens()) | span(0, 4)).mean()
-    """
+def _parse_position(text: str) -> Position:
+    """A position from how it prints; nothing is executed."""
     try:
         found = _position(ast.parse(text.strip(), mode="eval").body)
     except (SyntaxError, TypeError, ValueError, RecursionError) as error:
@@ -101,52 +81,24 @@ def parse_position(text: str) -> Position:
     return found
 
 
-def parse_positions(texts: Iterable[str]) -> Position | dict[str, Position] | None:
-    """One or several positions, each as ``position`` or ``name=position``.
-
-    Parameters
-    ----------
-    texts
-        The texts.
-
-    Returns
-    -------
-    Position, dict or None
-        None for no texts; one position without a name as it is; else by name. An unnamed one is called as it prints,
-        with what cannot be in a file name left out.
-
-    Raises
-    ------
-    InputError
-        A text is no position, or two have one name.
-
-    Examples
-    --------
-    >>> parse_positions(["last", "frames=per_frame()"])
-    {'last': last(), 'frames': video_tokens().per_frame()}
-    """
+def _parse_positions(texts: Iterable[str]) -> Position | dict[str, Position] | None:
+    """One or several positions, each as ``position`` or ``name=position``."""
     named: dict[str, Position] = {}
     texts = list(texts)
     for text in texts:
         match = re.match(r"\s*([A-Za-z_]\w*)\s*=(.*)", text, flags=re.DOTALL)
-        position = parse_position(match[2] if match else text)
+        position = _parse_position(match[2] if match else text)
         if len(texts) == 1 and not match:
             return position
-        name = match[1] if match else position_name(position)
+        name = match[1] if match else _position_name(position)
         if name in named:
             raise InputError(f"Two positions have the name {name!r}; write name=position.")
         named[name] = position
     return named or None
 
 
-def position_name(position: Position) -> str:
-    """A name for a position that can be the name of a folder.
-
-    Examples
-    --------
-    >>> position_name(_positions.video_tokens().mean())
-    'video_tokens_mean'
-    """
+def _position_name(position: Position) -> str:
+    """A name for a position that can be the name of a folder."""
     text = repr(position).replace("~", "not_").replace("|", "_or_").replace("&", "_and_").replace("-", "minus")
     return re.sub(r"_+", "_", re.sub(r"\W+", "_", text)).strip("_")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,13 +14,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from headprobe._files import read_json, write_json
+from headprobe.datasets.videos import _sample_size
 from headprobe.errors import ArtefactError, InputError
 from headprobe.examples import Example
-from headprobe.headhunt.frames import check_truth
 from headprobe.video.clips import Clip, Segment, clip_examples
 from headprobe.video.decode import probe
+from headprobe.video.spans import _check_truth
 
-__all__ = ["CalibrationSample", "calibration_examples", "class_counts", "sample_size", "sample_videos"]
+__all__ = ["CalibrationSample", "sample_videos"]
 
 _FORMAT = 1
 _FEWEST = 2  # of each label: less cannot be split into calibration and validation
@@ -164,36 +164,6 @@ class CalibrationSample:
             )
 
 
-def sample_size(n_pool: int, fraction: float) -> int:
-    """Videos in a sample: the fraction of the pool, rounded, a half upwards.
-
-    Parameters
-    ----------
-    n_pool
-        Videos in the pool.
-    fraction
-        Above 0, at most 1.
-
-    Returns
-    -------
-    int
-        Number of videos.
-
-    Raises
-    ------
-    InputError
-        If the fraction is not in its range.
-
-    Examples
-    --------
-    >>> sample_size(1610, 0.01)
-    16
-    """
-    if not 0 < fraction <= 1:
-        raise InputError(f"the fraction must be above 0 and at most 1, got {fraction!r}; 1 % is 0.01")
-    return math.floor(n_pool * fraction + 0.5)
-
-
 def sample_videos(
     pool: Mapping[str, str],
     *,
@@ -251,7 +221,7 @@ def sample_videos(
     for video in sorted(pool):
         by_label[pool[video] != normal].append(video)
     if n_videos is None:
-        n_videos = sample_size(len(pool), fraction)
+        n_videos = _sample_size(len(pool), fraction)
     else:
         if isinstance(n_videos, bool) or not isinstance(n_videos, int):
             raise InputError(f"n_videos must be a whole number, got {n_videos!r}")
@@ -282,7 +252,7 @@ def sample_videos(
     )
 
 
-def calibration_examples(
+def _calibration_examples(
     sample: CalibrationSample,
     paths: Mapping[str, str | os.PathLike[str]],
     *,
@@ -292,50 +262,7 @@ def calibration_examples(
     truth: Mapping[str, ArrayLike] | None = None,
     least_abnormal: float = 0.5,
 ) -> list[Example]:
-    """Make labelled clips of the videos of a sample; the group of each is its video.
-
-    Parameters
-    ----------
-    sample
-        Which videos.
-    paths
-        Video to its file.
-    how
-        `"segments"`: the segments that detection will see, one clip each. `"whole_video"`: one clip per video with
-        its frames spread over all of it, as published; detection then sees clips of another time scale.
-    segment_frames, sample_frames
-        Frames of a segment, and how many of them (or of the whole video) are looked at.
-    truth
-        Video to labels `[frame]`, for segments of those videos whose events are annotated. Without it every segment
-        of an abnormal video is labelled 1, which is all that a label of the video says, and often wrong.
-    least_abnormal
-        With `truth`: share of a segment's frames that must be abnormal for the label 1; above 0, at most 1.
-
-    Returns
-    -------
-    list of Example
-        Decoded when read; ids `"video:start-end"`.
-
-    Raises
-    ------
-    InputError
-        If a video has no file or an annotation of another length, or a setting is out of range.
-    VideoError
-        If a file cannot be read; none is left out.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from headprobe.video.encode import write_video
-    >>> sample = sample_videos({"n1": "Normal", "n2": "Normal", "f1": "fall", "f2": "fall"}, n_videos=4)
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     paths = {name: f"{folder}/{name}.mp4" for name in sample.videos}
-    ...     for path in paths.values():
-    ...         _ = write_video(path, np.zeros((8, 16, 16, 3), np.uint8), fps=4)
-    ...     clips = calibration_examples(sample, paths, segment_frames=4, sample_frames=2)
-    >>> sorted((clip.group, clip.span, clip.label) for clip in clips)[:3]
-    [('f1', (0, 4), 1), ('f1', (4, 8), 1), ('f2', (0, 4), 1)]
-    """
+    """Make labelled clips of the videos of a sample; the group of each is its video."""
     if how not in ("segments", "whole_video"):
         raise InputError(f"how must be 'segments' or 'whole_video', got {how!r}")
     if not 0 < least_abnormal <= 1:
@@ -363,7 +290,7 @@ def calibration_examples(
 
 
 def _relabelled(cut: Sequence[Example], truth: ArrayLike, video: str, least: float) -> list[Example]:
-    labels = check_truth(truth, video)
+    labels = _check_truth(truth, video)
     spans = [example.span for example in cut if example.span is not None]
     if spans[-1][1] != len(labels):
         raise InputError(f"video {video!r} has {spans[-1][1]} frames and {len(labels)} labels; one label per frame")
@@ -389,23 +316,6 @@ def _digest(pool: Mapping[str, str]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def class_counts(sample: CalibrationSample) -> dict[str, int]:
-    """Videos of each class in a sample.
-
-    Parameters
-    ----------
-    sample
-        The sample.
-
-    Returns
-    -------
-    dict
-        Class to its number of videos.
-
-    Examples
-    --------
-    >>> pool = {f"n{i}": "Normal" for i in range(6)} | {f"f{i}": "fall" for i in range(6)}
-    >>> class_counts(sample_videos(pool, n_videos=4)) == {"Normal": 2, "fall": 2}
-    True
-    """
+def _class_counts(sample: CalibrationSample) -> dict[str, int]:
+    """Videos of each class in a sample."""
     return dict(sorted(Counter(sample.classes.values()).items()))

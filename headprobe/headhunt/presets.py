@@ -14,10 +14,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from headprobe.errors import InputError
-from headprobe.metrics.batch import Batch
-from headprobe.metrics.metric import METRICS, Metric
+from headprobe.metrics._batch import Batch
+from headprobe.metrics.saliency import METRICS, Metric
 
-__all__ = ["LDA_RIDGE", "PRESETS", "lda_ridge", "metrics_by_name", "preset"]
+__all__ = ["LDA_RIDGE", "PRESETS", "lda_ridge", "preset"]
 
 RIDGE = 1e-6
 
@@ -108,29 +108,8 @@ def preset(name: str) -> dict[str, Any]:
     return dict(PRESETS[name])
 
 
-def metrics_by_name(metrics: Any) -> list[str | Metric | Callable[..., Any]]:
-    """Metrics as `headprobe.saliency` takes them, with `lda_ridge` looked up.
-
-    Parameters
-    ----------
-    metrics
-        Names, metrics and functions.
-
-    Returns
-    -------
-    list
-        The same, with names that only this method knows looked up.
-
-    Raises
-    ------
-    InputError
-        A text was given in place of a sequence.
-
-    Examples
-    --------
-    >>> metrics_by_name(("lda", "kl"))
-    ['lda', 'kl']
-    """
+def _metrics_by_name(metrics: Any) -> list[str | Metric | Callable[..., Any]]:
+    """Metrics as `headprobe.saliency` takes them, with `lda_ridge` looked up."""
     if isinstance(metrics, str):
         raise InputError(f"metrics must be a sequence of names, got the text {metrics!r}: write ({metrics!r},)")
     return [LDA_RIDGE if metric == "lda_ridge" and "lda_ridge" not in METRICS else metric for metric in metrics]

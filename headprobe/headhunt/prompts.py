@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from headprobe.errors import InputError
-from headprobe.examples import as_prompts
+from headprobe.examples import _as_prompts
 
 if TYPE_CHECKING:
     from headprobe.models.model import Model
@@ -20,10 +20,8 @@ __all__ = [
     "DESCRIBE",
     "EMBEDDED_DESCRIBE",
     "EMBEDDED_PROMPTS",
-    "chosen_prompts",
     "default_prompts",
     "description_prompt",
-    "unknown_words",
 ]
 
 DEFAULT_PROMPTS: dict[str, str] = {
@@ -54,27 +52,8 @@ EMBEDDED_DESCRIBE = "tell me what you see ."
 """The same in the words of the embedded model."""
 
 
-def unknown_words(model: Model, prompts: Mapping[str, str]) -> list[str]:
-    """Names of the prompts that hold a word which the model's tokenizer does not have.
-
-    Parameters
-    ----------
-    model
-        Whose tokenizer is asked. One that has bytes for everything knows every word.
-    prompts
-        Name to text.
-
-    Returns
-    -------
-    list of str
-        Names, in order.
-
-    Examples
-    --------
-    >>> import headprobe
-    >>> unknown_words(headprobe.load("tiny"), {"a": "is there a car ?", "b": "is there a vehicle ?"})
-    ['b']
-    """
+def _unknown_words(model: Model, prompts: Mapping[str, str]) -> list[str]:
+    """Names of the prompts that hold a word which the model's tokenizer does not have."""
     tokenizer: Any = model.tokenizer
     if tokenizer is None or tokenizer.unk_token_id is None:
         return []
@@ -111,41 +90,17 @@ def default_prompts(model: Model) -> dict[str, str]:
     ['describe', 'actions', 'deviate', 'dangerous', 'wrong']
     """
     for prompts in (DEFAULT_PROMPTS, EMBEDDED_PROMPTS):
-        if not unknown_words(model, prompts):
+        if not _unknown_words(model, prompts):
             return dict(prompts)
     raise InputError(f"{model.name} has no tokens for words of the default prompts; give prompts= in its own words")
 
 
-def chosen_prompts(model: Model, prompts: Any) -> dict[str, str]:
-    """The prompts to use: those given, which the model must be able to read, or the default ones for None.
-
-    Parameters
-    ----------
-    model
-        The model to read them.
-    prompts
-        A text, texts, or a mapping from names to texts; None for the default ones.
-
-    Returns
-    -------
-    dict
-        Name to text.
-
-    Raises
-    ------
-    InputError
-        The model has no tokens for a word of a prompt.
-
-    Examples
-    --------
-    >>> import headprobe
-    >>> chosen_prompts(headprobe.load("tiny"), "is there a car ?")
-    {'p1': 'is there a car ?'}
-    """
+def _chosen_prompts(model: Model, prompts: Any) -> dict[str, str]:
+    """The prompts to use: those given, which the model must be able to read, or the default ones for None."""
     if prompts is None:
         return default_prompts(model)
-    named = as_prompts(prompts)
-    unknown = unknown_words(model, named)
+    named = _as_prompts(prompts)
+    unknown = _unknown_words(model, named)
     if unknown:
         raise InputError(
             f"{model.name} has no tokens for words of the prompt {unknown[0]!r} ({named[unknown[0]]!r}): what it does "
@@ -179,6 +134,6 @@ def description_prompt(model: Model) -> str:
     'tell me what you see .'
     """
     for text in (DESCRIBE, EMBEDDED_DESCRIBE):
-        if not unknown_words(model, {"describe": text}):
+        if not _unknown_words(model, {"describe": text}):
             return text
     raise InputError(f"{model.name} has no tokens for words of the description prompt; give prompt= in its own words")

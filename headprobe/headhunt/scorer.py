@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -11,19 +18,32 @@ from scipy.special import expit
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
-from headprobe.errors import InputError
-from headprobe.headhunt.platt import Platt
+from headprobe._files import parse_json, read_regular, replacing
+from headprobe.errors import ArtefactError, InputError
+from headprobe.headhunt._platt import Platt
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
-__all__ = ["CLASS_WEIGHTS", "KINDS", "Scorer", "features", "make_scorer"]
+__all__ = [
+    "CLASS_WEIGHTS",
+    "KINDS",
+    "Scorer",
+    "features",
+]
+
 
 KINDS = ("logistic", "svm", "mlp", "sav")
+
+
 """Kinds of scorer."""
 
+
 CLASS_WEIGHTS = ("balanced", None)
+
+
 """How classes of unequal size are weighted."""
+
 
 MAX_ITER = 1000
 
@@ -65,37 +85,10 @@ def features(z: np.ndarray | Tensor) -> Float[np.ndarray, "example feature"]:
     return array.reshape(len(array), -1)
 
 
-def make_scorer(
+def _make_scorer(
     random_state: int = 0, C: float = 1.0, class_weight: str | None = None, standardise: bool = True
 ) -> Pipeline:
-    """Make an unfitted logistic scorer: standardise every feature, then logistic regression.
-
-    `predict_proba(X)[:, 1]` of the fitted scorer is the probability that a segment is abnormal (HeadHunt-VAD,
-    arXiv 2512.17601, section 3; the binary cross-entropy is scikit-learn's log loss with an L2 term).
-
-    Parameters
-    ----------
-    random_state
-        Seed, kept for solvers that need one; the one used is deterministic.
-    C
-        Inverse strength of the L2 penalty, above 0.
-    class_weight
-        None or `"balanced"`, as in scikit-learn.
-    standardise
-        Whether every feature is divided by its spread. Otherwise it is centred only, which changes no decision of a
-        logistic regression: its intercept is free.
-
-    Returns
-    -------
-    sklearn.pipeline.Pipeline
-        Steps "scale" and "logistic".
-
-    Examples
-    --------
-    >>> scorer = make_scorer().fit([[0.0], [1.0], [2.0], [3.0]], [0, 0, 1, 1])
-    >>> bool(scorer.predict_proba([[3.0]])[0, 1] > 0.5)
-    True
-    """
+    """Make an unfitted logistic scorer: standardise every feature, then logistic regression."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import Pipeline
     from sklearn.preprocessing import StandardScaler
@@ -326,7 +319,7 @@ class Scorer(BaseEstimator):
         return float(self.arrays_["intercept"][0]) if "intercept" in self.arrays_ else None
 
     def _fit_logistic(self, x: np.ndarray, y: Int[np.ndarray, " example"]) -> dict[str, np.ndarray]:
-        return _linear(make_scorer(self.random_state, self.C, self.class_weight, self.standardise).fit(x, y))
+        return _linear(_make_scorer(self.random_state, self.C, self.class_weight, self.standardise).fit(x, y))
 
     def _fit_svm(self, x: np.ndarray, y: Int[np.ndarray, " example"]) -> dict[str, np.ndarray]:
         from sklearn.pipeline import Pipeline
@@ -405,3 +398,139 @@ def _spread(scale: Any) -> np.ndarray:
 
 def _float64(**arrays: Any) -> dict[str, np.ndarray]:
     return {name: np.ascontiguousarray(array, dtype=np.float64) for name, array in arrays.items()}
+
+
+FORMAT = "headprobe.scorer/2"
+
+
+SETTINGS, NUMBERS = "scorer.json", "scorer.safetensors"
+
+
+def _save_scorer(scorer: Scorer, folder: str | os.PathLike[str]) -> None:
+    """Write a fitted scorer as `scorer.safetensors` (numbers) and `scorer.json` (settings and the digest of these)."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    files = _scorer_files(scorer)
+    with ExitStack() as stack:  # which puts them in place in the other order: the settings last
+        for name, data in files.items():
+            stack.enter_context(replacing(Path(folder) / name)).write_bytes(data)
+
+
+def _scorer_files(scorer: Scorer) -> dict[str, bytes]:
+    """What `save_scorer` writes."""
+    from safetensors.numpy import save
+
+    if not hasattr(scorer, "arrays_"):
+        raise InputError("the scorer is not fitted: call fit(z, labels) first")
+    k, d = scorer.shape_
+    problem = _problem(scorer.arrays_, scorer.kind, k, d)
+    if problem:
+        raise InputError(f"the scorer cannot be saved: {problem}")
+    platt = scorer.platt_
+    settings = {
+        "format": FORMAT,
+        "kind": scorer.kind,
+        "C": float(scorer.C),
+        "hidden": int(scorer.hidden),
+        "class_weight": scorer.class_weight,
+        "standardise": scorer.standardise,
+        "random_state": int(scorer.random_state),
+        "n_heads": k,
+        "head_dim": d,
+        "calibration": None if platt is None else {"slope": platt.slope, "intercept": platt.intercept},
+    }
+    numbers = save(scorer.arrays_)
+    settings["numbers"] = hashlib.sha256(numbers).hexdigest()
+    return {SETTINGS: (json.dumps(settings, indent=2) + "\n").encode(), NUMBERS: numbers}
+
+
+def _load_scorer(folder: str | os.PathLike[str]) -> Scorer:
+    """Read a scorer written by `save_scorer`; its numbers are the original's, so that scores are equal to rounding."""
+    text, numbers = (read_regular(Path(folder) / name, follow=True) for name in (SETTINGS, NUMBERS))
+    return _parse_scorer(text, numbers, folder)
+
+
+def _parse_scorer(written: bytes, numbers: bytes, folder: str | os.PathLike[str]) -> Scorer:
+    """A scorer from the content of its files, as `load_scorer` reads it."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    text, tensors = Path(folder) / SETTINGS, Path(folder) / NUMBERS
+    settings: Any = parse_json(written, text)
+    if not isinstance(settings, dict) or settings.get("format") != FORMAT:
+        found = settings.get("format") if isinstance(settings, dict) else type(settings).__name__
+        raise ArtefactError(f"{text}: format is {found!r}, expected {FORMAT!r}; save the scorer with this version")
+    kind, weight, C = settings.get("kind"), settings.get("class_weight"), settings.get("C")
+    if kind not in KINDS:
+        raise ArtefactError(f"{text}: kind must be one of {list(KINDS)}, got {kind!r}")
+    if weight not in CLASS_WEIGHTS:
+        raise ArtefactError(f"{text}: class_weight must be 'balanced' or null, got {weight!r}")
+    standardise = settings.get("standardise", True)  # scorers of earlier versions always did
+    if not isinstance(standardise, bool):
+        raise ArtefactError(f"{text}: standardise must be true or false, got {standardise!r}")
+    if not _is_number(C) or not C > 0:
+        raise ArtefactError(f"{text}: C must be a positive number, got {C!r}")
+    for name in ("hidden", "random_state", "n_heads", "head_dim"):
+        value = settings.get(name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < (name != "random_state"):
+            raise ArtefactError(f"{text}: {name} must be a whole number, got {value!r}")
+    if settings.get("numbers", digest := hashlib.sha256(numbers).hexdigest()) != digest:
+        raise ArtefactError(f"{tensors}: this is not the file that {text.name} was saved with; save the scorer again.")
+    try:
+        arrays = load(numbers)
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:  # a number type that numpy lacks
+        raise ArtefactError(f"{tensors}: not a readable safetensors file ({error}); save the scorer again.") from error
+    problem = _problem(arrays, kind, settings["n_heads"], settings["head_dim"])
+    if problem:
+        raise ArtefactError(f"{tensors}: {problem}")
+    scorer = Scorer(
+        kind,
+        C=float(C),
+        hidden=settings["hidden"],
+        class_weight=weight,
+        standardise=standardise,
+        random_state=settings["random_state"],
+    )
+    scorer.arrays_ = arrays
+    scorer.shape_ = (settings["n_heads"], settings["head_dim"])
+    scorer.platt_ = _platt(settings.get("calibration"), text)
+    return scorer
+
+
+def _platt(given: Any, where: Path) -> Platt | None:
+    if given is None:
+        return None
+    if not isinstance(given, dict) or not all(_is_number(given.get(name)) for name in ("slope", "intercept")):
+        raise ArtefactError(f"{where}: calibration must be null or hold the numbers slope and intercept, got {given!r}")
+    try:
+        return Platt(float(given["slope"]), float(given["intercept"]))
+    except InputError as error:
+        raise ArtefactError(f"{where}: {error}") from error
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _problem(arrays: Mapping[str, np.ndarray], kind: str, k: int, d: int) -> str | None:
+    """What is wrong with a scorer's numbers, or None."""
+    n = k * d
+    shapes: dict[str, tuple[int, ...]] = {"mean": (n,), "scale": (n,)}
+    if kind == "sav":
+        shapes = {"class_means": (2, k, d)}
+    elif kind == "mlp":
+        hidden = arrays["w1"].size if "w1" in arrays else 0
+        shapes |= {"w0": (n, hidden), "b0": (hidden,), "w1": (hidden,), "b1": (1,)}
+    else:
+        shapes |= {"coef": (n,), "intercept": (1,)}
+    if set(arrays) != set(shapes):
+        return f"expected the arrays {sorted(shapes)}, got {sorted(arrays)}"
+    for name, shape in shapes.items():
+        if arrays[name].dtype != np.float64:
+            return f"array {name!r} has dtype {arrays[name].dtype}, expected float64"
+        if arrays[name].shape != shape or 0 in shape:
+            return f"array {name!r} has shape {arrays[name].shape}, expected {shape}"
+        if not np.isfinite(arrays[name]).all():
+            return f"array {name!r} holds NaN or infinite values"
+    if "scale" in arrays and (arrays["scale"] <= 0).any():
+        return "array 'scale' must be positive"
+    return None

@@ -9,26 +9,166 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import combinations
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from headprobe.errors import InputError
-from headprobe.metrics.batch import Batch, is_large
-from headprobe.metrics.covariance import (
-    Covariance,
-    check_definite,
-    ledoit_wolf,
-    shrinkage_of,
-    shrunk,
-    span_coordinates,
-)
+from headprobe.metrics._batch import Batch, is_large
 
-__all__ = ["Covariance", "kl", "lda", "lda_plain", "ledoit_wolf", "span_coordinates"]
+__all__ = [
+    "Covariance",
+    "kl",
+    "lda",
+    "lda_plain",
+    "ledoit_wolf",
+    "rsa",
+    "shrinkage_of",
+    "shrunk",
+]
+
+
+# Above this shrinkage the condition number is at most about d / shrinkage, so eigenvalues are not needed.
+SAFE_SHRINKAGE = 1e-10
+
+
+class Covariance(NamedTuple):
+    """Shrunk covariances in the coordinates given, and what they are on every direction outside of these."""
+
+    matrix: Float[Tensor, "head m m"]
+    ridge: Float[Tensor, " head"]
+    shrinkage: Float[Tensor, " head"]
+
+
+def ledoit_wolf(rows: Float[Tensor, "head example m"], d: int) -> Covariance:
+    """Ledoit-Wolf covariance of centred rows that span at most m of `d` dimensions.
+
+    Parameters
+    ----------
+    rows
+        `[head, example, m]`, float64, centred by the caller; coordinates in any orthonormal basis of a space
+        that holds the rows.
+    d
+        Dimension of the full space, at least m.
+
+    Returns
+    -------
+    Covariance
+        `matrix` is `(1 - s) S + s mu I` with `S` the empirical covariance and `mu = trace(S) / d`; `ridge` is
+        `s mu`, its value on the d - m directions that the coordinates leave out; `shrinkage` is s, 0 to 1.
+
+    References
+    ----------
+    Ledoit and Wolf, "A well-conditioned estimator for large-dimensional covariance matrices", Journal of
+    Multivariate Analysis 88 (2004), section 3.3.
+
+    Examples
+    --------
+    >>> rows = torch.tensor([[[1.0, 0.0], [-1.0, 0.0], [0.0, 2.0], [0.0, -2.0]]], dtype=torch.float64)
+    >>> [round(v, 4) for v in ledoit_wolf(rows, 2).matrix[0].diag().tolist()]
+    [1.2083, 1.2917]
+    """
+    n = rows.shape[1]
+    return shrunk(rows.mT @ rows / n, rows.square().sum(-1).square().mean(-1), n, d)
+
+
+def shrunk(empirical: Float[Tensor, "head m m"], fourth: Float[Tensor, " head"], n: int, d: int) -> Covariance:
+    """`ledoit_wolf` from the empirical covariance and the mean fourth power of the lengths of the centred rows.
+
+    Parameters
+    ----------
+    empirical, fourth
+        `[head, m, m]` and `[head]`.
+    n, d
+        Number of rows, dimension of the full space.
+
+    Returns
+    -------
+    Covariance
+
+    Examples
+    --------
+    >>> rows = torch.tensor([[[2.0, 0.0], [-2.0, 0.0], [0.0, 1.0], [0.0, -1.0]]], dtype=torch.float64)
+    >>> lengths = rows.square().sum(-1)
+    >>> found = shrunk(rows.mT @ rows / 4, lengths.square().mean(-1), n=4, d=2)
+    >>> torch.allclose(found.shrinkage, ledoit_wolf(rows, 2).shrinkage)
+    True
+    """
+    shrinkage, ridge = shrinkage_of(
+        empirical.diagonal(dim1=-2, dim2=-1).sum(-1),
+        empirical.square().sum((-2, -1)),
+        fourth,
+        n,
+        d,
+    )
+    matrix = (1 - shrinkage)[:, None, None] * empirical
+    matrix.diagonal(dim1=-2, dim2=-1).add_(ridge[:, None])
+    return Covariance(matrix, ridge, shrinkage)
+
+
+def _span_coordinates(x: Float[Tensor, "head example d"]) -> Float[Tensor, "head example m"]:
+    """Coordinates of the examples in an orthonormal basis of a space that holds them, where that is smaller."""
+    if x.shape[1] >= x.shape[2]:
+        return x
+    return torch.linalg.qr(x.mT, mode="r").R.mT
+
+
+def shrinkage_of(
+    trace: Float[Tensor, " head"],
+    squared: Float[Tensor, " head"],
+    fourth: Float[Tensor, " head"],
+    n: int,
+    d: int,
+) -> tuple[Float[Tensor, " head"], Float[Tensor, " head"]]:
+    """Ledoit and Wolf's shrinkage from moments of an empirical covariance.
+
+    Parameters
+    ----------
+    trace, squared
+        `[head]`, trace and squared Frobenius norm of the empirical covariance.
+    fourth
+        `[head]`, mean fourth power of the lengths of the centred rows.
+    n, d
+        Number of rows, dimension of the full space.
+
+    Returns
+    -------
+    shrinkage, ridge
+        `[head]`, 0 to 1; and it times the mean variance.
+
+    Examples
+    --------
+    >>> moments = (torch.tensor([2.5]), torch.tensor([4.25]), torch.tensor([8.5]))
+    >>> [round(v.item(), 4) for v in shrinkage_of(*moments, n=4, d=2)]
+    [0.9444, 1.1806]
+    """
+    mu = trace / d
+    spread = (squared - d * mu.square()).clamp(min=0)
+    noise = ((fourth - squared) / n).clamp(min=0).minimum(spread)
+    shrinkage = torch.where(noise > 0, noise / torch.where(spread > 0, spread, 1.0), 0.0)
+    return shrinkage, shrinkage * mu
+
+
+def _check_definite(covariance: Covariance, *, outside: bool, names: Sequence[str], what: str, metric: str) -> None:
+    """Raise where a covariance is singular to the rounding of float64."""
+    for index in torch.nonzero(covariance.shrinkage < SAFE_SHRINKAGE).flatten().tolist():
+        eigenvalues = torch.linalg.eigvalsh(covariance.matrix[index])
+        smallest, largest = float(eigenvalues[0]), float(eigenvalues[-1])
+        if outside:
+            smallest = min(smallest, float(covariance.ridge[index]))
+        if smallest <= 1e-13 * len(eigenvalues) * largest:
+            raise InputError(
+                f"head {names[index]}: the {what} is singular (eigenvalues {smallest:.3g} to {largest:.3g}), "
+                f"so the metric {metric!r} is not defined; use more, and more varied, examples per class "
+                "or leave the head out"
+            )
+
 
 # The Woodbury identity loses as many digits as d / shrinkage has: below this share of d, matrices of d x d are used.
 WOODBURY = 1e-9
+
 
 Labels = Bool[Tensor, " example"] | Int[Tensor, " example"]
 
@@ -130,7 +270,7 @@ def lda_plain(
     scatter = rows.mT @ rows
     zero = scatter.new_zeros(batch.n_heads)
     plain = Covariance(scatter, zero, zero)
-    check_definite(plain, outside=False, names=batch.names, what="within-class scatter", metric="lda_plain")
+    _check_definite(plain, outside=False, names=batch.names, what="within-class scatter", metric="lda_plain")
     return _quadratic(scatter, means.mT @ _contrasts(classes, scatter))
 
 
@@ -209,16 +349,16 @@ def _lda_rows(batch: Batch, y: Tensor) -> Tensor:
         _, means, scatters, fourths = _class_moments(batch, y)
         covariance = shrunk(scatters.sum(1) / batch.n, fourths.sum(1) / batch.n, batch.n, batch.d)
     else:
-        rows, means = _within(span_coordinates(batch.x), y)
+        rows, means = _within(_span_coordinates(batch.x), y)
         covariance = ledoit_wolf(rows, batch.d)
     what, outside = "within-class covariance", batch.d > means.shape[2]
-    check_definite(covariance, outside=outside, names=batch.names, what=what, metric="lda")
+    _check_definite(covariance, outside=outside, names=batch.names, what=what, metric="lda")
     return _quadratic(covariance.matrix, means.mT @ _contrasts(means.shape[1], means)) / batch.n
 
 
 def _kl_rows(batch: Batch, y: Tensor) -> Tensor:
     """`kl` with covariances in the dimensions of the features, or in the span of the examples."""
-    d, coordinates = batch.d, span_coordinates(batch.x)
+    d, coordinates = batch.d, _span_coordinates(batch.x)
     m = coordinates.shape[2]
     means, covariances, inverses = [], [], []
     for c in range(int(y.max()) + 1):
@@ -232,7 +372,7 @@ def _kl_rows(batch: Batch, y: Tensor) -> Tensor:
             covariance = ledoit_wolf(rows - mean[:, None], d)
         called = f"class {c}" if y.dtype == torch.bool else f"class {c} (counted from 0)"
         what = f"covariance of the {n} examples of {called}"
-        check_definite(covariance, outside=d > m, names=batch.names, what=what, metric="kl")
+        _check_definite(covariance, outside=d > m, names=batch.names, what=what, metric="kl")
         means.append(mean)
         covariances.append(covariance)
         inverses.append(torch.cholesky_inverse(torch.linalg.cholesky(covariance.matrix)))
@@ -326,3 +466,63 @@ def _replace(scores: Tensor, weak: Tensor, batch: Batch, slow: Callable[[Batch],
 
 def _quadratic(matrix: Tensor, vectors: Tensor) -> Tensor:
     return torch.linalg.solve_triangular(torch.linalg.cholesky(matrix), vectors, upper=False).square().sum((1, 2))
+
+
+def rsa(
+    x: Float[Tensor, "head example d"] | Batch,
+    y: Bool[Tensor, " example"] | Int[Tensor, " example"],
+    names: Sequence[str] | None = None,
+) -> Float[Tensor, " head"]:
+    """Squared distance of the class means over the sum of the variances of the classes.
+
+    `|| mu_a - mu_n ||^2 / (var_a + var_n)`, the RSA of SteerVAD (ICLR 2026, arXiv 2602.24021), with `var` the mean
+    squared distance of the examples of a class to their mean; that paper's code is not public, so dividing by the
+    number of examples, and not by one less, is this project's reading. With several classes, the mean over the pairs
+    of classes. Unlike `lda` it takes no account of directions: a signal in one of many dimensions is diluted.
+
+    Parameters
+    ----------
+    x
+        `[head, example, d]`, float64; or a batch.
+    y
+        `[example]`, True for class 1 of two; or class numbers from 0.
+    names
+        Label of each head, for error text.
+
+    Returns
+    -------
+    Tensor
+        `[head]`, 0 to infinity, higher separates better. Free of shift, scale and rotation, and the same with every
+        example twice.
+
+    Raises
+    ------
+    InputError
+        If the examples of each of two classes coincide, so that the ratio is infinite.
+
+    Examples
+    --------
+    >>> x = torch.tensor([[[-1.0], [1.0], [3.0], [5.0]]], dtype=torch.float64)
+    >>> rsa(x, torch.tensor([False, False, True, True])).tolist()
+    [8.0]
+    """
+    batch = Batch.of(x, names)
+    rows = batch.x
+    means, variances = [], []
+    for c in range(int(y.max()) + 1):
+        own = rows[:, y == c]
+        mean = own.mean(1)
+        means.append(mean)
+        variances.append((own - mean[:, None]).square().sum(2).mean(1))
+    size = rows.square().sum(2).mean(1)
+    ratios = []
+    for a, b in combinations(range(len(means)), 2):
+        within = variances[a] + variances[b]
+        singular = torch.nonzero(within <= 1e-13 * size)[:, 0].tolist()
+        if singular:
+            raise InputError(
+                f"head {batch.names[singular[0]]}: all examples of class {a} are the same, and all of class {b}, so "
+                "that the metric 'rsa' is not defined; use more varied examples or leave the head out"
+            )
+        ratios.append((means[a] - means[b]).square().sum(1) / within)
+    return torch.stack(ratios).mean(0)

@@ -18,7 +18,13 @@ from torch import Tensor
 
 from headprobe.errors import InputError
 
-__all__ = ["PENALTY", "auroc", "fold_index", "loo_ridge_auroc", "loo_ridge_scores", "resampled_auroc"]
+__all__ = [
+    "PENALTY",
+    "auroc",
+    "fold_index",
+    "loo_ridge_auroc",
+    "loo_ridge_scores",
+]
 
 PENALTY = 0.1
 """Ridge penalty, in units of the mean non-zero eigenvalue of a head's scatter matrix."""
@@ -31,12 +37,7 @@ LEVELS = 2**40
 
 
 class _Probe(NamedTuple):
-    """What turns labels into held-out scores, less the mean label of the examples fitted on.
-
-    Either one matrix [head, example, example] with zeros within folds, or, with many more examples than dimensions,
-    its factors: `left @ right.T` everywhere, plus `own` within each fold, less the means. Where every example is a
-    fold, `single` [head, example] holds what is `own` to each.
-    """
+    """What turns labels into held-out scores, less the mean label of the examples fitted on."""
 
     matrix: Tensor | None
     left: Tensor | None = None
@@ -273,38 +274,12 @@ def auroc(
     return (ranks - ones * (ones + 1) / 2) / (ones * (n - ones))
 
 
-def resampled_auroc(
+def _resampled_auroc(
     scores: Float[np.ndarray, "head example"],
     y: Float[np.ndarray, " example"],
     weights: Float[np.ndarray, "resample example"],
 ) -> Float[np.ndarray, "head resample"]:
-    """Area under the ROC curve with weighted examples, for many weightings: the bootstrap of given scores.
-
-    Parameters
-    ----------
-    scores
-        `[head, example]`.
-    y
-        `[example]`, 0 or 1.
-    weights
-        `[resample, example]`, how often an example was drawn; both classes in every resample.
-
-    Returns
-    -------
-    numpy.ndarray
-        `[head, resample]`; with all weights 1 equal to `auroc`.
-
-    Raises
-    ------
-    InputError
-        If a resample has one class only.
-
-    Examples
-    --------
-    >>> scores, y = np.array([[0.1, 0.4, 0.35, 0.8]]), np.array([0, 0, 1, 1])
-    >>> resampled_auroc(scores, y, np.array([[1.0, 1, 1, 1], [2, 0, 2, 0]])).tolist()
-    [[0.75, 1.0]]
-    """
+    """Area under the ROC curve with weighted examples, for many weightings: the bootstrap of given scores."""
     positive = np.asarray(y) > 0.5
     ones, zeros = weights[:, positive], weights[:, ~positive]
     pairs = ones.sum(1) * zeros.sum(1)

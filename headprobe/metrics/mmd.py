@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from headprobe.metrics.batch import Batch, is_large
+from headprobe.metrics._batch import Batch, is_large
 
-__all__ = ["feature_sums", "mmd", "mmd_unbiased", "rbf_kernel", "squared_distances"]
+__all__ = ["mmd", "mmd_unbiased", "rbf_kernel", "squared_distances"]
 
 # Below this share of the squared norms, |a|^2 + |b|^2 - 2 ab has lost half of its digits: take differences.
 CANCELLED = 1e-8
@@ -172,41 +172,10 @@ def _distances(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     return pairs, i, j
 
 
-def feature_sums(
+def _feature_sums(
     batch: Batch, weights: Float[Tensor, "weighting example"], random_state: int = 0
 ) -> Float[Tensor, "head weighting feature"]:
-    """Weighted sums over the examples of random features, whose inner products are about the kernel of `mmd`.
-
-    The features are the cosines and sines of directions that are orthogonal in blocks of as many as there are
-    dimensions, with lengths spread evenly over those of normal vectors, which leaves less of the error than independent
-    ones. The cost is linear in the examples.
-
-    Parameters
-    ----------
-    batch
-        The features of the heads.
-    weights
-        `[weighting, example]`.
-    random_state
-        Seed of the directions, and of the pairs of examples that the bandwidth is found from.
-
-    Returns
-    -------
-    Tensor
-        `[head, weighting, 2 x 128]`, float64.
-
-    References
-    ----------
-    Rahimi and Recht, "Random features for large-scale kernel machines", NeurIPS 2007; Yu et al., "Orthogonal random
-    features", NeurIPS 2016.
-
-    Examples
-    --------
-    >>> x = torch.randn(1, 500, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    >>> one = feature_sums(Batch.of(x), torch.eye(500)[:1])
-    >>> round(float((one * one).sum()), 5)
-    1.0
-    """
+    """Weighted sums over the examples of random features, whose inner products are about the kernel of `mmd`."""
     # Projected once for all parts of a batch: about the mean of all and in its unit, which leaves the kernel as it is.
     rows = batch.take("rows in float32", lambda whole: whole.single)
     bandwidth = _bandwidth(rows, batch, random_state)
@@ -260,7 +229,7 @@ def _kernel_sums(batch: Batch, y: Tensor, random_state: int, exact: bool | None)
     classes = torch.nn.functional.one_hot(y.long())
     sizes = classes.sum(0).tolist()
     if is_large(batch.n, batch.d) if exact is None else not exact:
-        sums = feature_sums(batch, classes.mT, random_state)
+        sums = _feature_sums(batch, classes.mT, random_state)
         return sums @ sums.mT, sizes
     kernel = rbf_kernel(batch)
     # A matrix of whole numbers would not be float64.

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from headprobe._notice import notice
+from headprobe._validation import notice
 from headprobe.errors import InputError
-from headprobe.metrics.origin import keep_origin
 from headprobe.metrics.ranks import ranks
-from headprobe.scores import check_map
+from headprobe.scores import _check_map, _keep_origin
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -66,7 +65,7 @@ def min_max(score_map: xr.DataArray) -> xr.DataArray:
     low, high = score_map.min(("layer", "head")), score_map.max(("layer", "head"))
     _refuse_flat(score_map, low, high, "min-max has no scale")
     _warn_of_outliers(score_map)
-    return keep_origin((score_map - low) / (high - low), score_map)
+    return _keep_origin((score_map - low) / (high - low), score_map)
 
 
 def rank_scale(score_map: xr.DataArray) -> xr.DataArray:
@@ -102,7 +101,7 @@ def rank_scale(score_map: xr.DataArray) -> xr.DataArray:
     _refuse_flat(score_map, low, high, "there is no order")
     n = score_map.count(("layer", "head"))
     scaled = ((n - ranks(score_map)) / (n - 1)).transpose(*score_map.dims).rename(score_map.name)
-    return keep_origin(scaled, score_map)
+    return _keep_origin(scaled, score_map)
 
 
 def combine(score_map: xr.DataArray, normalise: Literal["min_max", "rank"] = "min_max") -> xr.DataArray:
@@ -141,7 +140,7 @@ def combine(score_map: xr.DataArray, normalise: Literal["min_max", "rank"] = "mi
     if "metric" not in score_map.dims:
         raise InputError(f"combine averages over the dim 'metric', but the map has the dims {tuple(score_map.dims)}")
     scaled = min_max(score_map) if normalise == "min_max" else rank_scale(score_map)
-    return keep_origin(scaled.mean("metric", skipna=False).rename("combined saliency"), score_map)
+    return _keep_origin(scaled.mean("metric", skipna=False).rename("combined saliency"), score_map)
 
 
 def _check_scores(score_map: xr.DataArray) -> None:
@@ -154,7 +153,7 @@ def _check_scores(score_map: xr.DataArray) -> None:
     absent = score_map.isnull().all([d for d in dims if d not in ("layer", "head")])
     if bool(absent.all()) and score_map.size:
         raise InputError("no head of the score map has a score: all values are NaN")
-    check_map(score_map.where(~absent, 0.0), dims)
+    _check_map(score_map.where(~absent, 0.0), dims)
 
 
 def _refuse_flat(score_map: xr.DataArray, low: xr.DataArray, high: xr.DataArray, consequence: str) -> None:

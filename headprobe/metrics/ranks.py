@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from headprobe._validation import notice
 from headprobe.errors import InputError
 from headprobe.heads import Head, HeadSet
-from headprobe.metrics.origin import keep_origin
-from headprobe.scores import Cut, cut
+from headprobe.metrics.resampling import stack_maps
+from headprobe.scores import Cut, _check_k, _keep_origin, cut
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Repeats", "check_repeats", "ranks", "repeats"]
+__all__ = [
+    "Repeats",
+    "chosen",
+    "from_head_sets",
+    "ranks",
+    "repeats",
+    "selection_frequency",
+]
 
 
 class Repeats(NamedTuple):
@@ -59,7 +67,7 @@ class Repeats(NamedTuple):
         """
         flat = np.full(self.one.size, np.nan)
         flat[np.isfinite(self.one.values).ravel()] = scores
-        return keep_origin(self.one.copy(data=flat.reshape(self.one.shape)).rename(name), self.one)
+        return _keep_origin(self.one.copy(data=flat.reshape(self.one.shape)).rename(name), self.one)
 
     def best_first(self, scores: Float[np.ndarray, " head"]) -> Int[np.ndarray, " head"]:
         """Positions of the heads from the highest score to the lowest, ties by (layer, head).
@@ -107,34 +115,13 @@ class Repeats(NamedTuple):
         return HeadSet(self.heads[int(i)] for i in positions)
 
 
-def check_repeats(score_map: xr.DataArray, dim: str, *, at_least: int = 1) -> None:
-    """Raise unless a map repeats along `dim` and every head has either all scores along it or none.
-
-    Parameters
-    ----------
-    score_map
-        Dims that hold `dim` and end in layer, head.
-    dim
-        The dim of the repeats, such as "prompt", "resample", "seed", "dataset" or "model".
-    at_least
-        How many repeats are needed.
-
-    Raises
-    ------
-    InputError
-        If the dims do not fit, there are too few repeats or no head, a score is infinite, or a head has a score
-        in some repeats only: the first one is named.
-
-    Examples
-    --------
-    >>> from headprobe.scores import score_map
-    >>> check_repeats(score_map([[[1.0, 2.0]], [[3.0, 4.0]]], prompts=["a", "b"]), "prompt")
-    """
+def _check_repeats(score_map: xr.DataArray, dim: str, *, at_least: int = 1) -> None:
+    """Raise unless a map repeats along `dim` and every head has either all scores along it or none."""
     found = tuple(str(d) for d in getattr(score_map, "dims", ()))
     if dim in ("layer", "head") or dim not in found or found[-2:] != ("layer", "head"):
         raise InputError(
             f"expected a score map with dims {(dim, 'layer', 'head')}, got {found or type(score_map).__name__}; "
-            "name the dim of the repeats (dim=...), and stack maps with headprobe.metrics.replicates.stack_maps"
+            "name the dim of the repeats (dim=...), and stack maps with headprobe.metrics.resampling.stack_maps"
         )
     if score_map.size == 0:
         raise InputError(f"the score map is empty: shape {score_map.shape}")
@@ -186,7 +173,7 @@ def repeats(score_map: xr.DataArray, dim: str, *, at_least: int = 1, n_heads: in
             f"expected a score map with dims {(dim, 'layer', 'head')}, got {found or type(score_map).__name__}; "
             "select or combine the other dims first"
         )
-    check_repeats(score_map, dim, at_least=at_least)
+    _check_repeats(score_map, dim, at_least=at_least)
     values = np.asarray(score_map.values, dtype=np.float64).reshape(score_map.sizes[dim], -1)
     present = np.isfinite(values[0])
     if present.sum() < n_heads:
@@ -241,8 +228,158 @@ def ranks(score_map: xr.DataArray, ties: Literal["average", "min", "max"] = "ave
     flat = values.reshape(-1, values.shape[-2] * values.shape[-1])
     ranked = rankdata(-flat, method=ties, axis=-1, nan_policy="omit")
     ranked = np.where(np.isnan(flat), np.nan, ranked).reshape(values.shape)
-    return keep_origin(score_map.copy(data=ranked).rename("rank"), score_map)
+    return _keep_origin(score_map.copy(data=ranked).rename("rank"), score_map)
 
 
 def _label(score_map: xr.DataArray, dim: str, index: int) -> object:
     return score_map.coords[dim].values[index] if dim in score_map.coords else index
+
+
+def _selections(score_map: xr.DataArray, k: int, dim: str = "resample") -> xr.DataArray:
+    """Mark the `k` best heads of every map."""
+    table = repeats(score_map, dim)
+    values = np.full(score_map.shape, np.nan).reshape(len(table.values), -1)
+    values[:, np.isfinite(score_map.values[0]).ravel()] = _top(table, k, dim)
+    return _keep_origin(score_map.copy(data=values.reshape(score_map.shape)).rename("selected"), score_map)
+
+
+def from_head_sets(sets: Mapping[Any, HeadSet], candidates: xr.DataArray, dim: str = "resample") -> xr.DataArray:
+    """Mark the heads of given sets, such as those of another selector.
+
+    Parameters
+    ----------
+    sets
+        Label of each repeat to the heads it chose; sizes may differ.
+    candidates
+        Dims (layer, head): any score map of the model; every head with a score could have been chosen.
+    dim
+        Name of the dim of the repeats.
+
+    Returns
+    -------
+    xarray.DataArray
+        Dims (`dim`, layer, head): 1 for the chosen heads, 0 for the others, NaN where there is no head.
+
+    Raises
+    ------
+    InputError
+        If there is no set, or a set holds a head that is no candidate.
+
+    Examples
+    --------
+    >>> from headprobe.scores import score_map
+    >>> from_head_sets({"a": HeadSet(["L0H1"])}, score_map([[0.3, 0.5]])).values.tolist()
+    [[[0.0, 1.0]]]
+    """
+    table = repeats(candidates.expand_dims("map"), "map")
+    place = {head: i for i, head in enumerate(table.heads)}
+    maps = {}
+    for label, heads in sets.items():
+        missing = [head.label for head in heads if head not in place]
+        if missing:
+            raise InputError(f"{dim}={label}: {', '.join(missing)} is not among the {len(place)} candidate heads")
+        marked = np.zeros(len(place))
+        marked[[place[head] for head in heads]] = 1
+        maps[label] = table.to_map(marked, "selected")
+    return stack_maps(maps, dim)
+
+
+def chosen(score_map: xr.DataArray, k: int | None, dim: str) -> tuple[Float[np.ndarray, "map head"], Repeats]:
+    """Chosen heads as a table of 1 and 0, from scores and `k` or from a selection.
+
+    Parameters
+    ----------
+    score_map
+        Dims (`dim`, layer, head): scores, or with k=None a selection of 1 and 0.
+    k
+        Number of heads taken from each map, or None.
+    dim
+        The dim of the repeats.
+
+    Returns
+    -------
+    tuple
+        The table [map, head], and the repeats it was made from.
+
+    Raises
+    ------
+    InputError
+        If there are fewer than two maps, or with k=None other values than 1 and 0.
+
+    Examples
+    --------
+    >>> from headprobe.scores import score_map
+    >>> chosen(score_map([[[0.1, 0.9]], [[0.2, 0.8]]], prompts=["a", "b"]), 1, "prompt")[0].tolist()
+    [[0.0, 1.0], [0.0, 1.0]]
+    """
+    table = repeats(score_map, dim, at_least=2)
+    if k is not None:
+        return _top(table, k, dim), table
+    if not np.isin(table.values, (0.0, 1.0)).all():
+        raise InputError("the map holds scores, not a selection of 1 and 0: say how many heads to take (k=...)")
+    return table.values, table
+
+
+def _refuse_empty(sets: Float[np.ndarray, "map head"], table: Repeats, dim: str) -> None:
+    """Raise if a set holds no head."""
+    empty = np.flatnonzero(sets.sum(1) == 0)
+    if len(empty):
+        raise InputError(f"{dim}={table.names[empty[0]]}: no head is chosen; leave this map out, or use nogueira")
+
+
+def selection_frequency(score_map: xr.DataArray, k: int | None = None, dim: str = "resample") -> xr.DataArray:
+    """Share of the repeats in which a head is among the chosen.
+
+    Parameters
+    ----------
+    score_map
+        Dims (`dim`, layer, head): scores, or with k=None a selection of 1 and 0.
+    k
+        Number of heads taken from each map; None if the map is a selection.
+    dim
+        The dim of the repeats.
+
+    Returns
+    -------
+    xarray.DataArray
+        Dims (layer, head), 0 to 1; by chance k / number of heads.
+
+    Raises
+    ------
+    InputError
+        As in `chosen` and `selections`.
+
+    Warns
+    -----
+    HeadprobeWarning
+        As in `selections`.
+
+    Examples
+    --------
+    >>> from headprobe.scores import score_map
+    >>> maps = score_map([[[1.0, 2.0, 3.0]], [[1.0, 3.0, 2.0]]], prompts=["p1", "p2"])
+    >>> selection_frequency(maps, 1, "prompt").values.tolist()
+    [[0.0, 0.5, 0.5]]
+    """
+    sets, table = chosen(score_map, k, dim)
+    return table.to_map(sets.mean(0), "selection frequency")
+
+
+def _top(table: Repeats, k: int, dim: str) -> Float[np.ndarray, "map head"]:
+    n = len(table.heads)
+    _check_k(k, n)
+    marked = np.zeros(table.values.shape)
+    tied: dict[int, int] = {}
+    for i, row in enumerate(table.values):
+        order, behind = table.cut(row, k)
+        marked[i, order[:k]] = 1
+        if len(behind):
+            tied[i] = len(behind)
+    if tied:
+        first, left_out = next(iter(tied.items()))
+        notice(
+            f"in {len(tied)} of {len(table.values)} maps the head of rank {k} is tied with the next, first in "
+            f"{dim}={table.names[first]} ({left_out} left out): ties go to the lower (layer, head) in every map, which "
+            "makes the maps seem to agree; choose another k"
+        )
+    return marked

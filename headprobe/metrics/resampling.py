@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from jaxtyping import Int
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from headprobe.activations import HeadActivations
 from headprobe.errors import InputError
+from headprobe.metrics._features import example_groups
+from headprobe.scores import DIMS, _check_aligned, _check_same_model
 
-__all__ = ["check_count", "check_seed", "group_resamples", "group_subsets"]
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = [
+    "bootstrap_maps",
+    "group_resamples",
+    "seed_maps",
+    "size_maps",
+    "stack_maps",
+]
+
 
 MIN_GROUPS = 2
+
+
 """Different groups that each class has in every resample and subset: copies of one group have no spread."""
 
+
 RESAMPLED_GROUPS = 3
+
+
 """Groups that each class needs in data that are resampled: of two groups, only both together would be drawn."""
 
 
@@ -67,8 +86,8 @@ def group_resamples(
     >>> [rows.tolist() for rows in group_resamples([0, 0, 0, 0, 1, 1, 1], list("aabcdef"), n_resamples=2)]
     [[3, 3, 0, 1, 4, 6, 6], [2, 3, 2, 4, 4, 5]]
     """
-    check_count(n_resamples, "n_resamples")
-    check_seed(random_state)
+    _check_count(n_resamples, "n_resamples")
+    _check_seed(random_state)
     members, strata = _strata(y, groups, stratify, RESAMPLED_GROUPS)
     classes = _classes(y) if stratify else None
     drawn = []
@@ -82,44 +101,15 @@ def group_resamples(
     return drawn
 
 
-def group_subsets(
+def _group_subsets(
     y: ArrayLike | Tensor,
     groups: Sequence[Any] | np.ndarray | Tensor | None = None,
     sizes: Sequence[int] = (),
     random_state: int = 0,
     stratify: bool = True,
 ) -> list[Int[np.ndarray, " row"]]:
-    """Draw nested subsets of whole groups, each with about the same share of every class.
-
-    The groups are put in random order within those that hold the same classes, and taken from these in proportion
-    (by the divisor method of Sainte-Lague, so that a larger subset contains the smaller ones).
-
-    Parameters
-    ----------
-    y, groups, stratify
-        As in `group_resamples`.
-    sizes
-        Numbers of groups, ascending.
-    random_state
-        Seed.
-
-    Returns
-    -------
-    list of ndarray [row]
-        Positions of the examples of each subset, ascending.
-
-    Raises
-    ------
-    InputError
-        If shapes do not fit, a group is missing, a size is out of range, or a class has fewer than two groups in a
-        subset.
-
-    Examples
-    --------
-    >>> [rows.tolist() for rows in group_subsets([0, 0, 0, 1, 1, 1], sizes=[4, 6])]
-    [[0, 2, 4, 5], [0, 1, 2, 3, 4, 5]]
-    """
-    check_seed(random_state)
+    """Draw nested subsets of whole groups, each with about the same share of every class."""
+    _check_seed(random_state)
     members, strata = _strata(y, groups, stratify, MIN_GROUPS)
     classes = _classes(y) if stratify else None
     sizes = list(sizes)
@@ -141,46 +131,14 @@ def group_subsets(
     return [np.sort(np.concatenate([members[i] for i in order[:size]])) for size in sizes]
 
 
-def check_count(number: int, name: str) -> None:
-    """Raise unless a number of repetitions is a whole number of 1 or more.
-
-    Parameters
-    ----------
-    number
-        The number.
-    name
-        Its name in the error text.
-
-    Raises
-    ------
-    InputError
-        If it is not.
-
-    Examples
-    --------
-    >>> check_count(5, "n_resamples")
-    """
+def _check_count(number: int, name: str) -> None:
+    """Raise unless a number of repetitions is a whole number of 1 or more."""
     if not isinstance(number, int | np.integer) or isinstance(number, bool) or number < 1:
         raise InputError(f"{name} must be a whole number of 1 or more, got {number!r}")
 
 
-def check_seed(random_state: int) -> None:
-    """Raise unless a seed is one that gives the same numbers again.
-
-    Parameters
-    ----------
-    random_state
-        The seed.
-
-    Raises
-    ------
-    InputError
-        If it is no whole number of 0 or more. None, which elsewhere stands for other numbers every time, is refused.
-
-    Examples
-    --------
-    >>> check_seed(0)
-    """
+def _check_seed(random_state: int) -> None:
+    """Raise unless a seed is one that gives the same numbers again."""
     if not isinstance(random_state, int | np.integer) or isinstance(random_state, bool) or random_state < 0:
         raise InputError(
             f"random_state must be a whole number of 0 or more, so that the result can be had again, got "
@@ -234,3 +192,234 @@ def _enough_groups(classes: np.ndarray, members: list[np.ndarray], chosen: np.nd
     for i in chosen:
         held[np.unique(classes[members[i]])] += 1
     return bool(held.min() >= MIN_GROUPS)
+
+
+def stack_maps(maps: Mapping[Any, xr.DataArray], dim: str) -> xr.DataArray:
+    """Put maps of the same heads on top of each other along a new, named dim.
+
+    Parameters
+    ----------
+    maps
+        Label (a prompt, seed, data set or model) to score map; the same dims and coordinates in all of them.
+    dim
+        Name of the new dim, such as "prompt", "seed", "dataset" or "model".
+
+    Returns
+    -------
+    xarray.DataArray
+        The new dim first, then those of the maps; a new "prompt" stands behind an existing "metric".
+
+    Raises
+    ------
+    InputError
+        If there is no map, the dim exists already, shapes or coordinates differ, or the maps say that they come from
+        different models (`headprobe.scores`; maps of activations do) and the dim is not "model".
+
+    Examples
+    --------
+    >>> from headprobe.scores import score_map
+    >>> stack_maps({0: score_map([[1.0, 2.0]]), 1: score_map([[3.0, 4.0]])}, "seed").sel(seed=1).values.tolist()
+    [[3.0, 4.0]]
+    """
+    import xarray as xr
+
+    if not isinstance(maps, Mapping) or not maps:
+        raise InputError("stack_maps needs a mapping of one or more labels to score maps, such as {'seed 0': map}")
+    listed = list(maps.values())
+    for label, one in maps.items():
+        if not isinstance(one, xr.DataArray) or tuple(one.dims[-2:]) != ("layer", "head"):
+            raise InputError(f"{label!r} is not a score map: expected dims ([...,] 'layer', 'head')")
+    if dim in listed[0].dims:
+        raise InputError(f"the maps have the dim {dim!r} already: {tuple(listed[0].dims)}; name another one")
+    _check_aligned(*listed)
+    if dim != "model":
+        _check_same_model(
+            listed,
+            f"they are no repeats along {dim!r}; stack them with dim='model' if head i of one is meant to stand for "
+            "head i of the other",
+        )
+    stacked = xr.concat(
+        [one.reset_coords(drop=True) for one in listed], dim=dim, combine_attrs="drop_conflicts", join="exact"
+    ).assign_coords({dim: list(maps)})
+    known = [d for d in DIMS if d in stacked.dims]
+    return stacked.transpose(*[d for d in stacked.dims if d not in known], *known).rename(listed[0].name)
+
+
+def bootstrap_maps(
+    function: Callable[[Any, Any], xr.DataArray],
+    acts_or_z: Any,
+    y: ArrayLike | Tensor | None = None,
+    groups: Sequence[Any] | np.ndarray | Tensor | bool | None = None,
+    n_resamples: int = 100,
+    random_state: int = 0,
+    stratify: bool = True,
+) -> xr.DataArray:
+    """Compute score maps over bootstrap resamples of groups.
+
+    Parameters
+    ----------
+    function
+        From activations (or z) and labels to a score map, such as ``lambda acts, y: combine(saliency(acts, y))``.
+    acts_or_z
+        `HeadActivations`, or an array or tensor `[example, layer, head, d_head]`, or with a leading prompt axis.
+    y
+        `[example]`; default: the labels of the activations.
+    groups
+        Group of each example; default: those of the activations (`headprobe.metrics._features.example_groups`). Without
+        any, and with False, every example is a group.
+    n_resamples, random_state, stratify
+        As in `group_resamples`.
+
+    Returns
+    -------
+    xarray.DataArray
+        Dims (resample, ...), resample counting from 0, then the dims of the maps.
+
+    Raises
+    ------
+    InputError
+        As in `group_resamples`; or the function fails on a resample, which is named.
+
+    Examples
+    --------
+    >>> from headprobe.metrics.saliency import combine, saliency
+    >>> rng = np.random.default_rng(0)
+    >>> z, y = rng.normal(size=(20, 2, 3, 4)), np.arange(20) % 2
+    >>> maps = bootstrap_maps(lambda z, y: saliency(z, y, ["lda"]).sel(metric="lda", drop=True), z, y, n_resamples=3)
+    >>> maps.dims, maps.sizes["resample"]
+    (('resample', 'layer', 'head'), 3)
+    """
+    take, labels, found = _data(acts_or_z, y, groups)
+    drawn = group_resamples(labels, found, n_resamples, random_state, stratify)
+    return stack_maps({i: _apply(function, take, rows, f"resample {i}") for i, rows in enumerate(drawn)}, "resample")
+
+
+def size_maps(
+    function: Callable[[Any, Any], xr.DataArray],
+    acts_or_z: Any,
+    y: ArrayLike | Tensor | None = None,
+    groups: Sequence[Any] | np.ndarray | Tensor | bool | None = None,
+    sizes: Sequence[int] = (),
+    n_repeats: int = 10,
+    random_state: int = 0,
+    stratify: bool = True,
+) -> xr.DataArray:
+    """Compute score maps on subsets of the groups, of several sizes, drawn without replacement.
+
+    One size of half the groups gives the subsamples of stability selection.
+
+    Parameters
+    ----------
+    function, acts_or_z, y, groups, stratify
+        As in `bootstrap_maps`.
+    sizes
+        Numbers of groups, ascending; see `group_subsets`.
+    n_repeats
+        How often the subsets are drawn; within a repeat, a smaller subset is contained in a larger one.
+    random_state
+        Seed.
+
+    Returns
+    -------
+    xarray.DataArray
+        Dims (size, repeat, ...): `isel(size=0)` is a stack along "repeat".
+
+    Raises
+    ------
+    InputError
+        As in `group_subsets`; or the function fails on a subset, which is named.
+
+    Examples
+    --------
+    >>> from headprobe.metrics.saliency import saliency
+    >>> rng = np.random.default_rng(0)
+    >>> z, y = rng.normal(size=(20, 2, 3, 4)), np.arange(20) % 2
+    >>> lda = lambda z, y: saliency(z, y, ["lda"]).sel(metric="lda", drop=True)
+    >>> dict(size_maps(lda, z, y, sizes=[8, 16], n_repeats=3).sizes)
+    {'size': 2, 'repeat': 3, 'layer': 2, 'head': 3}
+    """
+    _check_count(n_repeats, "n_repeats")
+    _check_seed(random_state)
+    take, labels, found = _data(acts_or_z, y, groups)
+    seeds = np.random.SeedSequence(random_state).generate_state(n_repeats, np.uint64)
+    by_repeat = {}
+    for repeat, seed in enumerate(seeds):
+        subsets = _group_subsets(labels, found, sizes, int(seed), stratify)
+        maps = {
+            int(size): _apply(function, take, rows, f"repeat {repeat} of {size} groups")
+            for size, rows in zip(sizes, subsets, strict=True)
+        }
+        by_repeat[repeat] = stack_maps(maps, "size")
+    stacked = stack_maps(by_repeat, "repeat")
+    return stacked.transpose("size", "repeat", *[d for d in stacked.dims if d not in ("size", "repeat")])
+
+
+def seed_maps(function: Callable[[int], xr.DataArray], seeds: Sequence[int]) -> xr.DataArray:
+    """Compute a score map for every seed.
+
+    Parameters
+    ----------
+    function
+        From a seed to a score map, such as ``lambda seed: saliency(acts, metrics=["nmi"], random_state=seed)``.
+    seeds
+        The seeds, each once.
+
+    Returns
+    -------
+    xarray.DataArray
+        Dims (seed, ...).
+
+    Raises
+    ------
+    InputError
+        If there is no seed, or one repeats.
+
+    Examples
+    --------
+    >>> from headprobe.scores import score_map
+    >>> seed_maps(lambda seed: score_map([[seed, 1.0]]), [3, 4]).values.tolist()
+    [[[3.0, 1.0]], [[4.0, 1.0]]]
+    """
+    if not len(seeds) or len(set(seeds)) != len(seeds):
+        raise InputError(f"seeds must be one or more different numbers, got {list(seeds)}")
+    return stack_maps({seed: function(seed) for seed in seeds}, "seed")
+
+
+def _apply(
+    function: Callable[[Any, Any], xr.DataArray], take: Callable[[np.ndarray], tuple[Any, Any]], rows: Any, name: str
+) -> xr.DataArray:
+    try:
+        return function(*take(rows))
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
+
+
+def _data(acts_or_z: Any, y: Any, groups: Any) -> tuple[Callable[[np.ndarray], tuple[Any, Any]], Any, Any]:
+    """A function from rows to (data, labels) of these rows; the labels; the groups."""
+    groups = None if groups is False else example_groups(acts_or_z, groups)
+    if isinstance(acts_or_z, HeadActivations):
+        n = len(acts_or_z.examples)
+        labels = acts_or_z.labels if y is None else y
+
+        def pick(rows: np.ndarray) -> Any:
+            return acts_or_z.subset(rows)
+
+    else:
+        z = acts_or_z
+        if not isinstance(z, np.ndarray | Tensor) or z.ndim not in (4, 5):
+            raise InputError(
+                "expected HeadActivations, or z as an array or tensor [example, layer, head, d_head] or with a leading "
+                f"prompt axis, got {type(z).__name__} of shape {tuple(getattr(z, 'shape', ()))}"
+            )
+        if y is None:
+            raise InputError("y is missing: an array of z carries no labels, give one per example")
+        n, labels = z.shape[z.ndim - 4], y
+
+        def pick(rows: np.ndarray) -> Any:
+            index = torch.from_numpy(rows) if isinstance(z, Tensor) else rows
+            return z[index] if z.ndim == 4 else z[:, index]
+
+    labels = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    if labels.shape != (n,):
+        raise InputError(f"y must have one label per example, shape ({n},), got shape {labels.shape}")
+    return lambda rows: (pick(rows), labels[rows]), labels, groups

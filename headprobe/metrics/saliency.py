@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,25 +16,197 @@ from tqdm.auto import tqdm
 from headprobe.activations import HeadActivations
 from headprobe.errors import InputError
 from headprobe.heads import Head
-from headprobe.metrics.batch import Batch, is_large, load_batch
-from headprobe.metrics.features import Features, example_groups, label_array, read_features
+from headprobe.metrics._batch import BAR_DELAY, Batch, is_large, load_batch, one_thread
+from headprobe.metrics._features import KINDS, Features, example_groups, label_array, read_features, read_target
+from headprobe.metrics.gaussian import kl, lda, lda_plain, rsa
 from headprobe.metrics.linear_probe import fold_index
-from headprobe.metrics.metric import METRICS, Metric, find_metrics
+from headprobe.metrics.mmd import DIRECTIONS, mmd, mmd_unbiased
+from headprobe.metrics.nmi import RESTARTS, nmi
 from headprobe.metrics.normalisation import combine, min_max
-from headprobe.metrics.resampling import check_seed
-from headprobe.metrics.targets import read_target
-from headprobe.metrics.threads import BAR_DELAY, one_thread
+from headprobe.metrics.probe_scores import CONTROLS, probe_auroc, probe_r2, sav, selectivity
+from headprobe.metrics.resampling import _check_seed
+from headprobe.metrics.spectrum import cka, entropy, ldr
 from headprobe.scores import score_map
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["METRICS", "Metric", "combine", "min_max", "saliency", "saliency_of_parts"]
+__all__ = [
+    "METRICS",
+    "Metric",
+    "combine",
+    "min_max",
+    "saliency",
+]
+
+
+CLASSES = ("binary", "multiclass")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A score of how well a head's output goes with a target, computed for many heads at once.
+
+    Parameters
+    ----------
+    name
+        What the metric is called in score maps.
+    function
+        Takes a `headprobe.metrics._batch.Batch` of heads and the target `[example]`, and the arguments named by
+        `takes`; returns `[head]`, higher for heads that go better with the target.
+    targets
+        Kinds of target it is defined for: the target comes as bool (`"binary"`), class numbers from 0
+        (`"multiclass"`) or float64 (`"continuous"`).
+    takes
+        Names of further arguments: `groups` (group numbers `[example]`, or None) and `random_state`.
+    rows
+        Whether it needs the features themselves, and not only their inner products, with n <= d as well.
+    numbers
+        Rough working memory of one head as a function of n and d, in float64 numbers.
+
+    Examples
+    --------
+    >>> peak = Metric("peak", lambda heads, y: heads.x.abs().amax((1, 2)), targets=("binary", "continuous"))
+    >>> peak.targets
+    ('binary', 'continuous')
+    """
+
+    name: str
+    function: Callable[..., Tensor]
+    targets: Sequence[str] = KINDS
+    takes: Sequence[str] = ()
+    rows: bool = True
+    numbers: Callable[[int, int], int] = lambda n, d: 4 * n * d
+
+    def __call__(
+        self,
+        heads: Float[Tensor, "head example d"] | Batch,
+        y: Tensor,
+        names: Sequence[str] | None = None,
+        random_state: int = 0,
+        groups: Tensor | None = None,
+    ) -> Float[Tensor, " head"]:
+        """Score some heads.
+
+        Parameters
+        ----------
+        heads
+            The features.
+        y
+            `[example]`, the target as said above.
+        names
+            Label of each head, for error text, where `heads` are bare features.
+        random_state
+            Seed.
+        groups
+            Group numbers `[example]`.
+
+        Returns
+        -------
+        Tensor
+            `[head]`, float64.
+
+        Raises
+        ------
+        InputError
+            If the result is not one finite number per head.
+        """
+        heads = Batch.of(heads, names)
+        given = {"groups": groups, "random_state": random_state}
+        scores = self.function(heads, y, **{name: given[name] for name in self.takes})
+        if not isinstance(scores, Tensor) or scores.shape != (heads.n_heads,):
+            found = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+            raise InputError(f"the metric {self.name!r} must return a tensor [{heads.n_heads}], got {found}")
+        wrong = torch.nonzero(~scores.isfinite())[:, 0].tolist()
+        if wrong:
+            raise InputError(
+                f"the metric {self.name!r} is {float(scores[wrong[0]])} for {len(wrong)} heads, the first is "
+                f"{heads.names[wrong[0]]}: leave the heads or the metric out"
+            )
+        return scores.to(torch.float64)
+
+
+def _square(n: int, d: int) -> int:
+    return 8 * min(n, d) ** 2 + 4 * n * d * (n > d)
+
+
+def _kernel(n: int, d: int) -> int:
+    return n * (4 * DIRECTIONS + 4 * d) if is_large(n, d) else 3 * n * n
+
+
+def _clusters(n: int, d: int) -> int:
+    return 2 * n * d if is_large(n, d) else n * n + 6 * n * RESTARTS
+
+
+_BUILT_IN = (
+    Metric("lda", lda, CLASSES, rows=False, numbers=_square),
+    Metric("lda_plain", lda_plain, CLASSES, numbers=_square),
+    Metric("kl", kl, CLASSES, rows=False, numbers=_square),
+    Metric("mmd", mmd, CLASSES, ("random_state",), rows=False, numbers=_kernel),
+    Metric("mmd_unbiased", mmd_unbiased, CLASSES, ("random_state",), rows=False, numbers=_kernel),
+    Metric("nmi", nmi, CLASSES, ("random_state",), rows=False, numbers=_clusters),
+    Metric("rsa", rsa, CLASSES),
+    Metric("ldr", ldr, CLASSES),
+    Metric("entropy", entropy, KINDS, rows=False, numbers=_square),
+    Metric("cka", cka, KINDS, rows=False, numbers=_square),
+    Metric("auroc", probe_auroc, CLASSES, ("groups",), rows=False, numbers=_square),
+    Metric(
+        "selectivity",
+        selectivity,
+        CLASSES,
+        ("groups", "random_state"),
+        rows=False,
+        numbers=lambda n, d: _square(n, d) + 8 * n * CONTROLS,
+    ),
+    Metric("sav", sav, CLASSES, ("groups",), numbers=lambda n, d: 8 * n * d),
+    Metric("r2", probe_r2, ("continuous",), ("groups",), rows=False, numbers=_square),
+)
+
+
+METRICS: dict[str, Metric] = {metric.name: metric for metric in _BUILT_IN}
+
+
+"""Metrics by name."""
+
+
+def _find_metrics(metrics: Sequence[str | Metric | Callable[..., Any]], kind: str | None = None) -> list[Metric]:
+    """Look up metrics, and check that they are defined for a kind of target."""
+    if isinstance(metrics, str):
+        raise InputError(f"metrics must be a sequence of names, got the text {metrics!r}: write ({metrics!r},)")
+    unknown = [m for m in metrics if not (callable(m) or (isinstance(m, str) and m in METRICS))]
+    found = [] if unknown else [_metric(m) for m in metrics]
+    if unknown or not found or len({m.name for m in found}) != len(found):
+        given = [m if isinstance(m, str) else getattr(m, "name", getattr(m, "__name__", repr(m))) for m in metrics]
+        raise InputError(f"metrics must be different names out of {list(METRICS)}, or functions, got {given}")
+    wrong = [m.name for m in found if kind is not None and kind not in m.targets]
+    if wrong:
+        fitting = [m.name for m in METRICS.values() if kind in m.targets]
+        raise InputError(f"the metrics {wrong} are not defined for a {kind} target; these are: {fitting}")
+    return found
+
+
+def _metric(metric: str | Metric | Callable[..., Any]) -> Metric:
+    if isinstance(metric, Metric):
+        return metric
+    if isinstance(metric, str):
+        return METRICS[metric]
+
+    def scores(heads: Batch, y: Tensor) -> Any:
+        x = heads.x
+        labels = y if y.is_floating_point() else y.long()
+        return metric(x / x.abs().amax((1, 2), keepdim=True), labels)
+
+    return Metric(getattr(metric, "__name__", repr(metric)), scores)
+
 
 # Working memory of the heads that are scored at a time, on the processor and on other devices: more than needed to
 # keep the overhead of small batches low would leave the caches.
 CHUNK_BYTES = 64 * 2**20
+
+
 DEVICE_CHUNK_BYTES = 2**30
+
+
 # A head that varies less over a part of the examples than so much of all of it is looked at on its own.
 ROUNDING = 1e-6
 
@@ -67,7 +240,7 @@ def saliency(
     groups
         Group (such as the video) of each example, for the metrics that fit on one part of the examples and score on
         another: `auroc`, `sav` and `r2` never split a group, `selectivity` gives its control labels by group.
-        Default: those of the activations (`headprobe.metrics.features.example_groups`), if there are any; `False`:
+        Default: those of the activations (`headprobe.metrics._features.example_groups`), if there are any; `False`:
         none. The other metrics do not use groups.
     random_state
         Seed of the k-means starts of `nmi`, of the control labels of `selectivity` and, with more than 400 examples,
@@ -114,12 +287,12 @@ def saliency(
     >>> scores.dims, scores.sel(metric="lda").argmax(...)["layer"].item()
     (('metric', 'layer', 'head'), 1)
     """
-    find_metrics(metrics)
-    check_seed(random_state)
+    _find_metrics(metrics)
+    _check_seed(random_state)
     features, y = read_features(acts_or_z, y, leave_out)
     n = len(features.ids)
     wanted = read_target(y, n, target)
-    chosen = find_metrics(metrics, wanted.kind)
+    chosen = _find_metrics(metrics, wanted.kind)
     numbers = _groups(acts_or_z, groups, n, used=any("groups" in metric.takes for metric in chosen))
 
     def score(batch: Batch) -> list[Tensor]:
@@ -131,7 +304,7 @@ def saliency(
     return _as_map(values, features, chosen)
 
 
-def saliency_of_parts(
+def _saliency_of_parts(
     acts_or_z: Any,
     y: ArrayLike | Tensor | None,
     parts: Sequence[Int[np.ndarray, " row"]],
@@ -140,42 +313,14 @@ def saliency_of_parts(
     *,
     progress: bool = False,
 ) -> xr.DataArray:
-    """Score every head on parts of the examples, such as folds and resamples, each as `saliency` does.
-
-    Where all parts are of so many examples that `mmd` and `nmi` are approximated, every head is read, checked and
-    projected once for all parts.
-
-    Parameters
-    ----------
-    acts_or_z, y, metrics, random_state, progress
-        As in `saliency`; groups are those of the activations.
-    parts
-        Rows of each part; a row may be there several times.
-
-    Returns
-    -------
-    xarray.DataArray
-        Dims (part, metric, [prompt,] layer, head).
-
-    Raises
-    ------
-    InputError
-        As `saliency` does for a part.
-
-    Examples
-    --------
-    >>> rng = np.random.default_rng(0)
-    >>> parts = [np.arange(10), np.arange(5, 20)]
-    >>> saliency_of_parts(rng.normal(size=(20, 2, 3, 4)), np.arange(20) % 2, parts).dims
-    ('part', 'metric', 'layer', 'head')
-    """
+    """Score every head on parts of the examples, such as folds and resamples, each as `saliency` does."""
     import xarray as xr
 
     features, y = read_features(acts_or_z, y)
     n = len(features.ids)
     labels = label_array(y, n)
     targets = [read_target(labels[rows], len(rows)) for rows in parts]
-    chosen = find_metrics(metrics, targets[0].kind)
+    chosen = _find_metrics(metrics, targets[0].kind)
     sizes = [block.z.shape[-1] for block in features.blocks]
     maps: list[xr.DataArray] = []
     if not any("groups" in metric.takes for metric in chosen) and is_large(min(map(len, parts)), max(sizes)):

@@ -25,7 +25,6 @@ __all__ = [
     "ModelInputs",
     "TokenInfo",
     "adapter_for",
-    "check_inputs",
     "families",
     "pad",
     "register",
@@ -200,17 +199,19 @@ class Adapter(Protocol):
 
 _FAMILY_MODULES = (
     "text",
-    "qwen_vl",
-    "qwen3_vl",
-    "glm4v",
-    "internvl",
-    "llava",
-    "video_llama_3",
-    "smolvlm",
-    "gemma4",
-    "perception_lm",
+    "families.qwen_vl",
+    "families.qwen3_vl",
+    "families.glm4v",
+    "families.internvl",
+    "families.llava",
+    "families.video_llama_3",
+    "families.smolvlm",
+    "families.gemma4",
+    "families.perception_lm",
     "vision_tower",
 )
+
+
 _registry: dict[str, Adapter] = {}
 
 
@@ -310,31 +311,8 @@ def pad(rows: Sequence[Sequence[int]], fill: int, side: Literal["left", "right"]
     return torch.tensor(padded, dtype=torch.long)
 
 
-def check_inputs(batch: ModelInputs) -> None:
-    """Refuse inputs whose padding the model would compute with.
-
-    Parameters
-    ----------
-    batch
-        Inputs of one forward pass.
-
-    Raises
-    ------
-    PaddingError
-        The attention mask is missing, has another shape, other values than 0 and 1, a hole, no real token, or
-        padding on the wrong side; or padding tokens are marked as real.
-    InputError
-        There are no input ids.
-
-    Examples
-    --------
-    >>> ids = torch.tensor([[1, 2]])
-    >>> batch = ModelInputs({"input_ids": ids}, TokenInfo(ids > 0), "left")
-    >>> check_inputs(batch)
-    Traceback (most recent call last):
-        ...
-    headprobe.errors.PaddingError: The inputs have no attention_mask; without one, padding ...
-    """
+def _check_inputs(batch: ModelInputs) -> None:
+    """Refuse inputs whose padding the model would compute with."""
     if batch.padding_side is None:
         return _check_unpadded(batch)
     ids, mask = batch.inputs.get("input_ids"), batch.inputs.get("attention_mask")
@@ -383,3 +361,28 @@ def _check_unpadded(batch: ModelInputs) -> None:
         raise InputError("Inputs without input_ids need token_ids, one for each token of the token information.")
     if not bool(batch.token_info.mask.all()):
         raise PaddingError("The token information marks tokens as padding, but padding_side is None.")
+
+
+def _special_ids(tokenizer: Any) -> set[int]:
+    """Ids of special tokens that can also stand inside a text."""
+    names = ("bos_token_id", "eos_token_id", "unk_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
+    ids = (getattr(tokenizer, name, None) for name in names)
+    return {int(i) for i in ids if i is not None}
+
+
+def _pad_id(tokenizer: Any) -> tuple[int, int | None]:
+    """The id that fills padding, and the same id only if it means nothing else."""
+    fill = tokenizer.pad_token_id
+    if fill is not None:
+        return int(fill), None if fill in _special_ids(tokenizer) else int(fill)
+    end = tokenizer.eos_token_id
+    return (int(end) if end is not None else 0), None
+
+
+def _padded(
+    rows: Sequence[Sequence[int]], side: Literal["left", "right"], tokenizer: Any
+) -> tuple[Int[Tensor, "batch token"], Int[Tensor, "batch token"], int | None]:
+    """Token ids, their attention mask, and the padding token if it means nothing else."""
+    fill, meaningless = _pad_id(tokenizer)
+    mask = pad([[1] * len(row) for row in rows], 0, side)
+    return pad(rows, fill, side), mask, meaningless

@@ -16,8 +16,8 @@ from torch import nn
 from headprobe.errors import SiteError
 from headprobe.heads import HeadSet
 from headprobe.models.adapter import Adapter
-from headprobe.sites import HeadSite, all_heads, block_paths, discover
-from headprobe.sites import check as check_sites
+from headprobe.models.sites import HeadSite, all_heads, block_paths, discover
+from headprobe.models.sites import check as check_sites
 
 __all__ = ["Model"]
 

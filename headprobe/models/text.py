@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import nn
 
 from headprobe.errors import InputError
-from headprobe.models.adapter import ModelInputs, TokenInfo, register
-from headprobe.models.padding import pad_id, padded, special_ids
+from headprobe.models.adapter import ModelInputs, TokenInfo, _padded, register
 
 if TYPE_CHECKING:
     from headprobe.models.model import Model
 
-__all__ = ["TextAdapter", "pad_id", "special_ids"]
+__all__ = ["TextAdapter"]
 
 PLACEHOLDER = "{text}"
 
@@ -144,7 +143,7 @@ class TextAdapter:
         -------
         ModelInputs
         """
-        ids, mask, meaningless = padded(rows, self.padding_side, model.tokenizer)
+        ids, mask, meaningless = _padded(rows, self.padding_side, model.tokenizer)
         inputs = {"input_ids": ids, "attention_mask": mask}
         if self.padding_side == "left" and "position_ids" in model.accepts:
             # Absolute positions must start at the first real token; GPT-2 does not derive them from the mask.

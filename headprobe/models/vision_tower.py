@@ -17,15 +17,15 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from headprobe.errors import InputError
-from headprobe.examples import Frames, check_clip
+from headprobe.examples import Frames, _check_clip
+from headprobe.models._pixels import Normalisation, normalise, resize, to_channels_first
 from headprobe.models.adapter import ModelInputs, TokenInfo, register
-from headprobe.models.imaging import Normalisation, normalise, resize, to_channels_first
 from headprobe.models.video_adapter import grid_places
 
 if TYPE_CHECKING:
     from headprobe.models.model import Model
 
-__all__ = ["Picture", "PictureSettings", "PictureTokens", "VisionTowerAdapter"]
+__all__ = ["Picture", "PictureSettings", "VisionTowerAdapter"]
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class PictureSettings:
         return normalise(pixels, self.normalisation)[0]
 
 
-class PictureTokens:
+class _PictureTokens:
     """Stands in for the tokenizer of a model without text: it names what the tokens of a picture are."""
 
     pad_token_id = None
@@ -218,7 +218,7 @@ class VisionTowerAdapter:
     padding_side: None = None
     auto_class: str = "AutoModel"
     verified: tuple[str, ...] = ("hooks", "sum", "batch", "early stop", "bfloat16", "folder", "token map", "pixels")
-    tokenizer: ClassVar[PictureTokens] = PictureTokens()
+    tokenizer: ClassVar[_PictureTokens] = _PictureTokens()
 
     def check_prompt(self, name: str, prompt: str) -> None:
         """Raise InputError for anything but the empty prompt.
@@ -297,7 +297,7 @@ class VisionTowerAdapter:
             return content
         if isinstance(content, str):
             raise InputError(f"Example {name!r} is text, but {model.name} takes pictures [1, height, width, 3].")
-        frames = check_clip(content.pixels if isinstance(content, Frames) else content, name)
+        frames = _check_clip(content.pixels if isinstance(content, Frames) else content, name)
         if len(frames) != 1:
             raise InputError(
                 f"Example {name!r} has {len(frames)} frames, but {model.name} sees one picture at a time; give every "

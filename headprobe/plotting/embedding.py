@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from headprobe.activations import HeadActivations
 from headprobe.errors import InputError
 from headprobe.heads import Head, HeadSet
-from headprobe.plotting.canvas import SERIES, floating_figure, legend_below, plain_frame, size_in_points, small
+from headprobe.plotting._canvas import SERIES, floating_figure, legend_below, plain_frame, size_in_points, small
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,25 +10,27 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from headprobe.errors import InputError
-from headprobe.examples import Example, Frames, Readable, read_content
+from headprobe.examples import Example, Frames, _read_content, _Readable
 from headprobe.heads import Head, HeadSet
-from headprobe.plotting.canvas import new_axes, plain_frame, small
-from headprobe.plotting.cells import color_bar
+from headprobe.plotting._canvas import new_axes, plain_frame, small
+from headprobe.plotting._cells import color_bar
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from headprobe.models.framing import Framing
-    from headprobe.trace.patterns import AttentionPattern
+    from headprobe.models.video_adapter import Framing
+    from headprobe.trace.attention import AttentionPattern
 
-__all__ = ["frames", "seen_area"]
+__all__ = [
+    "frames",
+]
 
 _WITHIN, _BETWEEN = 0.012, 0.07  # gaps between frames of one step and of two, in widths of a frame
 _MOST = 8  # frames drawn if none are chosen
 
 
 def frames(
-    clip: Example | Frames | Readable | UInt8[np.ndarray, "frame height width 3"],
+    clip: Example | Frames | _Readable | UInt8[np.ndarray, "frame height width 3"],
     attention: AttentionPattern | Float[np.ndarray, "head step row column"],
     heads: HeadSet | Iterable[Head | str | tuple[int, int]],
     ax: Axes | None = None,
@@ -162,28 +164,8 @@ def frames(
     return ax
 
 
-def seen_area(framing: Framing, height: int, width: int) -> tuple[float, float, float, float]:
-    """The part of a frame that a model sees, when it resizes frames and cuts out their middle.
-
-    Parameters
-    ----------
-    framing
-        As from ``model.adapter.framing(model)`` where the family has it
-        (`headprobe.models.framing.PictureAdapter.framing`).
-    height, width
-        Size of the frames in pixels.
-
-    Returns
-    -------
-    (left, top, right, bottom)
-        In pixels of the frame; beyond its edges where the model fills up with black.
-
-    Examples
-    --------
-    >>> from headprobe.models.framing import Framing
-    >>> seen_area(Framing(None, None, 24, (24, 24)), height=48, width=64)
-    (8.0, 0.0, 56.0, 48.0)
-    """
+def _seen_area(framing: Framing, height: int, width: int) -> tuple[float, float, float, float]:
+    """The part of a frame that a model sees, when it resizes frames and cuts out their middle."""
     size = framing.size
     if size is None:
         edge, short = framing.shortest_edge or 0, min(height, width)
@@ -199,7 +181,7 @@ def seen_area(framing: Framing, height: int, width: int) -> tuple[float, float, 
 
 def _read(clip: Any) -> tuple[np.ndarray, np.ndarray | None]:
     """Pixels of all frames, and their times where they are known."""
-    content = read_content(clip if isinstance(clip, Example) else Example(clip, id="clip"))
+    content = _read_content(clip if isinstance(clip, Example) else Example(clip, id="clip"))
     if isinstance(content, str):
         raise InputError("frames are drawn for clips, got text")
     if isinstance(content, Frames):

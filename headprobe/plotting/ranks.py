@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,18 +11,38 @@ from jaxtyping import Float
 from headprobe.errors import InputError
 from headprobe.heads import Head, HeadSet
 from headprobe.metrics.ranks import ranks, repeats
-from headprobe.plotting.canvas import BLUE, GREY, SERIES, VERMILION, ink, new_axes, plain_frame, small
-from headprobe.plotting.maps import as_map, best, check_scored, on_map, same_cells
-from headprobe.plotting.names import name_at_right, name_points
-from headprobe.scores import check_k
+from headprobe.metrics.stability import mean, rss, standard_deviation
+from headprobe.plotting._canvas import (
+    BLUE,
+    GREY,
+    SERIES,
+    VERMILION,
+    ink,
+    legend_below,
+    name_at_right,
+    name_in_rows,
+    name_points,
+    new_axes,
+    plain_frame,
+    settle,
+    size_in_points,
+    small,
+)
+from headprobe.plotting._cells import as_map, best, check_scored, on_map, same_cells
+from headprobe.scores import _check_k
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from xarray import DataArray
 
-__all__ = ["consensus_plot", "rank_plot"]
+    from headprobe.metrics.significance import MaxStatistic
+
+__all__ = ["consensus_plot", "null_plot", "rank_plot", "stability_plot"]
+
 
 _LOG_FROM = 100  # heads, from which ranks are drawn on a logarithmic axis
+
+
 _BEHIND = 300  # heads that are drawn behind the chosen ones, at most
 
 
@@ -89,7 +109,7 @@ def rank_plot(
     check_scored(on, shown)
     marked = [head for _, _, head in on]
     if k is not None:
-        check_k(k, n)
+        _check_k(k, n)
     top = [head for _, _, head in best(shown, annotate_top)]
     if ax is None:
         ax = new_axes(6.0, 3.4)
@@ -193,7 +213,7 @@ def consensus_plot(
     if missing:
         raise InputError(f"{', '.join(missing)} has no score among the {n} heads that have one")
     if k is not None:
-        check_k(k, n)
+        _check_k(k, n)
     present = np.isfinite(table.one.values)
     rank = ranks(score_map).values[:, present]
     at, names = np.arange(len(rank), dtype=float), list(table.names)
@@ -260,3 +280,269 @@ def _name_rankings(ax: Axes, at: np.ndarray, names: list[str], dim: str) -> None
     ax.set_xticks(at[keep], labels=[names[i] for i in keep], **turn)
     ax.tick_params(axis="x", labelsize=small())
     ax.set_xlabel(dim)
+
+
+def stability_plot(
+    score_map: DataArray,
+    mark: HeadSet | Iterable[Head | str | tuple[int, int]] | None = None,
+    annotate_top: int = 0,
+    ax: Axes | None = None,
+    title: str | None = None,
+    *,
+    dim: str = "prompt",
+    instability_penalty: float = 0.5,
+    k: int | None = None,
+    label: str | None = None,
+) -> Axes:
+    """Draw every head's mean over prompts (or other repeats) against its standard deviation, with lines of equal RSS.
+
+    Parameters
+    ----------
+    score_map
+        Dims (`dim`, layer, head); a head that is NaN in all maps is left out.
+    mark
+        Heads to draw larger and to name.
+    annotate_top
+        Name this many heads of the highest RSS too.
+    ax
+        Where to draw; a figure of its own if not given.
+    title
+        Title of the Axes.
+    dim
+        The dim of the repeats.
+    instability_penalty
+        lambda of the robust saliency score, mean - lambda * standard deviation
+        (`headprobe.metrics.stability.rss`): the slope of the lines.
+    k
+        Number of heads that were chosen: a heavier line through the k-th highest RSS.
+    label
+        What the scores are; the DataArray's name if not given.
+
+    Returns
+    -------
+    Axes
+        The dots are ``ax.collections[0]``, (standard deviation, mean) of every head in the order of layer and head.
+
+    Raises
+    ------
+    InputError
+        As in `rss`; a head to mark is not there, or k is not 1 to the number of heads.
+
+    Examples
+    --------
+    >>> from headprobe.scores import score_map
+    >>> maps = score_map([[[1.0, 0.8]], [[0.0, 0.6]]], prompts=["p1", "p2"])
+    >>> stability_plot(maps, mark=["L0H1"]).collections[0].get_offsets().round(3).tolist()
+    [[0.5, 0.5], [0.1, 0.7]]
+    """
+    table = repeats(score_map, dim)
+    score = as_map(rss(score_map, instability_penalty, dim))
+    center, spread = mean(score_map, dim).values, standard_deviation(score_map, dim).values
+    marked, top = on_map(mark, score), best(score, annotate_top)
+    check_scored(marked, score)
+    n = len(table.heads)
+    if k is not None:
+        _check_k(k, n)
+    if ax is None:
+        ax = new_axes(5.6, 4.2)
+    there = np.isfinite(center)
+    dots = np.column_stack([spread[there], center[there]])
+    ax.scatter(*dots.T, s=22 if n <= 200 else 7, color=BLUE, alpha=0.8 if n <= 200 else 0.5, lw=0, zorder=2)
+    if marked:
+        rows, columns = [row for row, _, _ in marked], [column for _, column, _ in marked]
+        ax.scatter(
+            spread[rows, columns],
+            center[rows, columns],
+            s=58,
+            marker="D",
+            color=VERMILION,
+            ec="white",
+            lw=0.8,
+            zorder=3,
+        )
+    low, high = float(dots[:, 1].min()), float(dots[:, 1].max())
+    room = 0.1 * (high - low) or 0.1
+    widest = float(dots[:, 0].max()) * 1.08 or 1.0
+    ax.set_xlim(0 if n <= 1 or dots[:, 0].min() < 0.3 * widest else None, widest)
+    ax.set_ylim(low - room, high + room)
+    ax.set_xlabel(f"standard deviation over {len(table.names)} {dim}s")
+    name = str(score_map.name or "score") if label is None else label
+    ax.set_ylabel(f"mean {name}")
+    if title is not None:
+        ax.set_title(title, loc="left")
+    plain_frame(ax)
+    settle(ax)
+    cut = None
+    if k is not None:
+        cut = float(np.sort(score.values[np.isfinite(score.values)])[::-1][k - 1])
+    _equal_lines(ax, instability_penalty, cut, k)
+    named = [*marked, *(one for one in top if one not in marked)]
+    points = [(float(spread[row, column]), float(center[row, column]), head.label) for row, column, head in named]
+    name_points(ax, points, (8, 8), others=dots, settled=True)
+    return ax
+
+
+def _equal_lines(ax: Axes, slope: float, cut: float | None, k: int | None) -> None:
+    """Lines mean = RSS + slope * sd within the limits, each with its RSS beside its right end."""
+    from matplotlib.ticker import MaxNLocator
+
+    (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
+    width, height = size_in_points(ax)
+    levels = MaxNLocator(7, steps=[1, 2, 5, 10]).tick_values(bottom - slope * right, top - slope * left)
+    lines = [(float(level), GREY, 0.7, f"{level:.4g}") for level in levels if level != cut]
+    if cut is not None:
+        lines.append((cut, ink(ax), 1.6, f"{cut:.3g}: {k} heads"))
+    taken: list[tuple[float, float]] = []
+    for level, colour, line_width, words in reversed(lines):
+        ax.axline(
+            (0, level), slope=slope, color=colour, lw=line_width, ls="-" if colour == GREY else (0, (5, 2)), zorder=1
+        )
+        # The right end: where the line leaves the plot, at the side or at the top.
+        end = min(right, (top - level) / slope) if slope > 0 else right
+        x, y = end, level + slope * end
+        if not (left <= x and bottom < y <= top + 1e-9):
+            continue
+        place = ((x - left) / (right - left) * width, (y - bottom) / (top - bottom) * height)
+        if any(abs(place[0] - a) < 2.2 * small() and abs(place[1] - b) < 1.3 * small() for a, b in taken):
+            continue
+        taken.append(place)
+        at_side = end == right
+        ax.annotate(
+            words,
+            (x, y),
+            xytext=(4, 0) if at_side else (0, 3),
+            textcoords="offset points",
+            ha="left" if at_side else "center",
+            va="center" if at_side else "bottom",
+            fontsize=small(),
+            color=ink(ax) if colour != GREY else GREY,
+            annotation_clip=False,
+        )
+    ax.annotate(
+        f"RSS = mean − {slope:g} sd" if slope else "RSS = mean",
+        (0.985, 0.02),
+        xycoords="axes fraction",
+        ha="right",
+        va="bottom",
+        fontsize=small(),
+        color=GREY,
+    )
+
+
+def null_plot(
+    result: MaxStatistic,
+    mark: HeadSet | Iterable[Head | str | tuple[int, int]] | None = None,
+    annotate_top: int = 3,
+    ax: Axes | None = None,
+    title: str | None = None,
+    *,
+    alpha: float | Sequence[float] = 0.05,
+    prompt: str | None = None,
+    bins: int = 40,
+    label: str | None = None,
+) -> Axes:
+    """Draw the largest scores of relabelled data, the thresholds that follow from them, and the observed scores.
+
+    Beside the distribution of the maxima over all heads stands that of single heads: a score that is rare for one
+    head is common for the best of many.
+
+    Parameters
+    ----------
+    result
+        As from `headprobe.metrics.significance.max_statistic`.
+    mark
+        Heads to name, for example those that were chosen.
+    annotate_top
+        Name this many of the highest heads too.
+    ax
+        Where to draw; a figure of its own if not given.
+    title
+        Title of the Axes.
+    alpha
+        Levels of the family-wise error, each a line.
+    prompt
+        Whose heads to show, where the result has several prompts (None: the only one); the null is that of all.
+    bins
+        Number of bars over the whole range.
+    label
+        What the scores are; the metric's name if not given.
+
+    Returns
+    -------
+    Axes
+        A tick at the bottom for every head, longer and in another colour where its score is above the strictest
+        threshold. Scores are in units of each head's own null where the result is studentised.
+
+    Raises
+    ------
+    InputError
+        If a level is out of range (`MaxStatistic.thresholds`), a head is not there, or the prompt is missing or
+        unknown.
+
+    Examples
+    --------
+    >>> from headprobe.metrics.significance import max_statistic
+    >>> rng, y = np.random.default_rng(0), np.arange(40) % 2
+    >>> z = rng.normal(size=(40, 2, 3, 4))
+    >>> z[:, 1, 2] += 2 * y[:, None]
+    >>> ax = null_plot(max_statistic(z, y, n_permutations=99), annotate_top=1)
+    >>> [text.get_text() for text in ax.texts]
+    ['L1H2']
+    """
+    levels = sorted({float(alpha)} if isinstance(alpha, int | float) else {float(a) for a in alpha}, reverse=True)
+    if not levels:
+        raise InputError("alpha is empty: give one level or more, such as 0.05")
+    limits = [result.limit(level) for level in levels]
+    observed, null = result.compared()
+    name = result.one_prompt(prompt)
+    if name is not None:
+        observed, null = observed.sel(prompt=name, drop=True), null.sel(prompt=name, drop=True)
+    shown = as_map(observed, "a null plot")
+    marked, top = on_map(mark, shown), best(shown, annotate_top)
+    check_scored(marked, shown)
+    if ax is None:
+        ax = new_axes(6.4, 3.4)
+
+    scores = shown.values[np.isfinite(shown.values)]
+    single = null.values[np.isfinite(null.values)]
+    span = (min(single.min(), scores.min()), max(result.null_maxima.max(), scores.max()))
+    edges = np.linspace(*span, bins + 1)
+    ax.hist(single, edges, density=True, histtype="step", color=BLUE, lw=1.3, label="null, each head")
+    ax.hist(
+        result.null_maxima,
+        edges,
+        density=True,
+        color="#bdbdbd",
+        ec="#8a8a8a",
+        lw=0.5,
+        label=f"null, highest of {int(np.isfinite(result.scores.values).sum())}",
+        zorder=1,
+    )
+    for number, (level, limit) in enumerate(zip(levels, limits, strict=True)):
+        dashes: Any = ((0, (5, 2)), (0, (1, 1.2)), (0, (5, 1, 1, 1)), "-")[number % 4]
+        ax.axvline(limit, color=ink(ax), lw=1.4, ls=dashes, label=f"family-wise {level:g}", zorder=2)
+    tall = ax.get_ylim()[1]
+    above = scores > limits[-1]
+    count = int(above.sum())
+    words = f"observed: {len(scores) - count} heads"
+    ax.vlines(scores[~above], 0, 0.05 * tall, color=GREY, lw=1, zorder=3, label=words)
+    words = f"observed: {count} above {levels[-1]:g}"
+    ax.vlines(scores[above], 0, 0.1 * tall, color=VERMILION, lw=1.6, zorder=3, label=words)
+    room = 0.03 * (span[1] - span[0])
+    ax.set_xlim(span[0] - room, span[1] + room)
+    ax.set_ylim(0, 1.08 * tall)
+    name = label if label is not None else result.metric
+    ax.set_xlabel(f"{name} (in spreads of the head's own null)" if result.studentised else name)
+    ax.set_ylabel("density")
+    ax.tick_params(axis="y", labelsize=small())
+    if title is not None:
+        ax.set_title(title, loc="left")
+    plain_frame(ax)
+    legend_below(ax)
+    named = [*marked, *(one for one in top if one not in marked)]
+    points = []
+    for row, column, head in named:
+        score = float(shown.values[row, column])
+        points.append((score, (0.1 if score > limits[-1] else 0.05) * tall, head.label))
+    name_in_rows(ax, points)
+    return ax

@@ -10,23 +10,104 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from headprobe.errors import InputError
-from headprobe.plotting.canvas import (
+from headprobe.plotting._canvas import (
     BLUE,
     GREY,
+    INK,
     VERMILION,
     below,
     ink,
     new_axes,
     size_in_points,
     small,
+    under_axis,
 )
-from headprobe.plotting.strip import draw_strip, pictures_of
-from headprobe.video.stretches import stretches
+from headprobe.video.spans import stretches
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["timeline"]
+
+
+_THUMBNAILS = 6
+
+
+def _pictures_of(thumbnails: Any, video: Any, fps: float, end: float) -> list[tuple[float, np.ndarray]]:
+    """Pictures to show with their times, taken from the video where only their number is given."""
+    if thumbnails is None or thumbnails is False:
+        return []
+    if not isinstance(thumbnails, int):
+        return list(thumbnails)
+    if thumbnails < 0:
+        raise InputError(f"thumbnails must be True, a number or (seconds, frame) pairs, got {thumbnails}")
+    if video is None:
+        raise InputError("thumbnails are to be drawn, but there is no video to take them from: give video=")
+    from headprobe.video.clips import sample_indices
+    from headprobe.video.decode import probe, read_frames
+
+    in_memory = isinstance(video, np.ndarray)
+    n_frames = len(video) if in_memory else probe(video).n_frames
+    if n_frames < end:
+        raise InputError(f"the video has {n_frames} frames, but the last segment ends at frame {end:g}")
+    count = min(_THUMBNAILS if thumbnails is True else thumbnails, n_frames)
+    if count == 0:
+        return []
+    index = sample_indices((0, n_frames), count)
+    frames = video[index] if in_memory else read_frames(video, index)
+    return [(float(i) / fps, frame) for i, frame in zip(index, frames, strict=True)]
+
+
+def _draw_strip(ax: Axes, thumbnails: Sequence[tuple[float, np.ndarray]]) -> None:
+    """Draw lettered pictures in a row beneath the time axis; the letters stand at their times in the plot."""
+    from matplotlib.offsetbox import AnnotationBbox, OffsetImage, TextArea, VPacker
+
+    width, _ = size_in_points(ax)
+    ordered = sorted(thumbnails, key=lambda one: one[0])
+    slot = width / len(ordered)
+    for number, (at, picture) in enumerate(ordered):
+        picture = np.asarray(picture)
+        if picture.ndim != 3 or picture.shape[2] != 3:
+            raise InputError(f"a thumbnail must be an RGB frame [height, width, 3], got shape {picture.shape}")
+        zoom = min(0.94 * slot / picture.shape[1], 60 / picture.shape[0])  # points for one pixel
+        letter = chr(ord("a") + number) if number < 26 else str(number + 1)
+        words = {"fontsize": small(), "color": ink(ax)}
+        box = VPacker(
+            children=[
+                OffsetImage(picture, zoom=zoom, interpolation="antialiased"),
+                TextArea(f"{letter}  {at:.1f} s", textprops=words),
+            ],
+            align="center",
+            pad=0,
+            sep=2,
+        )
+        ax.add_artist(
+            AnnotationBbox(
+                box,
+                ((number + 0.5) / len(ordered), 0),
+                xycoords="axes fraction",
+                xybox=(0, -under_axis(ax) - 2),
+                boxcoords="offset points",
+                box_alignment=(0.5, 1),
+                frameon=False,
+                annotation_clip=False,
+                pad=0,
+            )
+        )
+        ax.annotate(
+            letter,
+            (at, 0),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, 3),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            fontsize=small(),
+            color=INK,
+            zorder=6,
+            bbox={"boxstyle": "circle,pad=0.15", "fc": "white", "ec": INK, "lw": 0.6},
+        )
+
 
 _MARKED = 80  # segments, up to which the smoothed score has a dot for each
 
@@ -107,7 +188,7 @@ def timeline(
     if not fps > 0:
         raise InputError(f"fps must be above 0, got {fps}")
     seconds = edges / fps
-    pictures = pictures_of(thumbnails, video, fps, float(edges.max()))
+    pictures = _pictures_of(thumbnails, video, fps, float(edges.max()))
     if ax is None:
         ax = new_axes(8.0, 3.6 if pictures else 2.6)
     end = float(seconds.max())
@@ -159,7 +240,7 @@ def timeline(
     if title is not None:
         ax.set_title(title, loc="left", pad=8 + 1.6 * small() * -(-entries // columns))
     if pictures:
-        draw_strip(ax, pictures)
+        _draw_strip(ax, pictures)
     return ax
 
 

@@ -15,14 +15,62 @@ from sklearn.svm import LinearSVC
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
 
+from headprobe.activations import HeadActivations
 from headprobe.errors import InputError
-from headprobe.metrics.resampling import check_count
-from headprobe.probing.inputs import NUMBER, flatten
+from headprobe.heads import Head
+from headprobe.metrics._features import example_groups
+from headprobe.metrics.resampling import _check_count
 
 __all__ = ["KINDS", "HeadProbe"]
 
+
+_NUMBER = int | float | np.integer | np.floating
+
+
+"""What a parameter that is a number may be."""
+
+
+def _as_array(X: Any) -> Any:
+    """Detach a tensor into an array; everything else is returned as it is."""
+    if isinstance(X, Tensor):
+        tensor = X.detach().cpu()
+        return tensor.float().numpy() if tensor.is_floating_point() and tensor.itemsize < 4 else tensor.numpy()
+    return X
+
+
+def _flatten(X: Any) -> tuple[Any, tuple[int, ...] | None]:
+    """Bring head outputs to `[example, feature]`."""
+    if isinstance(X, HeadActivations):
+        groups = ", and pass groups=acts.groups, which an array does not carry" * (example_groups(X) is not None)
+        raise InputError(
+            f"expected an array, got activations of {len(X.heads)} heads under {len(X.prompts)} prompts: take "
+            f"acts.z[prompt], or acts.by_size() where heads differ in size{groups}"
+        )
+    X = _as_array(X)
+    if not isinstance(X, np.ndarray) or X.ndim <= 2:
+        return X, None
+    if X.ndim > 4:
+        raise InputError(
+            f"expected [example, layer, head, d_head], [example, head, d_head] or [example, feature], got shape "
+            f"{X.shape}: choose one prompt"
+        )
+    layout = X.shape[1:]
+    if X.dtype.kind == "f" and not np.isfinite(X).all():
+        bad = np.argwhere(~np.isfinite(X).all(-1))
+        example, *place = bad[0].tolist()
+        label = Head(*[0, *place][-2:]).label
+        raise InputError(
+            f"z holds NaN or infinite values in {len(bad)} outputs, the first in head {label} of example {example}: "
+            "find out why the model gave them, or leave the example out"
+        )
+    return X.reshape(len(X), -1), layout
+
+
 KINDS = ("logistic", "ridge", "svm", "mlp", "sav")
+
+
 """Kinds of probe."""
 
 
@@ -126,13 +174,13 @@ class HeadProbe(ClassifierMixin, BaseEstimator):
         """
         if self.kind not in KINDS:
             raise InputError(f"unknown kind of probe {self.kind!r}: known are {list(KINDS)}")
-        if not (isinstance(self.C, NUMBER) and np.isfinite(self.C) and self.C > 0):
+        if not (isinstance(self.C, _NUMBER) and np.isfinite(self.C) and self.C > 0):
             raise InputError(f"C must be a finite number above 0, got {self.C!r}")
-        if not (isinstance(self.alpha, NUMBER) and np.isfinite(self.alpha) and self.alpha >= 0):
+        if not (isinstance(self.alpha, _NUMBER) and np.isfinite(self.alpha) and self.alpha >= 0):
             raise InputError(f"alpha must be a finite number of 0 or more, got {self.alpha!r}")
-        check_count(self.hidden, "hidden")
-        check_count(self.max_iter, "max_iter")
-        X, self.layout_ = flatten(X)
+        _check_count(self.hidden, "hidden")
+        _check_count(self.max_iter, "max_iter")
+        X, self.layout_ = _flatten(X)
         X, y = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(y)
         self.classes_, codes = np.unique(y, return_inverse=True)
@@ -224,7 +272,7 @@ class HeadProbe(ClassifierMixin, BaseEstimator):
 
     def _checked(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
-        X, layout = flatten(X)
+        X, layout = _flatten(X)
         if layout is not None and self.layout_ is not None and layout != self.layout_:
             raise InputError(f"the probe was fitted to heads of layout {self.layout_}, got {layout}")
         return validate_data(self, X, dtype=np.float64, reset=False)  # pyright: ignore

@@ -12,17 +12,16 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from headprobe._notice import notice
+from headprobe._validation import notice
 from headprobe.errors import InputError, SelectionError
 from headprobe.heads import Head, HeadSet
-from headprobe.metrics.labellings import Data, read_data
-from headprobe.metrics.metric import Metric, find_metrics
-from headprobe.metrics.parts import group_halves, score_parts
-from headprobe.metrics.resampling import check_count, check_seed
-from headprobe.metrics.selection import selection_frequency
+from headprobe.metrics._labellings import Data, group_halves, read_data, score_parts
+from headprobe.metrics.ranks import selection_frequency
+from headprobe.metrics.resampling import _check_count, _check_seed
+from headprobe.metrics.saliency import Metric, _find_metrics
 from headprobe.metrics.significance import max_statistic
-from headprobe.probing.inputs import NUMBER, flatten
-from headprobe.scores import cut, say_tied
+from headprobe.probing.probe import _NUMBER, _flatten
+from headprobe.scores import _say_tied, cut
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -55,7 +54,7 @@ class HeadSelector(TransformerMixin, BaseEstimator):
     n_resamples
         Half-samples, for `min_frequency`.
     scheme
-        How to relabel, as in `headprobe.metrics.permutation.relabellings`.
+        How to relabel, as in `headprobe.metrics.significance.relabellings`.
     tie_break
         A second metric, such as `"lda"`, that decides between heads of the same score; without one, and where it ties
         too, the lower (layer, head) goes first.
@@ -173,7 +172,7 @@ class HeadSelector(TransformerMixin, BaseEstimator):
                 "examples as independent: give them to its step too (headselector__groups=groups in fit, or in params= "
                 "of cross_val_score)"
             )
-        X, self.layout_ = flatten(X)
+        X, self.layout_ = _flatten(X)
         X, y = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(y)
         if len(np.unique(y)) < 2:
@@ -196,7 +195,7 @@ class HeadSelector(TransformerMixin, BaseEstimator):
             raise SelectionError(self._none_meets())
         second = None
         if self.tie_break is not None:
-            (other,) = find_metrics([self.tie_break], data.target.kind)
+            (other,) = _find_metrics([self.tie_break], data.target.kind)
             second = _spread_out(score_parts(data, other, [np.arange(data.n)], self.random_state).isel(part=0), z)[
                 meets
             ]
@@ -208,7 +207,7 @@ class HeadSelector(TransformerMixin, BaseEstimator):
         heads = [Head(int(i), int(j)) for i, j in zip(layers, numbers, strict=True)]
         self.heads_ = HeadSet([heads[i] for i in order[:k]], tied=[heads[i] for i in tied])
         self.tied_ = self.heads_.tied
-        say_tied(self.heads_, float(self.scores_[self.indices_[-1]]))
+        _say_tied(self.heads_, float(self.scores_[self.indices_[-1]]))
         return self
 
     def transform(self, X: Any) -> np.ndarray:
@@ -230,7 +229,7 @@ class HeadSelector(TransformerMixin, BaseEstimator):
             The outputs have another layout than those fitted to.
         """
         check_is_fitted(self)
-        X, layout = flatten(X)
+        X, layout = _flatten(X)
         if layout != self.layout_:
             raise InputError(f"the selector was fitted to head outputs of layout {self.layout_}, got {layout}")
         X = validate_data(self, X, dtype=np.float64, reset=False)
@@ -292,11 +291,11 @@ class HeadSelector(TransformerMixin, BaseEstimator):
             raise InputError("the selector has no condition: give k, max_fwer, max_fdr, or min_frequency with k")
         for name in ("k", "n_permutations", "n_resamples"):
             if getattr(self, name) is not None:
-                check_count(getattr(self, name), name)
-        check_seed(self.random_state)
+                _check_count(getattr(self, name), name)
+        _check_seed(self.random_state)
         for name in ("max_fwer", "max_fdr"):
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, NUMBER) and 0 < value < 1):
+            if value is not None and not (isinstance(value, _NUMBER) and 0 < value < 1):
                 raise InputError(f"{name} must be between 0 and 1, such as 0.05, got {value!r}")
             if value is not None and value * (1 + self.n_permutations) * (1 + 1e-12) < 1:
                 raise InputError(
@@ -306,7 +305,7 @@ class HeadSelector(TransformerMixin, BaseEstimator):
         if self.min_frequency is not None:
             if self.k is None:
                 raise InputError("min_frequency needs k: it is the share of half-samples with a head among the best k")
-            if not (isinstance(self.min_frequency, NUMBER) and 0.5 < self.min_frequency <= 1):
+            if not (isinstance(self.min_frequency, _NUMBER) and 0.5 < self.min_frequency <= 1):
                 raise InputError(f"min_frequency must be above 0.5 and at most 1, got {self.min_frequency!r}")
             if self.n_resamples % 2:
                 raise InputError(f"n_resamples must be even (halves come in pairs), got {self.n_resamples!r}")
@@ -315,7 +314,7 @@ class HeadSelector(TransformerMixin, BaseEstimator):
         """Scores of all heads [head], NaN for those left out; sets what the conditions look at."""
         for name in ("p_values_", "q_values_", "frequencies_"):
             self.__dict__.pop(name, None)
-        (metric,) = find_metrics([self.metric], data.target.kind)
+        (metric,) = _find_metrics([self.metric], data.target.kind)
         if self.max_fwer is not None or self.max_fdr is not None:
             shape = (self.n_permutations, self.random_state, self.scheme)
             result = max_statistic(

@@ -15,18 +15,17 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from headprobe._notice import notice
+from headprobe._validation import notice
 from headprobe.activations import HeadActivations
 from headprobe.errors import HeadprobeWarning, InputError, SelectionError
 from headprobe.heads import HeadSet
-from headprobe.metrics.features import label_array
+from headprobe.metrics._batch import BAR_DELAY
+from headprobe.metrics._features import label_array
+from headprobe.metrics.intervals import corrected_interval
 from headprobe.metrics.linear_probe import fold_index
-from headprobe.metrics.permutation import relabellings
-from headprobe.metrics.resampling import check_count, check_seed
-from headprobe.metrics.threads import BAR_DELAY
-from headprobe.metrics.winners_curse import corrected_interval
-from headprobe.probing.inputs import as_array, flatten
-from headprobe.probing.probe import HeadProbe
+from headprobe.metrics.resampling import _check_count, _check_seed
+from headprobe.metrics.significance import relabellings
+from headprobe.probing.probe import HeadProbe, _as_array, _flatten
 from headprobe.probing.select import HeadSelector
 
 if TYPE_CHECKING:
@@ -83,7 +82,7 @@ def cross_validate(
     control
         Any of
 
-        - `"shuffled_labels"`: everything again, with labels permuted as `headprobe.metrics.permutation.relabellings`
+        - `"shuffled_labels"`: everything again, with labels permuted as `headprobe.metrics.significance.relabellings`
           allows for the groups. What a method finds that has nothing to find.
         - `"random_heads"`: as many heads as were selected, drawn from all. Needs a selector.
         - `"same_layer_heads"`: as many heads as were selected in every layer, drawn from that layer. Needs a selector.
@@ -141,9 +140,9 @@ def cross_validate(
     z, y, fold = _check_data(z, y, groups)
     _check_controls(controls, selector, untrained, z)
     for name, count in (("n_splits", n_splits), ("n_repeats", n_repeats), ("n_draws", n_draws)):
-        check_count(count, name)
+        _check_count(count, name)
     grouped = None if groups is None else fold
-    check_seed(random_state)
+    _check_seed(random_state)
     if scoring == "roc_auc" and len(np.unique(y)) > 2:
         raise InputError(
             f"scoring 'roc_auc' is for two classes, got {len(np.unique(y))}: use 'roc_auc_ovr' (each against the rest) "
@@ -208,7 +207,7 @@ def summarise(table: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
         One row per condition: condition, mean, low, high, difference (probe less condition, in the same split),
         difference_low, difference_high, p (only `shuffled_labels`: share of draws with a mean score as high as the
         probe's, with one added above and below). Intervals have the variance corrected for overlapping training parts
-        (`headprobe.metrics.winners_curse.corrected_interval`). They are NaN with a single split.
+        (`headprobe.metrics.intervals.corrected_interval`). They are NaN with a single split.
 
     Raises
     ------
@@ -280,7 +279,7 @@ class _Fit(NamedTuple):
 
 
 def _check_data(z: Any, y: Any, groups: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    z = flatten(z)[0] if isinstance(z, HeadActivations) else as_array(z)
+    z = _flatten(z)[0] if isinstance(z, HeadActivations) else _as_array(z)
     if not isinstance(z, np.ndarray) or z.ndim != 4 or 0 in z.shape:
         raise InputError(
             f"z must be [example, layer, head, d_head], got {type(z).__name__} of shape {getattr(z, 'shape', None)}; "
@@ -304,7 +303,7 @@ def _check_controls(controls: list[str], selector: Any, untrained: Any, z: np.nd
 
 
 def _same_shape(untrained: Any, z: np.ndarray) -> np.ndarray:
-    array = as_array(untrained)
+    array = _as_array(untrained)
     if getattr(array, "shape", None) != z.shape:
         raise InputError(f"untrained must have the shape of z, {z.shape}, got {getattr(array, 'shape', None)}")
     return array

@@ -13,8 +13,7 @@ examples, files that this one replaces), ``digest`` (SHA-256 of the file with 64
 
 from __future__ import annotations
 
-from headprobe.store.arrays import export
-from headprobe.store.check import Report, repair, verify
+from headprobe.store.check import Report, export, repair, verify
 from headprobe.store.store import Store
 
 __all__ = ["Report", "Store", "export", "repair", "verify"]

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from headprobe._files import sync_folder
-from headprobe.errors import StoreError
-from headprobe.store.catalog import Catalog, Entry
-from headprobe.store.files import MANIFEST, listing, writing
-from headprobe.store.lock import abandoned, exclusive
-from headprobe.store.manifest import read_manifest, write_manifest
-from headprobe.store.record import Record, differences
-from headprobe.store.shard import Shard, check_digest, read_shard
+import numpy as np
+import torch
+from torch import Tensor
 
-__all__ = ["Report", "repair", "verify"]
+from headprobe._files import replacing, safe_cell, sync_folder
+from headprobe.activations import _dense
+from headprobe.errors import InputError, StoreError
+from headprobe.store._columns import Columns
+from headprobe.store._holdings import Catalog, Entry, read_manifest, write_manifest
+from headprobe.store._io import MANIFEST, abandoned, exclusive, listing, publish, writing
+from headprobe.store._shard import Contents, Record, Shard, check_digest, differences, read_shard
+
+if TYPE_CHECKING:
+    from headprobe.activations import HeadActivations
+    from headprobe.store.store import Heads, Store
+
+__all__ = ["Report", "export", "pack", "repair", "verify"]
 
 
 @dataclass
@@ -247,3 +256,239 @@ def _count(report: Report, found: _Found) -> None:
         live = Catalog(report.folder, found.record, found.good.values())
         report.n_files, report.n_examples = len(live.live), live.n_examples
         report.n_bytes = sum(entry.n_bytes for entry in found.good.values())
+
+
+def pack(store: Store, examples_per_file: int, remove_shards: bool) -> tuple[str, ...]:
+    """Join the shards of a store; see `Store.pack`.
+
+    Every file that is joined is compared with its digest first. A kill leaves the store as it was, or with the new
+    file in use; a reader that has the old files open goes on reading them.
+
+    Parameters
+    ----------
+    store
+        The store.
+    examples_per_file
+        Most rows in one file, unless one of the files joined has more.
+    remove_shards
+        Whether to delete the shards that the new files hold.
+
+    Returns
+    -------
+    tuple of str
+        Names of the files written.
+
+    Raises
+    ------
+    InputError
+        A number of examples below 1.
+    StoreError
+        A shard is damaged, the disk is full, or another process packs the same shards.
+
+    Examples
+    --------
+    >>> import tempfile, torch
+    >>> from headprobe.activations import HeadActivations, example_table
+    >>> from headprobe.examples import Example
+    >>> from headprobe.heads import HeadSet
+    >>> from headprobe.provenance import Provenance
+    >>> from headprobe.store import Store
+    >>> heads, prompts = HeadSet(["L0H0"]), {"p1": "?"}
+    >>> made, table = Provenance("m", prompts=prompts), example_table([Example("x", id="a")])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     store = Store.create(folder + "/z", made, heads, prompts)
+    ...     _ = store.append(HeadActivations(torch.ones(1, 1, 1, 4), heads, prompts, table, made))
+    ...     pack(store, examples_per_file=100, remove_shards=True)  # a single shard is as it should be
+    ()
+    """
+    if isinstance(examples_per_file, bool) or not isinstance(examples_per_file, int) or examples_per_file < 1:
+        raise InputError(f"examples_per_file is {examples_per_file!r}; it must be an integer of at least 1.")
+    with store._files.turn:
+        store.refresh()
+        names = [_join(store, group).name for group in _groups(store, examples_per_file) if len(group) > 1]
+        _remove(store, shards=remove_shards)
+        return tuple(names)
+
+
+def _groups(store: Store, most: int) -> Iterator[list[Entry]]:
+    """Files that can stand in one: of the same prompts and columns, in order, so many rows together."""
+    by_kind: dict[object, list[Entry]] = {}
+    for entry in store.files:
+        held = store._files.shard(entry).contents
+        kind = (
+            held.prompts,
+            tuple(held.columns.dtypes.items()),
+            None if held.read is None else tuple(held.read.dtypes),
+        )
+        by_kind.setdefault(kind, []).append(entry)
+    for entries in by_kind.values():
+        group: list[Entry] = []
+        for entry in entries:
+            if group and sum(other.rows for other in group) + entry.rows > most:
+                yield group
+                group = []
+            group.append(entry)
+        yield group
+
+
+def _join(store: Store, group: Sequence[Entry]) -> Entry:
+    shards = [store._files.shard(entry) for entry in group]
+    for shard in shards:
+        check_digest(shard)
+    first = shards[0].contents
+    columns = Columns.join([shard.contents.columns for shard in shards], store.folder)
+    replaces = dict.fromkeys(name for entry in group for name in (entry.name, *entry.replaces))
+    contents = Contents(
+        first.record,
+        first.sizes,
+        first.prompts,
+        columns,
+        _joined_read(shards, store),
+        tuple(dict.fromkeys(pair for shard in shards for pair in shard.contents.skipped)),
+        tuple(replaces),
+    )
+    return store._files.write(contents, _blocks(store, shards), [entry.name for entry in group])
+
+
+def _joined_read(shards: Sequence[Shard], store: Store) -> Columns | None:
+    if any(shard.contents.read is None for shard in shards):
+        return None
+    parts = []
+    for prompt in range(len(shards[0].contents.prompts)):
+        for shard in shards:
+            n = shard.contents.columns.n
+            assert shard.contents.read is not None
+            parts.append(shard.contents.read.take(range(prompt * n, (prompt + 1) * n)))
+    return Columns.join(parts, store.folder)
+
+
+def _blocks(store: Store, shards: Sequence[Shard]) -> Iterator[Tensor]:
+    """The numbers of all the shards, head by head, as they are stored."""
+    for size, (_, shape) in shards[0].blocks.items():
+        for head in range(shape[0]):
+            yield torch.cat([store._files.maps[shard][size][head] for shard in shards], dim=1)
+
+
+def _remove(store: Store, shards: bool) -> None:
+    """Delete packs that a newer one holds, and, if asked for, the shards that packs hold."""
+    with exclusive(store.folder), writing(store.folder, 0, "All rows are in the new files."):
+        store._files.look()
+        live = {entry.name for entry in store.files}
+        old = [
+            name for name in store._files.catalog.entries if name not in live and (shards or name.startswith("pack-"))
+        ]
+        for name in old:
+            (store.folder / name).unlink(missing_ok=True)
+        sync_folder(store.folder)
+        store._files.look()
+        try:
+            store._files.write_index()
+        except StoreError as error:
+            raise StoreError(f"The files are packed, but the index was not brought up to date. {error}") from error
+
+
+_BLOCK_BYTES = 1 << 26
+
+
+def export(
+    store: Store,
+    out: str | os.PathLike[str],
+    heads: Heads | None = None,
+    prompts: Any = None,
+    examples: Any = None,
+) -> list[Path]:
+    """Write values as ``z.npy``, float32 [prompt, example, head, d_head], with the table of examples beside them.
+
+    Heads of several sizes come as one file per size, ``z_64.npy``. ``examples.csv`` has a line per row,
+    ``about.json`` the names along the axes and what the values are made from. Where text in ``examples.csv`` begins
+    with =, +, -, @, ' or a tab, a ' is put before it, so that a spreadsheet shows it and runs nothing.
+
+    Parameters
+    ----------
+    store
+        The store.
+    out
+        Folder, made if missing; its files must not exist.
+    heads, prompts, examples
+        As for `Store.activations`.
+
+    Returns
+    -------
+    list of Path
+        The files.
+
+    Raises
+    ------
+    InputError
+        Something asked for is not in the store, or a file to be written exists.
+    StoreError
+        The store is damaged, or the disk is full.
+
+    Examples
+    --------
+    >>> import tempfile, torch
+    >>> from headprobe.activations import HeadActivations, example_table
+    >>> from headprobe.examples import Example
+    >>> from headprobe.heads import HeadSet
+    >>> from headprobe.provenance import Provenance
+    >>> from headprobe.store import Store
+    >>> heads, prompts = HeadSet(["L0H0"]), {"p1": "?"}
+    >>> made, table = Provenance("m", prompts=prompts), example_table([Example("x", id="a")])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     store = Store.create(folder + "/z", made, heads, prompts)
+    ...     _ = store.append(HeadActivations(torch.ones(1, 1, 1, 4), heads, prompts, table, made))
+    ...     sorted(path.name for path in export(store, folder + "/out"))
+    ['about.json', 'examples.csv', 'z.npy']
+    """
+    folder = Path(out)
+    index = store._files.index()
+    rows = index.select(examples)
+    # One head of no cost, to see that all is there and how the rest will look.
+    wanted = store.headset if heads is None else heads
+    shape = store.activations(list(wanted)[:1], prompts, rows)
+    whole = store.activations(wanted, prompts, rows[:1])
+    files = {
+        folder / ("z.npy" if len(whole.tensors) == 1 else f"z_{part.shape[-1]}.npy"): (of_size, part.shape[-1])
+        for of_size, part in whole.tensors.items()
+    }
+    table, about = folder / "examples.csv", folder / "about.json"
+    present = [path for path in (*files, table, about) if os.path.lexists(path)]
+    if present:
+        raise InputError(f"{present[0]} exists; name another folder.")
+    needed = sum(4 * len(shape.prompts) * len(rows) * len(of_size) * d for of_size, d in files.values())
+    with writing(folder, needed, "The export is incomplete."):
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, (of_size, size) in files.items():
+            _write_values(store, path, of_size, size, shape, rows)
+    cells = shape.examples.copy()
+    for name in cells.select_dtypes("string"):
+        cells[name] = cells[name].map(safe_cell, na_action="ignore")
+    publish(table, cells.to_csv(index=False).encode("utf-8", "surrogateescape"))
+    text = json.dumps(_about(store, files, shape), indent=1, allow_nan=False)
+    publish(about, (text + "\n").encode())
+    return [*files, table, about]
+
+
+def _write_values(store: Store, path: Path, heads: Any, size: int, shape: HeadActivations, rows: np.ndarray) -> None:
+    dims = (len(shape.prompts), len(rows), len(heads), size)
+    step = max(1, _BLOCK_BYTES // (4 * len(heads) * size))
+    with replacing(path) as part, part.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": dims})
+        for prompt in shape.prompts:
+            for begin in range(0, len(rows), step):
+                block = store.activations(heads, [prompt], rows[begin : begin + step])
+                file.write(np.ascontiguousarray(_dense(block.tensors)[0].numpy(), "<f4").data)
+
+
+def _about(store: Store, files: dict[Path, tuple[Any, int]], shape: HeadActivations) -> dict[str, Any]:
+    if not files:
+        raise StoreError(f"{store.folder}: there are no heads to export.")
+    return {
+        "axes": ["prompt", "example", "head", "d_head"],
+        "files": {path.name: {"heads": list(heads.labels), "d_head": size} for path, (heads, size) in files.items()},
+        "prompts": dict(shape.prompts),
+        "stored_as": store.dtype,
+        "rounding": store.numbers.rounding,
+        "fingerprint": store.provenance.fingerprint,
+        "provenance": shape.provenance.to_dict(),
+    }

@@ -11,6 +11,7 @@ It is no ablation: without a head the scales would be others, and so would every
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,21 +20,114 @@ from jaxtyping import Float
 from torch import Tensor
 
 from headprobe.activations import HeadActivations
-from headprobe.errors import FingerprintError, InputError, PositionError
+from headprobe.errors import FingerprintError, InputError, PositionError, UnsupportedModelError
 from headprobe.heads import Head, HeadSet
+from headprobe.models._attention import is_projection
 from headprobe.models.model import Model
+from headprobe.models.sites import _output_bias, _output_weights
 from headprobe.scores import score_map
-from headprobe.sites import output_weights
-from headprobe.trace.answers import answer_ids
-from headprobe.trace.direct import Reader, logit_reader
+from headprobe.trace._passes import answer_ids
+from headprobe.trace._residual import ResidualPath, residual_path
 from headprobe.trace.positions import Position, last
-from headprobe.trace.residual import residual_path
 from headprobe.trace.tracer import HeadTracer
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["attribution_map", "described", "logit_attribution", "one_token", "result"]
+__all__ = ["attribution_map", "described", "logit_attribution", "result"]
+
+
+def _unembedding(model: Model, ids: Sequence[int]) -> Float[Tensor, "token d_model"]:
+    """Directions of tokens: what the unembedding reads from the normalised last residual stream."""
+    head = getattr(model.module, "get_output_embeddings", lambda: None)()
+    if not is_projection(head):
+        raise UnsupportedModelError(
+            f"{model.name} ({type(model.module).__name__}) has no unembedding with a floating point weight matrix, so "
+            "nothing can be attributed to logits; load the model with its language head, for example "
+            "AutoModelForCausalLM."
+        )
+    weight = head.weight
+    assert isinstance(weight, Tensor)
+    outside = [i for i in ids if not 0 <= i < weight.shape[0]]
+    if outside:
+        raise InputError(f"The token {outside[0]} lies outside the {weight.shape[0]} tokens of {model.name}.")
+    return weight[list(ids)].detach().float().cpu()
+
+
+@dataclass(frozen=True, eq=False)
+class _Reader:
+    """Reads logits, or their difference, from parts of the residual stream."""
+
+    model: Model
+    path: ResidualPath
+    directions: Float[Tensor, "answer d_model"]
+    bias: Float[Tensor, " answer"]
+
+    def scale(self, last: Float[Tensor, "row d_model"]) -> Float[Tensor, "row 1"]:
+        """The final norm's scale, from the last block's output."""
+        return self.path.final.scale(last)
+
+    def logits(self, last: Float[Tensor, "row d_model"]) -> Float[Tensor, "row answer"]:
+        """The logits that are attributed, before any soft cap, from the last block's output."""
+        return last @ self.directions.T * self.scale(last) + self.bias
+
+    def heads(
+        self,
+        layer: int,
+        heads: Sequence[int],
+        z: Float[Tensor, "row k d_head"],
+        scale: Float[Tensor, "row 1"],
+    ) -> tuple[Float[Tensor, "row k answer"], Float[Tensor, "row answer"]]:
+        """What heads of a layer, and the biases behind them, contribute to the logits."""
+        block = self.path.blocks[layer]
+        site = block.site
+        assert site is not None
+        weights = _output_weights(self.model.module, site)[list(heads)].detach()
+        bias = _output_bias(self.model.module, site)
+        shift = torch.zeros(weights.shape[-1]) if bias is None else bias.detach().float().cpu()
+        directions = self.directions * (self.path.gain(layer) * block.multiplier)
+        constant = torch.zeros(len(directions))
+        if block.post is not None:
+            if sorted(heads) != list(range(site.n_heads)):
+                raise InputError(
+                    f"Layer {layer} of {self.model.name} normalises the sum over its {site.n_heads} heads "
+                    f"({block.post.path}), but only {len(heads)} of them were captured; capture all heads of the layer."
+                )
+            # One layer's matrix at a time is upcast; the heads' sum is as wide as the stream.
+            flat = z.flatten(1) @ weights.flatten(0, 1).float().cpu() + shift
+            if block.post.bias is not None:
+                constant = directions @ block.post.bias
+            directions = block.post.pull_back(directions)
+            inner = block.post.scale(flat)
+        else:
+            inner = torch.ones(len(z), 1)
+        read = torch.einsum("kdm,am->kda", weights.float(), directions.to(weights.device)).cpu()
+        terms = torch.einsum("nkd,kda->nka", z, read) * (scale * inner)[..., None]
+        return terms, scale * (inner * (directions @ shift) + constant)
+
+    def added(
+        self, layer: int, written: Float[Tensor, "row d_model"], scale: Float[Tensor, "row 1"]
+    ) -> Float[Tensor, "row answer"]:
+        """What something else that a block adds to the stream contributes to the logits."""
+        gain = self.path.gain(layer) * self.path.blocks[layer].multiplier
+        return written @ self.directions.T * (gain * scale)
+
+
+def _logit_reader(model: Model, path: ResidualPath, ids: Sequence[int], difference: bool = False) -> _Reader:
+    """A reader of the logits of tokens, or of the first one's minus the second one's."""
+    if difference and len(ids) != 2:
+        raise InputError(f"A difference needs two answers, the first minus the second; got {len(ids)}.")
+    columns = _unembedding(model, ids) * path.logit_scale
+    given = getattr(model.module.get_submodule(path.head), "bias", None)
+    shift = torch.zeros(len(columns))
+    if isinstance(given, Tensor):
+        shift = given[list(ids)].detach().float().cpu() * path.logit_scale
+    if path.final.bias is not None:
+        shift = shift + columns @ path.final.bias
+    if difference:
+        columns, shift = columns[:1] - columns[1:], shift[:1] - shift[1:]
+    return _Reader(model, path, path.final.pull_back(columns), shift)
+
 
 _POOLED = (".mean()", ".per_frame()")
 
@@ -90,7 +184,7 @@ def result(
     for layer in wanted.layers:
         entries = [i for i, head in enumerate(wanted) if head.layer == layer]
         z = acts.select([wanted[i] for i in entries])
-        weights = output_weights(model.module, sites[layer])[[wanted[i].head for i in entries]].detach().float().cpu()
+        weights = _output_weights(model.module, sites[layer])[[wanted[i].head for i in entries]].detach().float().cpu()
         if written is None:
             written = torch.empty(*z.shape[:2], len(wanted), weights.shape[-1])
         for row in range(len(z)):  # one layer of one prompt at a time is all that is held besides the result
@@ -180,7 +274,7 @@ def logit_attribution(
     """
     ids = answer_ids(model, answers)
     path = residual_path(model)
-    reader = logit_reader(model, path, ids, difference)
+    reader = _logit_reader(model, path, ids, difference)
     if isinstance(examples, HeadActivations):
         if prompts is not None or positions is not None:
             raise InputError("Activations have their prompts and positions; leave prompts= and positions= out.")
@@ -188,7 +282,7 @@ def logit_attribution(
         _check_weights(acts, model)
         wanted = acts.heads if heads is None else HeadSet(heads)
     else:
-        one_token(last() if positions is None else positions)
+        _one_token(last() if positions is None else positions)
         wanted = model.heads if heads is None else HeadSet(heads)
         normed = {block.site.layer: block.site for block in path.blocks if block.site is not None and block.post}
         needed = wanted | HeadSet(head for layer in wanted.layers if layer in normed for head in normed[layer].heads)
@@ -199,7 +293,7 @@ def logit_attribution(
 
 
 def _attribution(
-    acts: HeadActivations, wanted: HeadSet, reader: Reader, answers: Sequence[str], difference: bool
+    acts: HeadActivations, wanted: HeadSet, reader: _Reader, answers: Sequence[str], difference: bool
 ) -> xr.DataArray:
     import xarray as xr
 
@@ -246,7 +340,7 @@ def _attribution(
     return attribution.isel(answer=0, drop=True) if difference else attribution
 
 
-def described(reader: Reader, fingerprint: str, answers: Sequence[str]) -> dict[str, Any]:
+def described(reader: _Reader, fingerprint: str, answers: Sequence[str]) -> dict[str, Any]:
     """What an attribution is and what was held fixed, as attributes of a DataArray.
 
     Parameters
@@ -266,8 +360,8 @@ def described(reader: Reader, fingerprint: str, answers: Sequence[str]) -> dict[
     Examples
     --------
     >>> import headprobe
-    >>> from headprobe.trace.direct import logit_reader
-    >>> from headprobe.trace.residual import residual_path
+    >>> from headprobe.trace.contribution import _logit_reader as logit_reader
+    >>> from headprobe.trace._residual import residual_path
     >>> model = headprobe.load("tiny")
     >>> about = described(logit_reader(model, residual_path(model), [3, 4]), "0123", ["yes", "no"])
     >>> about["units"], about["answers"]
@@ -284,24 +378,8 @@ def described(reader: Reader, fingerprint: str, answers: Sequence[str]) -> dict[
     return attrs if reader.path.softcap is None else attrs | {"before_soft_cap": reader.path.softcap}
 
 
-def one_token(position: Position) -> None:
-    """Raise PositionError for a position that averages tokens, each of which has a scale of its own.
-
-    Parameters
-    ----------
-    position
-        A position.
-
-    Raises
-    ------
-    PositionError
-        The position averages tokens.
-
-    Examples
-    --------
-    >>> from headprobe.trace.positions import last
-    >>> one_token(last())
-    """
+def _one_token(position: Position) -> None:
+    """Raise PositionError for a position that averages tokens, each of which has a scale of its own."""
     if repr(position).endswith(_POOLED):
         raise PositionError(
             f"{position!r} averages tokens, and every token has a norm's scale of its own; choose one token, for "

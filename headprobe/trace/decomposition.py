@@ -14,18 +14,14 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from headprobe.errors import PositionError, UnsupportedModelError
-from headprobe.examples import Example, as_examples, as_prompts, read_content
-from headprobe.models.adapter import ModelInputs, check_inputs
+from headprobe.examples import Example, _as_examples, _as_prompts, _read_content
+from headprobe.models.adapter import ModelInputs, _check_inputs
 from headprobe.models.model import Model
-from headprobe.trace.answers import answer_ids
-from headprobe.trace.contribution import described, one_token
-from headprobe.trace.direct import Reader, logit_reader
-from headprobe.trace.forward import ReadPoint, run
-from headprobe.trace.intake import prepare
-from headprobe.trace.plan import Batch
+from headprobe.trace._forward import Batch, ReadPoint, run
+from headprobe.trace._passes import answer_ids, prepare
+from headprobe.trace._residual import closes, residual_path
+from headprobe.trace.contribution import _logit_reader, _one_token, _Reader, described
 from headprobe.trace.positions import Position, last
-from headprobe.trace.residual import residual_path
-from headprobe.trace.rounding import closes
 from headprobe.trace.tracer import HeadTracer
 
 if TYPE_CHECKING:
@@ -114,19 +110,19 @@ def decompose(
     from tqdm.auto import tqdm
 
     position = last() if positions is None else positions
-    one_token(position)
+    _one_token(position)
     if position.several:
         raise PositionError(f"{position!r} gives several rows per example; decompose reads one token of each.")
-    listed, named = as_examples(examples), as_prompts(prompts)
+    listed, named = _as_examples(examples), _as_prompts(prompts)
     for name, prompt in named.items():
         model.adapter.check_prompt(name, prompt)
     ids = answer_ids(model, answers)
-    reader = logit_reader(model, residual_path(model), ids, difference)
+    reader = _logit_reader(model, residual_path(model), ids, difference)
     parts: dict[str, list[list[Tensor]]] = {}
     with tqdm(total=len(listed), desc="decompose", unit="example", disable=not progress) as bar:
         for start in range(0, len(listed), batch_size):
             batch = listed[start : start + batch_size]
-            encoded = [model.adapter.encode(read_content(example), example.id, model) for example in batch]
+            encoded = [model.adapter.encode(_read_content(example), example.id, model) for example in batch]
             for some, by_prompt in prepare(model, encoded, named.values()):
                 for row, (name, inputs) in enumerate(zip(named, by_prompt, strict=True)):
                     for part, value in _pass(reader, inputs, position, ids, batch[some], name, difference).items():
@@ -150,7 +146,7 @@ def decompose(
 
 
 def _pass(
-    reader: Reader,
+    reader: _Reader,
     inputs: ModelInputs,
     position: Position,
     ids: Sequence[int],
@@ -209,7 +205,7 @@ def _pass(
 
 
 def _read(
-    reader: Reader,
+    reader: _Reader,
     inputs: ModelInputs,
     position: Position,
     ids: Sequence[int],
@@ -217,7 +213,7 @@ def _read(
     prompt: str,
 ) -> dict[tuple[str, str], Tensor]:
     """Everything that is added up, by path and side, float32 on the CPU, [batch, feature]."""
-    check_inputs(inputs)
+    _check_inputs(inputs)
     model, path = reader.model, reader.path
     selected = position.select(inputs.token_info)
     at = position.reader(inputs.token_info)

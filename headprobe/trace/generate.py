@@ -12,38 +12,202 @@ tokens) are kept.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from headprobe.activations import HeadActivations
+from headprobe.activations import HeadActivations, _dense, example_table
 from headprobe.errors import InputError, UnsupportedModelError
-from headprobe.examples import Example, as_examples, as_prompts
+from headprobe.examples import Example, _as_examples, _as_prompts
 from headprobe.heads import Head
-from headprobe.models.adapter import ModelInputs, TokenInfo, check_inputs
+from headprobe.models.adapter import ModelInputs, TokenInfo, _check_inputs
 from headprobe.models.model import Model
-from headprobe.tables import example_table
-from headprobe.trace.collected import Collected
-from headprobe.trace.forward import run_steps, take_turns
-from headprobe.trace.intake import batches, encode, heads_of, prepare
-from headprobe.trace.plan import Batch
+from headprobe.trace._forward import Batch, run_steps, take_turns
+from headprobe.trace._passes import batches, encode, heads_of, model_of, prepare, provenance_of
+from headprobe.trace._readout import Collected, Reading, Wanted, points_of, readings
+from headprobe.trace._rows import Rows
 from headprobe.trace.positions import Position
-from headprobe.trace.reading import Reading, Wanted, points_of, readings
-from headprobe.trace.rows import Rows
-from headprobe.trace.sampling import Draw, Sampling, Stop
-from headprobe.trace.settings import check_can_generate, check_room, generating_with, one_sequence, stop_texts
-from headprobe.trace.tracer import HeadTracer
-from headprobe.values import dense
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from headprobe.trace.tracer import HeadTracer
+
 __all__ = ["Generation", "generate"]
+
+
+# What generates several sequences, runs the model more than once per token, or returns something else than tokens.
+_ONE_SEQUENCE: dict[str, Any] = {
+    "do_sample": False,
+    "num_beams": 1,
+    "num_return_sequences": 1,
+    "num_beam_groups": None,
+    "penalty_alpha": None,
+    "constraints": None,
+    "force_words_ids": None,
+    "dola_layers": None,
+    "use_mtp": None,
+    "prompt_lookup_num_tokens": None,
+    "assistant_early_exit": None,
+    "prefill_chunk_size": None,
+    "max_length": None,
+    "use_cache": True,
+    "disable_compile": True,
+    "return_dict_in_generate": False,
+    "output_attentions": False,
+    "output_hidden_states": False,
+    "output_scores": False,
+    "output_logits": False,
+    "stop_strings": None,
+}
+
+
+# What only sampling or beams look at, and transformers warns about elsewhere.
+_UNUSED = ("temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
+
+
+_UNUSED += ("early_stopping", "length_penalty")
+
+
+def _check_can_generate(model: Model) -> None:
+    """Refuse a model that cannot generate."""
+    can = getattr(model.module, "can_generate", None)
+    if can is None or not can() or model.adapter.padding_side != "left":
+        raise UnsupportedModelError(
+            f"{model.name} cannot generate: {type(model.module).__name__} has no language head, or reads its input "
+            "in both directions. Generation needs a decoder with a language head, such as a ...ForCausalLM."
+        )
+
+
+def _check_room(model: Model, width: int, max_new_tokens: int) -> None:
+    """Refuse prompts that leave no positions for what is to be generated."""
+    get = getattr(model.config, "get_text_config", None)
+    limit = getattr(get() if callable(get) else model.config, "max_position_embeddings", None)
+    # The last generated token is not fed back.
+    if limit is not None and width + max_new_tokens - 1 > limit:
+        raise InputError(
+            f"A prompt has {width} tokens and max_new_tokens is {max_new_tokens}, but {model.name} has {limit} "
+            "positions; shorten one of them."
+        )
+
+
+def _stop_texts(model: Model, stop: Sequence[str] | None) -> tuple[str, ...]:
+    """The stop texts given and those of the checkpoint."""
+    if isinstance(stop, str) or not all(isinstance(text, str) and text for text in stop or ()):
+        raise InputError(f"stop is {stop!r}; give a list of texts that are not empty.")
+    own = getattr(model.module.generation_config, "stop_strings", None) or ()
+    return tuple(dict.fromkeys([*(stop or ()), *([own] if isinstance(own, str) else own)]))
+
+
+def _one_sequence(model: Model, max_new_tokens: int) -> Any:
+    """The checkpoint's generation settings, for one sequence with one pass per token."""
+    settings = copy.deepcopy(model.module.generation_config)
+    scale = getattr(settings, "guidance_scale", None)
+    if scale is not None and scale != 1:
+        raise UnsupportedModelError(
+            f"{model.name} generates with guidance_scale={scale}, which runs the model twice per token, so a step has "
+            "no single head output. Set model.module.generation_config.guidance_scale = None."
+        )
+    for name, value in (_ONE_SEQUENCE | dict.fromkeys(_UNUSED) | {"max_new_tokens": max_new_tokens}).items():
+        if hasattr(settings, name):
+            setattr(settings, name, value)
+    return settings
+
+
+@contextmanager
+def _generating_with(module: Any, settings: Any) -> Iterator[None]:
+    """Let a module's ``generate`` use other settings inside a block."""
+    before = module.generation_config
+    module.generation_config = settings
+    try:
+        yield
+    finally:
+        module.generation_config = before
+
+
+@dataclass(frozen=True)
+class _Sampling:
+    """Settings of drawing tokens instead of taking the most likely one."""
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    random_state: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < float("inf"):
+            raise InputError(f"temperature is {self.temperature!r}; it must be positive and finite.")
+        if self.top_k is not None and (isinstance(self.top_k, bool) or self.top_k != int(self.top_k) or self.top_k < 1):
+            raise InputError(f"top_k is {self.top_k!r}; it must be an integer of at least 1, or None for all tokens.")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise InputError(f"top_p is {self.top_p!r}; it must lie in (0, 1], or be None for all tokens.")
+        if isinstance(self.random_state, bool) or not isinstance(self.random_state, int) or self.random_state < 0:
+            raise InputError(f"random_state is {self.random_state!r}; give an integer of at least 0.")
+
+    def probabilities(self, scores: Float[Tensor, "batch token"]) -> Float[Tensor, "batch token"]:
+        """Probabilities of the next token."""
+        ranked, order = (scores.double().cpu() / self.temperature).sort(dim=-1, descending=True, stable=True)
+        if self.top_k is not None:
+            ranked[:, self.top_k :] = -torch.inf
+        shares = ranked.softmax(-1)
+        if self.top_p is not None:
+            before = shares.cumsum(-1) - shares
+            shares = torch.where(before < self.top_p, shares, 0)
+            shares = shares / shares.sum(-1, keepdim=True)
+        return torch.zeros_like(shares).scatter(-1, order, shares)
+
+
+class _Draw:
+    """Draws the next token of every example; a logits processor."""
+
+    def __init__(self, sampling: _Sampling, examples: Sequence[str]) -> None:
+        self._sampling = sampling
+        self._generators = [_generator(sampling.random_state, name) for name in examples]
+
+    def __call__(self, input_ids: Int[Tensor, "batch token"], scores: Float[Tensor, "batch vocabulary"]) -> Tensor:
+        """Scores that leave only the drawn token of each example."""
+        ends = self._sampling.probabilities(scores).cumsum(-1)
+        points = torch.tensor([[generator.random()] for generator in self._generators], dtype=ends.dtype)
+        # The first token whose cumulative probability exceeds the point, so never one of probability 0; rounding
+        # can put the point at the very end, which is the last token that has a probability.
+        last = (ends < ends[:, -1:]).sum(-1, keepdim=True)
+        drawn = torch.searchsorted(ends, points * ends[:, -1:], right=True).minimum(last)
+        chosen = torch.full_like(scores, -torch.inf)
+        return chosen.scatter(-1, drawn.to(scores.device), 0.0)
+
+
+def _generator(seed: int, name: str) -> np.random.Generator:
+    digest = hashlib.sha256(f"{seed}\n{name}".encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:16], "little"))
+
+
+class _Stop:
+    """Ends an example when its generated text contains one of some texts; a stopping criterion."""
+
+    def __init__(self, texts: Sequence[str], tokenizer: Any, n_prompt: int) -> None:
+        self._texts = tuple(texts)
+        self._tokenizer = tokenizer
+        self._n_prompt = n_prompt
+        self.lengths: dict[int, int] = {}
+
+    def __call__(self, input_ids: Int[Tensor, "batch token"], scores: Any, **_: Any) -> Bool[Tensor, " batch"]:
+        """Which examples have ended."""
+        generated = input_ids[:, self._n_prompt :].tolist()
+        for row, tokens in enumerate(generated):
+            if row not in self.lengths:
+                text = self._tokenizer.decode(tokens)
+                if any(stop in text for stop in self._texts):
+                    self.lengths[row] = len(tokens)
+        return torch.tensor([row in self.lengths for row in range(len(generated))], device=input_ids.device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,22 +329,21 @@ def generate(
     >>> [z.shape for z in made.z]  # step, entry, d_head
     [torch.Size([3, 4, 4]), torch.Size([3, 4, 4])]
     """
-    tracer = model if isinstance(model, HeadTracer) else HeadTracer(model)
-    model = tracer.model
-    check_can_generate(model)
+    model = model_of(model)
+    _check_can_generate(model)
     for option, count in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise InputError(f"{option} is {count!r}; it must be an integer of at least 1.")
     if on_error not in ("raise", "skip"):
         raise InputError(f"on_error is {on_error!r}; choose 'raise' or 'skip'.")
     sampling = _sampling(do_sample, temperature, top_k, top_p, random_state)
-    ends = stop_texts(model, stop)
-    listed, named = as_examples(examples), as_prompts(prompt)
+    ends = _stop_texts(model, stop)
+    listed, named = _as_examples(examples), _as_prompts(prompt)
     if len(named) != 1:
         raise InputError(f"prompt is {prompt!r}; generation takes one prompt.")
     ((name, text),) = named.items()
     model.adapter.check_prompt(name, text)
-    settings = one_sequence(model, max_new_tokens)
+    settings = _one_sequence(model, max_new_tokens)
 
     how = f"generate(max_new_tokens={max_new_tokens}, sampling={sampling!r}, stop={list(ends)!r})"
     collected = Collected(Position(how, lambda tokens: tokens.mask, "each"), named)
@@ -202,7 +365,7 @@ def generate(
         raise InputError(
             f"None of the {len(listed)} examples could be read; the first: {skipped[0][0]}: {skipped[0][1]}."
         )
-    provenance = tracer.provenance(named, None, frames.pop() if len(frames) == 1 else None)
+    provenance = provenance_of(model, named, None, frames.pop() if len(frames) == 1 else None)
     provenance = dataclasses.replace(provenance, positions=how)
     activations = collected.activations(wanted.heads, provenance, model.tokenizer, skipped)
     steps = {
@@ -214,7 +377,7 @@ def generate(
         tokens=tuple(one.tokens for one in made),
         finished=tuple(one.finished for one in made),
         activations=dataclasses.replace(
-            activations, values=dense(activations.tensors), examples=activations.examples.assign(**steps)
+            activations, values=_dense(activations.tensors), examples=activations.examples.assign(**steps)
         ),
         examples=example_table(kept),
         skipped=tuple(skipped),
@@ -231,9 +394,9 @@ class _Made:
 
 def _sampling(
     do_sample: bool, temperature: float | None, top_k: int | None, top_p: float | None, random_state: int
-) -> Sampling | None:
+) -> _Sampling | None:
     if do_sample:
-        return Sampling(1.0 if temperature is None else temperature, top_k, top_p, random_state)
+        return _Sampling(1.0 if temperature is None else temperature, top_k, top_p, random_state)
     options = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     given = [name for name, value in options.items() if value is not None]
     if given:
@@ -247,20 +410,20 @@ def _generate(
     wanted: Wanted,
     batch: Batch,
     settings: Any,
-    sampling: Sampling | None,
+    sampling: _Sampling | None,
     ends: Sequence[str],
 ) -> tuple[Reading, list[_Made]]:
     """Generate for one batch: what was read, with a row per example and step, and what was generated."""
     from transformers import LogitsProcessorList, StoppingCriteriaList
 
-    check_inputs(inputs)
+    _check_inputs(inputs)
     width = inputs.inputs["input_ids"].shape[1]
-    check_room(model, width, settings.max_new_tokens)
-    stop = Stop(ends, model.tokenizer, width)
+    _check_room(model, width, settings.max_new_tokens)
+    stop = _Stop(ends, model.tokenizer, width)
     options: dict[str, Any] = {"stopping_criteria": StoppingCriteriaList([stop] if ends else [])}
     if sampling is not None:
         assert batch.examples is not None
-        options["logits_processor"] = LogitsProcessorList([Draw(sampling, batch.examples)])
+        options["logits_processor"] = LogitsProcessorList([_Draw(sampling, batch.examples)])
     if "logits_to_keep" in model.accepts:
         # A place, not a number of them: with a number, Gemma 4 leaves the other tokens out of its last layers, where
         # an edit may be meant for them.
@@ -268,7 +431,7 @@ def _generate(
     arguments = {name: value.to(model.device) for name, value in inputs.inputs.items()}
     points = points_of(model, wanted)
     reads = [point.reading(lambda values: values[:, -1].clone()) for point in points]
-    with take_turns(model.module), generating_with(model.module, settings):
+    with take_turns(model.module), _generating_with(model.module, settings):
         passes, sequences = run_steps(model.module, arguments, reads, _joined, options, batch)
     sequences = sequences.cpu()
     made = [_made(tokens, settings.eos_token_id, stop.lengths.get(i)) for i, tokens in enumerate(sequences[:, width:])]

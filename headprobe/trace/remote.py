@@ -21,14 +21,16 @@ from nnsight.modeling.transformers import TransformersModel  # noqa: E402
 
 from headprobe.errors import HeadprobeError, InputError, UnsupportedModelError  # noqa: E402
 from headprobe.models.adapter import Adapter, adapter_for, families  # noqa: E402
-from headprobe.models.checkpoint import check_attention, read_tokenizer  # noqa: E402
+from headprobe.models.loading import _check_attention, _read_tokenizer  # noqa: E402
 from headprobe.models.model import Model  # noqa: E402
-from headprobe.sites import HeadSite, discover  # noqa: E402
-from headprobe.trace.plan import active  # noqa: E402
-from headprobe.trace.reading import Point  # noqa: E402
-from headprobe.trace.rows import Rows, read_together  # noqa: E402
+from headprobe.models.sites import HeadSite, discover  # noqa: E402
+from headprobe.trace._forward import active  # noqa: E402
+from headprobe.trace._readout import Point  # noqa: E402
+from headprobe.trace._rows import Rows, read_together  # noqa: E402
 
-__all__ = ["RemoteModel", "load_remote", "remote_pass"]
+__all__ = [
+    "RemoteModel",
+]
 
 _TASKS = {"AutoModelForCausalLM": "text-generation", "AutoModel": "feature-extraction"}
 
@@ -53,6 +55,11 @@ class RemoteModel(Model):
     ----------
     nnsight
         nnsight's model, for ``with model.nnsight.trace(..., remote=True)``.
+
+    Examples
+    --------
+    >>> import headprobe
+    >>> headprobe.load("meta-llama/Llama-3.1-8B", remote=True)  # doctest: +SKIP
     """
 
     def __init__(
@@ -81,19 +88,17 @@ class RemoteModel(Model):
 
     @property
     def device(self) -> torch.device:
-        """Where inputs are made and what was read arrives: the CPU."""
         return torch.device("cpu")
 
     @property
     def weights_hash(self) -> str:
-        """The checkpoint and its revision, because its weights cannot be seen from here."""
         return f"{self.name}@{self.revision or 'main'}, on NDIF"
 
     def __repr__(self) -> str:
         return f"RemoteModel({self.name!r}, {self.config.model_type}, {len(self.heads)} heads, remote={self.remote!r})"
 
 
-def load_remote(
+def _load_remote(
     model: Any,
     remote: bool | str,
     *,
@@ -102,35 +107,7 @@ def load_remote(
     sites: Sequence[HeadSite] | None = None,
     unused: Mapping[str, Any] | None = None,
 ) -> RemoteModel:
-    """Prepare a text model of the hub that runs on NDIF's servers.
-
-    Parameters
-    ----------
-    model
-        Its name on the hub.
-    remote
-        Passed on to nnsight: True for NDIF; the address of another server; or ``local``, nnsight's rehearsal, which
-        packs the code as for a server, unpacks it without the modules that a server lacks, and runs it here.
-    tokenizer
-        A tokenizer; None to read the checkpoint's.
-    revision
-        Revision on the hub.
-    sites
-        Where the heads are, if they cannot be discovered.
-    unused
-        Arguments of `headprobe.load` that mean nothing for such a model: refused where they are set.
-
-    Returns
-    -------
-    RemoteModel
-
-    Raises
-    ------
-    InputError
-        No key is set, the model is no name, there is no such checkpoint, or an argument does not apply.
-    UnsupportedModelError
-        The model takes more than text.
-    """
+    """Prepare a text model of the hub that runs on NDIF's servers."""
     if remote != "local" and not CONFIG.API.APIKEY:
         raise InputError(
             f"remote={remote!r} runs {model!r} on NDIF's servers, which needs a key: get one from NDIF "
@@ -149,7 +126,7 @@ def load_remote(
     adapter = adapter_for(config.model_type) if known else None
     if (adapter is not None and adapter.modality != "text") or config.get_text_config() is not config:
         raise UnsupportedModelError(f"remote={remote!r} is for text models; {name} is a {config.model_type}.")
-    tokenizer = read_tokenizer(name, revision) if tokenizer is None else tokenizer
+    tokenizer = _read_tokenizer(name, revision) if tokenizer is None else tokenizer
     commit = getattr(config, "_commit_hash", None) or revision
     own = copy.deepcopy(tokenizer)  # nnsight changes how it pads
     with warnings.catch_warnings():
@@ -157,46 +134,20 @@ def load_remote(
         warnings.filterwarnings("ignore", message="Module '.*' has a submodule named", category=UserWarning)
         traced = TransformersModel(name, task=_task(config, adapter), tokenizer=own, revision=revision)
     if adapter is None:
-        from headprobe.models.loading import generic_adapter
+        from headprobe.models.loading import _generic_adapter
 
-        adapter = generic_adapter(traced._module, discover(traced._module) if sites is None else sites)
+        adapter = _generic_adapter(traced._module, discover(traced._module) if sites is None else sites)
     return RemoteModel(traced, adapter, tokenizer, name, commit, sites, remote)
 
 
-def remote_pass(
+def _remote_pass(
     model: RemoteModel,
     arguments: Mapping[str, Any],
     points: Sequence[Point],
     rows: Sequence[Rows],
     logits: bool,
 ) -> tuple[list[Float[Tensor, "row kept"]], Float[Tensor, "batch 1 vocabulary"] | None]:
-    """One pass on a server.
-
-    Parameters
-    ----------
-    model
-        The model.
-    arguments
-        Of its forward.
-    points
-        What to read, in the order in which the pass reaches it.
-    rows
-        The rows of every position.
-    logits
-        Whether to get the logits at the last column, too.
-
-    Returns
-    -------
-    (list of Tensor, Tensor or None)
-        What each point gave, the rows of all positions one after another; the logits.
-
-    Raises
-    ------
-    UnsupportedModelError
-        Edits are in force.
-    HeadprobeError
-        The server cannot be reached or could not do it; it says why.
-    """
+    """One pass on a server."""
     if active(model.module):
         raise UnsupportedModelError(f"{model.name} runs on NDIF's servers, where headprobe makes no edits.")
     pairs = [torch.stack([part.example[:, None].expand_as(part.columns), part.columns]).flatten(1) for part in rows]
@@ -251,7 +202,7 @@ def _config(name: str, revision: str | None) -> Any:
             f"The configuration of {name!r} cannot be loaded: {str(error).strip().splitlines()[0]} Give the name of a "
             "model of the hub; only its configuration and tokenizer are loaded here."
         ) from error
-    check_attention(config, name)
+    _check_attention(config, name)
     return config
 
 

@@ -10,20 +10,16 @@ from tqdm.auto import tqdm
 
 from headprobe.activations import HeadActivations
 from headprobe.errors import InputError
-from headprobe.examples import Example, as_examples, as_prompts
+from headprobe.examples import Example, _as_examples, _as_prompts
 from headprobe.heads import Head
 from headprobe.models.adapter import ModelInputs
 from headprobe.models.model import Model
 from headprobe.provenance import Provenance
-from headprobe.trace.answers import answer_ids as ids_of_answers
-from headprobe.trace.batching import Batches, BatchSize, Forecast
-from headprobe.trace.collected import Collected
-from headprobe.trace.forward import take_turns
-from headprobe.trace.intake import encode, heads_of, prepare
-from headprobe.trace.passes import full_pass, prompt_passes
-from headprobe.trace.plan import active
-from headprobe.trace.positions import Position, last
-from headprobe.trace.reading import Positions, Reading, Wanted, named_positions
+from headprobe.trace._batching import Batches, BatchSize, Forecast
+from headprobe.trace._passes import answer_ids as ids_of_answers
+from headprobe.trace._passes import encode, full_pass, heads_of, prepare, prompt_passes, provenance_of
+from headprobe.trace._readout import Collected, Positions, Reading, Wanted, named_positions
+from headprobe.trace.positions import Position
 
 if TYPE_CHECKING:
     from headprobe.trace.generate import Generation
@@ -115,7 +111,7 @@ class HeadTracer:
         examples
             Texts, clips (uint8 [frame, height, width, 3]), objects with ``read()``, or `Example` objects.
         prompts
-            None, one prompt, a list or a mapping; see `headprobe.examples.as_prompts`.
+            None, one prompt, a list or a mapping; see `headprobe.examples._as_prompts`.
         heads
             Heads to read, in the order of the entries; None for all softmax heads. Heads of another kind are read
             when they are named. Heads of several sizes are kept apart, see `HeadActivations`.
@@ -125,7 +121,7 @@ class HeadTracer:
             ``.per_frame()`` every selected token or step of an example is a row of its own.
         batch_size
             Examples per forward pass, which has to fit into memory; or ``"auto"``, which starts with 16 on a CPU and 64
-            elsewhere and halves the number where memory runs out. A `headprobe.trace.batching.BatchSize` that several
+            elsewhere and halves the number where memory runs out. A `headprobe.trace._batching.BatchSize` that several
             calls share keeps what it was halved to.
         resid_post
             Whether to keep the residual stream after every block at the same positions.
@@ -164,7 +160,7 @@ class HeadTracer:
         if on_error not in ("raise", "skip"):
             raise InputError(f"on_error is {on_error!r}; choose 'raise' or 'skip'.")
         size = BatchSize.of(batch_size, self.model.device)
-        listed, named = as_examples(examples), as_prompts(prompts)
+        listed, named = _as_examples(examples), _as_prompts(prompts)
         for name, prompt in named.items():
             self.model.adapter.check_prompt(name, prompt)
         wanted = Wanted(heads_of(self.model, heads), named_positions(positions), resid_post, self._answer_ids(answers))
@@ -378,7 +374,7 @@ class HeadTracer:
         UnsupportedModelError
             The model cannot generate.
         """
-        from headprobe.trace.generate import generate  # which needs a tracer itself
+        from headprobe.trace.generate import generate
 
         return generate(
             self,
@@ -415,22 +411,7 @@ class HeadTracer:
         -------
         Provenance
         """
-        model = self.model
-        with take_turns(model.module):  # a pass of another thread may be using another implementation
-            attention = str(getattr(model.config, "_attn_implementation", ""))
-        return Provenance(
-            model=model.name,
-            revision=model.revision,
-            weights_hash=model.weights_hash,
-            dtype=str(model.dtype).removeprefix("torch."),
-            attention=attention,
-            adapter=model.adapter.name,
-            processor=model.processor_hash,
-            prompts=dict(prompts),
-            positions=repr(last() if position is None else position),
-            frames=frames,
-            edits=active(model.module),
-        )
+        return provenance_of(self.model, prompts, position, frames)
 
     def _kept_bytes(self, wanted: Wanted, n_prompts: int) -> int:
         """Bytes that stay of an example, where every position has one row."""

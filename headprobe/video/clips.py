@@ -17,7 +17,7 @@ from headprobe.video.decode import shared_reader
 if TYPE_CHECKING:
     from headprobe.examples import Example
 
-__all__ = ["Clip", "Segment", "clip_examples", "find_videos", "sample_indices", "segments"]
+__all__ = ["Clip", "Segment", "clip_examples", "sample_indices", "segments"]
 
 VIDEO_SUFFIXES = frozenset(
     {".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts"}
@@ -264,39 +264,10 @@ def clip_examples(
     ]
 
 
-def find_videos(
+def _find_videos(
     sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
 ) -> list[Path]:
-    """The video files that files and folders stand for.
-
-    Parameters
-    ----------
-    sources
-        Files, which are taken as they are (also missing ones, so that reading them says so), and folders,
-        which are searched with their subfolders for names with the ending of a video; names that start
-        with a dot are left out.
-
-    Returns
-    -------
-    list of Path
-        In the order of the sources, sorted by path within a folder, each file once.
-
-    Raises
-    ------
-    InputError
-        If there are no sources, or a folder holds no video.
-    VideoError
-        If a folder cannot be listed.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     for name in ("b.mp4", "a.AVI", "notes.txt"):
-    ...         _ = (Path(folder) / name).write_bytes(b"")
-    ...     [path.name for path in find_videos(folder)]
-    ['a.AVI', 'b.mp4']
-    """
+    """The video files that files and folders stand for."""
     if isinstance(sources, str | os.PathLike):
         sources = [sources]
     found: dict[str, Path] = {}

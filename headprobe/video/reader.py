@@ -14,16 +14,103 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import av
 import numpy as np
+from av.stream import Disposition
 from jaxtyping import Float, Int, UInt8
 
-from headprobe._notice import notice
+from headprobe._validation import notice
 from headprobe.errors import InputError, VideoError
-from headprobe.video.container import check_file, error_text
-from headprobe.video.index import FAULTS, clock, display_turn, scan
-from headprobe.video.stream import check_complete, open_stream
+from headprobe.video._container import (
+    FAULTS,
+    FrameIndex,
+    check_file,
+    clock,
+    declared_size,
+    display_turn,
+    error_text,
+    scan,
+    shortfall,
+    why_not_a_video,
+)
 
-__all__ = ["VideoInfo", "VideoReader"]
+__all__ = [
+    "VideoInfo",
+    "VideoReader",
+]
+
+
+# "explode" makes a decoder report damage instead of filling the picture in with guesses.
+_DECODER_OPTIONS = {"err_detect": "explode"}
+
+
+_FORMAT_OPTIONS = {"protocol_whitelist": "file"}  # a file that points at an address shall not be followed
+
+
+def _open_stream(path: str) -> tuple[Any, Any]:
+    """Open a file and its first video stream."""
+    try:
+        container = _open(path)
+    except FAULTS as error:
+        raise VideoError(path, why_not_a_video(path, error)) from error
+    try:
+        cover = Disposition.attached_pic  # the cover picture of a sound file is no video
+        streams = [one for one in container.streams.video if not one.disposition & cover]
+        if not streams:
+            kinds = ", ".join(sorted({one.type for one in container.streams})) or "none"
+            cut = shortfall(path)
+            why = f"there is no video stream in the file (streams: {kinds})"
+            raise VideoError(path, f"{why}; {cut}" if cut else why)
+        stream: Any = streams[0]
+        if stream.codec_context is None:
+            raise VideoError(path, "there is no decoder for its video stream")
+        stream.codec_context.options = dict(_DECODER_OPTIONS)
+    except BaseException:
+        container.close()
+        raise
+    return container, stream
+
+
+def _check_complete(path: str, container: Any, stream: Any, index: FrameIndex) -> None:
+    """Refuse a file that promises more frames than it holds."""
+    found, damage, claimed = index.n_packets, index.damage, stream.frames
+    if index.n_orphans:
+        raise VideoError(
+            path,
+            f"its first {index.n_orphans} of {found} frames cannot be decoded, because no key "
+            "frame comes before them; cut the file there",
+        )
+    if claimed and claimed <= found:
+        return  # what was lost, if anything, is not video
+    cut = shortfall(path)
+    measured = not claimed or declared_size(path) is not None
+    if not cut and not damage and measured and _all_there(path, container, stream):
+        return  # complete by its own lengths: the header's count is absent or wrong; frames are counted
+    why = cut or f"the file was cut short or is damaged ({damage or 'its table of frames is incomplete'})"
+    of = f" of {claimed}"
+    if not claimed:
+        seconds = (container.duration or 0) / av.time_base
+        about = round(seconds * float(stream.average_rate or 0))
+        of = f" of about {about}" if about > found else ""
+    raise VideoError(path, f"{why}: only {found}{of} frames could be decoded")
+
+
+def _all_there(path: str, container: Any, stream: Any) -> bool:
+    """Whether an MP4 file's table of frames lists as many as it says; an edit list may hide some of them."""
+    claimed = stream.frames
+    if not claimed or "mov" not in container.format.name:
+        return True
+    try:
+        with _open(path, ignore_editlist="1") as again:
+            return claimed <= sum(packet.size > 0 for packet in again.demux(again.streams[stream.index]))
+    except FAULTS:
+        return False
+
+
+def _open(path: str, **options: str) -> Any:
+    # An absolute path, because FFmpeg takes "name:" at the start of a relative one for a protocol.
+    return av.open(os.path.abspath(path), options={**_FORMAT_OPTIONS, **options})
+
 
 _SEEK_GAIN = 8  # decode forward rather than seek if that costs at most this many frames more
 
@@ -96,7 +183,7 @@ class VideoReader:
     Examples
     --------
     >>> import tempfile
-    >>> from headprobe.video.encode import write_video
+    >>> from headprobe.video.decode import write_video
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = write_video(f"{folder}/grey.mp4", np.full((12, 32, 48, 3), 128, np.uint8), fps=10)
     ...     with VideoReader(path) as video:
@@ -117,7 +204,7 @@ class VideoReader:
         try:
             self._open()
             self._index = scan(self._container, self._stream)
-            check_complete(self.path, self._container, self._stream, self._index)
+            _check_complete(self.path, self._container, self._stream, self._index)
             self._open()
             self._measure()
         except BaseException:
@@ -186,7 +273,7 @@ class VideoReader:
     def _open(self) -> None:
         """Open the file, or open it again, with the decoder before the first frame."""
         self.close()
-        self._container, self._stream = open_stream(self.path)
+        self._container, self._stream = _open_stream(self.path)
         self._decoder, self._position = self._decode(None), 0
 
     def _measure(self) -> None:
@@ -220,11 +307,7 @@ class VideoReader:
         self.info = VideoInfo(self.path, fps, n, width, height, duration, even)
 
     def _decode(self, floor: int | None) -> Iterator[Any]:
-        """Frames from the demuxer's place on, without the packets shown before `floor`.
-
-        After a seek into open groups of pictures, packets that follow the key frame and are shown before it
-        refer to pictures that were not decoded; they belong to the group before.
-        """
+        """Frames from the demuxer's place on, without the packets shown before `floor`."""
         for packet in self._container.demux(self._stream):
             if packet.size and floor is not None and packet.pts is not None and packet.pts < floor:
                 continue

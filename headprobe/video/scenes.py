@@ -6,29 +6,48 @@ Scenes of the splits never overlap; the events of :data:`HELD_OUT_EVENTS` are ne
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
+from tqdm.auto import tqdm
 
+from headprobe._files import write_json
 from headprobe.errors import InputError
-from headprobe.video.scene_actors import Actor
-from headprobe.video.scene_render import FAMILIES, Camera, Scene, render
-from headprobe.video.scene_stories import WRITERS, Stage, passers_by, road_traffic
-from headprobe.video.stretches import stretches
+from headprobe.video._scene_drawing import FAMILIES, Actor, Camera, Scene, render
+from headprobe.video._scene_stories import WRITERS, Stage, passers_by, road_traffic
+from headprobe.video.decode import write_video
+from headprobe.video.spans import stretches
 
 if TYPE_CHECKING:
     from headprobe.examples import Example
 
+
 FPS = 10.0
+
+
 FRAMES_PER_STEP = 2  # a clip samples every second frame
+
+
 SEGMENT_FRAMES = 16
+
+
 CLIP_FRAMES = 8
+
+
 SEEN_EVENTS = ("running", "fall", "fight", "vehicle", "bag")
+
+
 HELD_OUT_EVENTS = ("explosion", "panic")
+
+
 EVENTS = SEEN_EVENTS + HELD_OUT_EVENTS
+
+
 SPLITS = {
     "train": (0, 2000),
     "calibration": (20_000, 30_000),
@@ -81,7 +100,7 @@ def _camera(
     ), float(base)
 
 
-def pick_scene(rng: np.random.Generator, split: str) -> Scene:
+def _pick_scene(rng: np.random.Generator, split: str) -> Scene:
     """A random place of a split (a key of :data:`SPLITS`)."""
     if split not in SPLITS:
         raise InputError(f"unknown split {split!r}; expected one of {tuple(SPLITS)}")
@@ -134,7 +153,7 @@ def clip(
     start = float(rng.uniform(4 - duration, 4.5))
     times = np.arange(CLIP_FRAMES, dtype=float)
     return film(
-        pick_scene(rng, split),
+        _pick_scene(rng, split),
         times,
         event=event,
         interval=(start, start + duration),
@@ -150,7 +169,7 @@ def untrimmed(seed: int | Sequence[int], *, split: str, event: str | None, n_fra
     duration = float(rng.uniform(0.2, 0.42) * length)
     start = float(rng.uniform(0.06 * length, 0.94 * length - duration))
     return film(
-        pick_scene(rng, split),
+        _pick_scene(rng, split),
         np.arange(n_frames) / FRAMES_PER_STEP,
         event=event,
         interval=(start, start + duration),
@@ -184,3 +203,79 @@ def labelled_clips(
         group = f"{shot.scene.family}-{shot.scene.seed}"
         examples.append(Example(shot.frames, id=f"{group}-{attempt}", label=label, group=group))
     return examples
+
+
+NORMAL = "normal"
+
+
+UPSCALE = 2  # two file pixels per rendered pixel, so that 4:2:0 chroma loses nothing
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledVideo:
+    """A video file with its frame-exact truth (1 while an event is under way)."""
+
+    path: Path
+    name: str
+    event: str
+    scene: str
+    truth: Bool[np.ndarray, " frame"]
+
+
+def write_videos(
+    folder: str | os.PathLike[str],
+    split: str,
+    counts: Mapping[str, int],
+    *,
+    seed: int = 0,
+    n_frames: int = 160,
+    progress: bool = True,
+) -> list[LabelledVideo]:
+    """Render ``counts[event]`` videos per kind of event (``"normal"``: none) and write them with ``annotations.json``.
+
+    Parameters
+    ----------
+    folder
+        Created if missing. File names do not tell the label.
+    split
+        Which scenes: a key of :data:`headprobe.video.scenes.SPLITS`.
+    counts
+        How many videos of each kind.
+    seed
+        The same seed gives the same pixels.
+    n_frames
+        Length at :data:`headprobe.video.scenes.FPS` frames per second.
+    progress
+        Whether to show a progress bar.
+
+    Raises
+    ------
+    InputError
+        For an unknown split or event, or no videos at all.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    plan = [(event, i) for event, count in counts.items() for i in range(count)]
+    if not plan:
+        raise InputError(f"no videos were asked for: counts is {dict(counts)}")
+    order = np.random.default_rng([seed, len(plan)]).permutation(len(plan))
+    videos: list[LabelledVideo] = []
+    for number, index in enumerate(tqdm(order, desc=f"render {split}", unit="video", disable=not progress)):
+        event, i = plan[index]
+        kind = list(counts).index(event)
+        shot = untrimmed([seed, kind, i], split=split, event=None if event == NORMAL else event, n_frames=n_frames)
+        name = f"{split}_{number:03d}"
+        big = shot.frames.repeat(UPSCALE, 1).repeat(UPSCALE, 2)
+        path = write_video(folder / f"{name}.mp4", big, FPS, crf=14)
+        videos.append(LabelledVideo(path, name, event, f"{shot.scene.family}-{shot.scene.seed}", shot.truth))
+    table = {
+        v.path.name: {
+            "event": v.event,
+            "scene": v.scene,
+            "intervals": stretches(v.truth),
+            "n_frames": len(v.truth),
+        }
+        for v in videos
+    }
+    write_json(folder / "annotations.json", {"split": split, "fps": FPS, "seed": seed, "videos": table})
+    return videos

@@ -7,7 +7,7 @@ import torch
 import transformers
 
 from families import MEAN, STD, Family, randomise
-from headprobe.models.vision_tower import PictureTokens
+from headprobe.models.vision_tower import _PictureTokens
 
 SIZES = {
     "hidden_size": 32,
@@ -56,7 +56,7 @@ def family(name: str, kind: str, settings, part: str = "Vision", processor: str 
     return Family(
         name,
         make(kind, part),
-        PictureTokens,
+        _PictureTokens,
         settings,
         contents,
         processor=lambda tokenizer: getattr(transformers, f"{processor or kind}ImageProcessor")(**settings),

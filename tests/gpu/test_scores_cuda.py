@@ -7,8 +7,7 @@ import pytest
 import torch
 from equality import close
 
-from headprobe.metrics.metric import METRICS
-from headprobe.metrics.saliency import saliency
+from headprobe.metrics.saliency import METRICS, saliency
 from headprobe.metrics.significance import bootstrap_intervals, max_statistic
 
 pytestmark = [

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from headprobe.cli import app
-from headprobe.headhunt.calibration import sample_videos
-from headprobe.headhunt.datasets import (
+from headprobe.cli.app import app
+from headprobe.datasets import (
     XD_VIOLENCE_CLASSES,
     check_dataset,
     from_table,
@@ -22,7 +21,7 @@ from headprobe.headhunt.datasets import (
     read_truth,
     xd_violence_classes,
 )
-from headprobe.headhunt.evaluate import (
+from headprobe.evaluation import (
     blind_scores,
     bootstrap_difference,
     bootstrap_videos,
@@ -31,6 +30,7 @@ from headprobe.headhunt.evaluate import (
     full_evaluation,
     read_scores,
 )
+from headprobe.headhunt.calibration import sample_videos
 
 DATA = Path(os.environ.get("HEADPROBE_DATA") or Path(__file__).parents[3] / "shared" / "data")
 LABELS = DATA / "ground_truth"

@@ -16,8 +16,8 @@ from families.internvl import FAMILIES
 
 from headprobe.activations import HeadActivations, example_table
 from headprobe.errors import InputError
+from headprobe.evaluation import evaluate, read_scores
 from headprobe.examples import Example
-from headprobe.headhunt.evaluate import evaluate, read_scores
 from headprobe.heads import HeadSet
 from headprobe.provenance import Provenance
 from headprobe.video.decode import probe

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from headprobe.headhunt.datasets import load_dataset
-from headprobe.headhunt.evaluate import evaluate
+from headprobe.datasets import load_dataset
+from headprobe.evaluation import evaluate
 from headprobe.video.decode import shared_reader
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from headprobe.cli import app
-from headprobe.headhunt.datasets import parse_ped2_ground_truth
+from headprobe.cli.app import app
+from headprobe.datasets import parse_ped2_ground_truth
 
 DATA = Path(os.environ.get("HEADPROBE_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"no data folder at {DATA}; set HEADPROBE_DATA")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from equality import same
 
-from headprobe.video.clips import clip_examples, find_videos
+from headprobe.video.clips import _find_videos, clip_examples
 from headprobe.video.decode import VideoReader, probe
 
 DATA = Path(os.environ.get("HEADPROBE_DATA") or Path(__file__).parents[3] / "shared" / "data")
@@ -34,7 +34,7 @@ EXCERPTS = {  # name starts with -> frames (its name says first and last), width
 
 @needs_ped2
 def test_ped2_is_complete():
-    infos = {path.stem: probe(path) for path in find_videos(DATA / "ped2")}
+    infos = {path.stem: probe(path) for path in _find_videos(DATA / "ped2")}
     assert {(info.width, info.height, info.fps, info.constant_rate) for info in infos.values()} == {
         (360, 240, 10.0, True)
     }
@@ -48,7 +48,7 @@ def test_ped2_is_complete():
 
 @needs_ped2
 def test_every_ped2_frame_decodes():
-    for path in find_videos(DATA / "ped2"):
+    for path in _find_videos(DATA / "ped2"):
         with VideoReader(path) as video:
             n, total = 0, 0.0
             for frame in video:
@@ -83,7 +83,7 @@ def test_excerpts_decode_exactly(name):
 
 @needs_clips
 def test_excerpts_cut_into_clips():
-    for path in find_videos(DATA / "clips"):
+    for path in _find_videos(DATA / "clips"):
         examples = clip_examples(path, length=48, n_samples=8)
         assert examples[-1].span[1] == probe(path).n_frames
         for example in examples:

@@ -17,7 +17,7 @@ from tiny_models import by_head, hooked, hooks
 import headprobe
 from headprobe import HeadTracer, positions
 from headprobe.errors import HeadprobeWarning, PaddingError
-from headprobe.sites import block_paths, output_bias, output_weights
+from headprobe.models.sites import _output_bias, _output_weights, block_paths
 
 FAMILIES = families()
 VIDEO = [family for family in FAMILIES if family.still is not None]
@@ -65,7 +65,7 @@ def test_a_capture_runs_from_raw_examples_and_equals_plain_hooks_bit_for_bit(fam
 
 
 def all_heads(model):
-    from headprobe.sites import all_heads
+    from headprobe.models.sites import all_heads
 
     return all_heads(model.sites)
 
@@ -96,8 +96,8 @@ def test_the_heads_add_up_to_what_the_projection_computes_in_a_real_pass(family)
     real = batch.token_info.mask
     for site in model.sites:
         z = read[site.path].unflatten(-1, (site.n_heads, site.head_dim))
-        total = torch.einsum("bthd,hdm->btm", z.double(), output_weights(model.module, site).double())
-        bias = output_bias(model.module, site)
+        total = torch.einsum("bthd,hdm->btm", z.double(), _output_weights(model.module, site).double())
+        bias = _output_bias(model.module, site)
         total = total if bias is None else total + bias.double()
         difference = (total - written[site.path].double())[real].abs().max()
         assert difference < 1e-4 * written[site.path][real].abs().max(), site.path

@@ -14,10 +14,9 @@ from tiny_models import TEXTS, VOCAB_SIZE, VOCABULARY, contents, make_model, mak
 
 import headprobe
 from headprobe import HeadTracer, positions
-from headprobe.trace.contribution import logit_attribution, result
+from headprobe.trace._residual import residual_path
+from headprobe.trace.contribution import _logit_reader, logit_attribution, result
 from headprobe.trace.decomposition import decompose
-from headprobe.trace.direct import logit_reader
-from headprobe.trace.residual import residual_path
 
 ANSWERS = ["yes", "no"]
 IDS = [VOCABULARY[answer] for answer in ANSWERS]
@@ -131,6 +130,11 @@ def total(parts) -> np.ndarray:
     return (parts.embedding + heads + parts.attention_bias.sum("layer") + parts.mlp.sum("layer") + parts.bias).values
 
 
+def terms(parts) -> np.ndarray:
+    """Of the sum: the heads cancel one another."""
+    return np.concatenate([np.abs(part).values.ravel() for part in (parts.heads, parts.mlp, parts.embedding)])
+
+
 def capped(logits: np.ndarray, cap: float | None) -> np.ndarray:
     return logits if cap is None else cap * np.tanh(logits / cap)
 
@@ -142,12 +146,12 @@ def test_all_parts_add_up_to_the_logits_of_single_passes(family):
     true = torch.stack([true_logits(model, text) for text in TEXTS]).T[:, None].numpy()
     cap = parts.attrs.get("before_soft_cap")
     assert (cap == 5.0) == (family == "gemma2")
-    assert np.abs(capped(total(parts), cap) - true).max() < 1e-5
-    assert np.abs(capped(parts.logit.values, cap) - true).max() < 1e-5
+    assert close(capped(total(parts), cap), true, torch.float32, of=terms(parts))
+    assert close(capped(parts.logit.values, cap), true, torch.float32, of=terms(parts))
     assert np.abs(true).max() > 0.1  # not a comparison of zeros
     direct = logit_attribution(model, TEXTS, ANSWERS, batch_size=3, progress=False)
     ours = parts.heads.sel(layer=direct.layer, head=direct["head"])
-    assert float(np.abs(direct - ours).max()) < 5e-6
+    assert close(direct.values, ours.values, torch.float32, of=terms(parts))
     assert direct.notnull().all()
 
 
@@ -156,7 +160,7 @@ def test_all_parts_add_up_at_any_token(family):
     model = built(family)
     parts = decompose(model, TEXTS, ANSWERS, positions=positions.index(0), progress=False)
     true = torch.stack([true_logits(model, text, 0) for text in TEXTS]).T[:, None].numpy()
-    assert np.abs(capped(total(parts), parts.attrs.get("before_soft_cap")) - true).max() < 1e-5
+    assert close(capped(total(parts), parts.attrs.get("before_soft_cap")), true, torch.float32, of=terms(parts))
 
 
 @pytest.mark.parametrize("family", ["qwen2", "gemma2", "granite"])
@@ -177,13 +181,13 @@ def test_a_clip_under_two_prompts_adds_up():
     model = make_model("qwen2_vl")
     clips, prompts = contents("qwen2_vl", 3), {"a": "what happens ?", "b": "anything odd : ?"}
     parts = decompose(model, clips, ANSWERS, prompts, batch_size=2, progress=False)
-    assert np.abs(total(parts) - parts.logit.values).max() < 1e-5
+    assert close(total(parts), parts.logit.values, torch.float32, of=terms(parts))
     acts = HeadTracer(model).capture(clips, prompts, answers=ANSWERS, progress=False)
     answer_logits = acts.answer_logits
     assert answer_logits is not None
-    assert np.abs(parts.logit.values - answer_logits.movedim(-1, 0).numpy()).max() < 1e-5
+    assert close(parts.logit.values, answer_logits.movedim(-1, 0).numpy(), torch.float32, of=terms(parts))
     direct = logit_attribution(model, clips, ANSWERS, prompts, progress=False)
-    assert np.abs(direct.values - parts.heads.values).max() < 1e-5
+    assert close(direct.values, parts.heads.values, torch.float32, of=terms(parts))
 
 
 def keep_last(seen: list[torch.Tensor]) -> Callable[..., None]:
@@ -204,9 +208,9 @@ def test_heads_add_up_to_what_a_plain_hook_sees(family):
                 stack.callback(part.register_forward_hook(keep_last(seen)).remove)
             model.module(input_ids=ids)
         for layer, site in enumerate(model.sites):
-            bias = headprobe.sites.output_bias(model.module, site)
+            bias = headprobe.models.sites._output_bias(model.module, site)
             summed = written[0, n, layer].sum(0) + (0 if bias is None else bias)
-            assert (summed - seen[layer]).abs().max() < 1e-5
+            assert close(summed, seen[layer], of=written[0, n, layer])
 
 
 def frozen_norm(norm: torch.nn.Module, x: torch.Tensor, offset: float) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -274,7 +278,7 @@ def test_taking_a_head_out_of_the_last_stream_changes_the_logits_by_its_attribut
             model.module(input_ids=ids)
         change = (logits - seen[0][1])[0, -1, IDS].numpy()
         expected = attribution.sel(head=head).values[:, 0, 0]
-        assert np.abs(change - expected).max() < 5e-6, head
+        assert close(change, expected, torch.float32, of=logits[0, -1, IDS]), head
         assert np.abs(expected).max() > 1e-3
 
 
@@ -285,21 +289,20 @@ def test_captured_activations_give_the_same_as_a_run(family):
     acts = HeadTracer(model).capture(TEXTS, resid_post=True, answers=ANSWERS, progress=False)
     assert close(logit_attribution(model, acts, ANSWERS).values, run.values)
     parts = decompose(model, TEXTS, ANSWERS, progress=False)
-    assert np.abs(parts.heads.values - run.values).max() < 5e-6
+    assert close(parts.heads.values, run.values, torch.float32, of=terms(parts))
     batched = logit_attribution(model, TEXTS, ANSWERS, batch_size=3, progress=False)
-    assert np.abs(batched.values - run.values).max() < 5e-6
+    assert close(batched.values, run.values, torch.float32, of=terms(parts))
     difference = logit_attribution(model, acts, ANSWERS, difference=True)
-    assert np.abs(difference.values - (run.values[0] - run.values[1])).max() < 5e-6
+    assert close(difference.values, run.values[0] - run.values[1], torch.float32, of=terms(parts))
     one = logit_attribution(model, TEXTS, ANSWERS, heads=["L2H3", "L0H1"], progress=False)
     for head in (headprobe.Head(2, 3), headprobe.Head(0, 1)):
-        assert np.allclose(
-            one.sel(layer=head.layer, head=head.head), run.sel(layer=head.layer, head=head.head), atol=1e-6
-        )
+        at = {"layer": head.layer, "head": head.head}
+        assert close(one.sel(at).values, run.sel(at).values, torch.float32, of=terms(parts))
     assert np.isnan(one.sel(layer=2, head=1)).all()
     # The linear logits from the stream, capped, are the captured ones.
     path = residual_path(model)
-    linear = logit_reader(model, path, IDS).logits(acts.resid_post[0, :, -1]).numpy()
-    assert np.abs(capped(linear, path.softcap) - acts.answer_logits[0].numpy()).max() < 1e-5
+    linear = _logit_reader(model, path, IDS).logits(acts.resid_post[0, :, -1]).numpy()
+    assert close(capped(linear, path.softcap), acts.answer_logits[0].numpy(), torch.float32, of=terms(parts))
 
 
 LENS = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM"}
@@ -329,10 +332,10 @@ def test_transformer_lens_finds_the_same(family, tmp_path):
         written = result(acts, model).unflatten(2, (3, 4))[0, 0]
         for layer in range(3):
             witness = cache[f"blocks.{layer}.attn.hook_result"][0, -1]
-            assert (written[layer] - witness).abs().max() < 1e-5
+            assert close(written[layer], witness.detach())
         stack = cache.stack_head_results(layer=-1, pos_slice=-1)
         scaled = cache.apply_ln_to_stack(stack, layer=-1, pos_slice=-1)
         witness = (scaled[:, 0] @ directions).T.unflatten(1, (3, 4)).detach().numpy()
         ours = logit_attribution(model, acts, ANSWERS).values[:, 0, 0]
-        assert np.abs(ours - witness).max() < 1e-5
+        assert close(ours, witness, torch.float32, of=terms(decompose(model, [text], ANSWERS, progress=False)))
         assert np.abs(witness).max() > 0.01

@@ -12,20 +12,12 @@ import pytest
 import torch
 from equality import close
 
-from headprobe.headhunt.comparison import (
-    HUNTED,
-    NEVER_TRAINED,
-    RANDOM,
-    SAME_LAYERS,
-    SHUFFLED,
-    compare,
-    paired_differences,
-)
-from headprobe.headhunt.detect import detect_video
-from headprobe.headhunt.findings import CLAIMS, bars, findings
-from headprobe.headhunt.pipeline import HeadHunt
+from headprobe.demo._claims import CLAIMS, bars, findings
+from headprobe.demo._comparison import HUNTED, NEVER_TRAINED, RANDOM, SAME_LAYERS, SHUFFLED, compare, paired_differences
+from headprobe.headhunt._detect import detect_video
+from headprobe.headhunt.headhunt import HeadHunt
 from headprobe.models.loading import load
-from headprobe.video.scene_files import NORMAL
+from headprobe.video.scenes import NORMAL
 
 NAMES = {
     HUNTED,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from browser import look, needs_axe, needs_chromium, violations
 
-from headprobe.report import PARTS
+from headprobe.report.report import PARTS
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,9 @@ from tiny_models import DECODERS, FAMILIES, contents, make_model
 
 import headprobe
 from headprobe import HeadSet, HeadSite, HeadTracer, positions
-from headprobe.sites import block_paths, output_bias, output_weights
+from headprobe.models.sites import _output_bias, _output_weights, block_paths
 from headprobe.trace import edits
-from headprobe.trace.forward import ReadPoint, run, run_steps
-from headprobe.trace.plan import Batch
+from headprobe.trace._forward import Batch, ReadPoint, run, run_steps
 
 HEADS = HeadSet(["L1H2", "L0H1", "L1H0"])
 PROMPTS = {
@@ -233,7 +232,7 @@ def test_zero_and_scale_equal_changed_output_weights(family, factor):
     for site in surgery.sites:
         for head in HEADS:
             if head.layer == site.layer:
-                output_weights(surgery.module, site)[head.head] *= factor
+                _output_weights(surgery.module, site)[head.head] *= factor
     edited, expected = capture(model, edit, resid_post=True), capture(surgery, resid_post=True)
     untouched = capture(model, resid_post=True)
     assert close(edited.resid_post, expected.resid_post)
@@ -251,7 +250,7 @@ def test_steer_and_mean_equal_a_changed_output_bias(family):
         module = copy.deepcopy(model.module)
         surgery = headprobe.load(module, tokenizer=model.tokenizer)
         for site in surgery.sites:
-            weights, bias = output_weights(module, site), output_bias(module, site)
+            weights, bias = _output_weights(module, site), _output_bias(module, site)
             for head in HEADS:
                 if head.layer == site.layer:
                     added = 3 * direction if kind == "steer" else reference.select([head]).mean((0, 1))[0]

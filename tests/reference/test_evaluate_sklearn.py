@@ -19,7 +19,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from headprobe.headhunt.evaluate import bootstrap, evaluate, evaluate_by_class, evaluate_videos
+from headprobe.evaluation import bootstrap, evaluate, evaluate_by_class, evaluate_videos
 
 
 def videos_of(seed, videos, digits):

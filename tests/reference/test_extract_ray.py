@@ -15,8 +15,8 @@ from tiny_models import make_model
 
 from headprobe.errors import InputError
 from headprobe.extraction import extract as extract_module
+from headprobe.extraction._engines import RayEngine
 from headprobe.extraction.extract import extract
-from headprobe.extraction.ray_engine import RayEngine
 from headprobe.store import verify
 from headprobe.video.decode import write_video
 

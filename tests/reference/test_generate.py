@@ -11,7 +11,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from headprobe import HeadTracer, positions
 from headprobe.errors import UnsupportedModelError
-from headprobe.sites import all_heads
+from headprobe.models.sites import all_heads
 from headprobe.trace.edits import scale, zero
 from headprobe.trace.generate import generate
 

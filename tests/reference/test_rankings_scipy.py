@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom, kendalltau, spearmanr, weightedtau
 
 from headprobe.metrics.agreement import rank_correlation
-from headprobe.metrics.robust_ranks import robust_rank_aggregation
+from headprobe.metrics.consensus import robust_rank_aggregation
 from headprobe.scores import score_map
 
 SCIPY = {"spearman": spearmanr, "kendall": kendalltau, "weighted": weightedtau}

@@ -9,7 +9,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import normalized_mutual_info_score
 from sklearn.metrics.pairwise import euclidean_distances, rbf_kernel
 
-from headprobe.metrics.nmi import contingency_nmi, two_means
+from headprobe.metrics.nmi import _contingency_nmi, two_means
 from headprobe.metrics.saliency import saliency
 
 # (examples of class 0, of class 1, d): n above and below d, unequal classes, one dimension.
@@ -95,5 +95,5 @@ def test_nmi_of_random_contingencies():
     clusters = rng.random((50, 30)) < rng.uniform(0.1, 0.9, size=(50, 1))
     clusters = clusters[clusters.any(1) & ~clusters.all(1)]
     expected = [normalized_mutual_info_score(y, c, average_method="geometric") for c in clusters]
-    found = contingency_nmi(torch.from_numpy(clusters), torch.from_numpy(y))
+    found = _contingency_nmi(torch.from_numpy(clusters), torch.from_numpy(y))
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9, atol=1e-14)

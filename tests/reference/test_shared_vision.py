@@ -9,9 +9,10 @@ from tiny_models import contents, make_model
 
 from headprobe import HeadTracer, positions
 from headprobe.errors import HeadprobeWarning
-from headprobe.models.qwen_vl import QwenVLAdapter
-from headprobe.trace import edits, shared_passes
-from headprobe.trace.prefix import find_prefix
+from headprobe.models.families.qwen_vl import QwenVLAdapter
+from headprobe.trace import _passes as shared_passes
+from headprobe.trace import edits
+from headprobe.trace._passes import find_prefix
 
 PROMPTS = {"a": "what happens ?", "b": "yes", "c": "what"}
 

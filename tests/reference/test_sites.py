@@ -15,7 +15,7 @@ import pytest
 import torch
 from architectures import CASES, build, expected
 
-from headprobe.sites import HeadSite, block_paths, check, discover
+from headprobe.models.sites import HeadSite, block_paths, check, discover
 
 # A norm over all heads together stands in front of the projection: z is read behind it.
 COMMON_NORM = {"bitnet": ("softmax", "attn_sub_norm"), "minimax": ("linear", "norm")}

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import headprobe
+from headprobe.demo._run import DIRECT_QUESTIONS
 from headprobe.examples import Example
-from headprobe.headhunt.demo import DIRECT_QUESTIONS
 from headprobe.models import tiny
 from headprobe.video import scenes
 

@@ -9,12 +9,11 @@ import pytest
 import torch
 from equality import same_bits
 
-from headprobe.activations import HeadActivations, concatenate, example_table
+from headprobe.activations import _READ_COLUMNS, HeadActivations, concatenate, example_table
 from headprobe.errors import FingerprintError, InputError
 from headprobe.examples import Example
 from headprobe.heads import HeadSet
 from headprobe.provenance import Provenance
-from headprobe.tables import READ_COLUMNS
 
 RECTANGLE = [(layer, head) for layer in (1, 4) for head in (0, 2, 3)]
 EXAMPLES = [
@@ -169,7 +168,7 @@ def ragged(examples=EXAMPLES, prompts=("p1", "p2"), **more):
 def read_table(acts):
     ids = [(prompt, name) for prompt in acts.prompts for name in acts.examples.id]
     rows = [
-        {**dict.fromkeys(READ_COLUMNS, i), "prompt": p, "id": name, "token": "x"} for i, (p, name) in enumerate(ids)
+        {**dict.fromkeys(_READ_COLUMNS, i), "prompt": p, "id": name, "token": "x"} for i, (p, name) in enumerate(ids)
     ]
     return pd.DataFrame(rows)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from headprobe.errors import InputError, PaddingError, UnsupportedModelError
-from headprobe.models.adapter import ModelInputs, TokenInfo, adapter_for, check_inputs, families, pad
+from headprobe.models.adapter import ModelInputs, TokenInfo, _check_inputs, adapter_for, families, pad
 
 IDS = [[5, 6, 7], [0, 0, 8]]
 
@@ -18,8 +18,8 @@ def batch(mask=((1, 1, 1), (0, 0, 1)), ids=IDS, side="left", pad_id=0, info=None
 
 
 def test_well_padded_inputs_pass():
-    check_inputs(batch())
-    check_inputs(batch(mask=[[1, 1, 1], [1, 0, 0]], ids=[[5, 6, 7], [8, 0, 0]], side="right"))
+    _check_inputs(batch())
+    _check_inputs(batch(mask=[[1, 1, 1], [1, 0, 0]], ids=[[5, 6, 7], [8, 0, 0]], side="right"))
 
 
 @pytest.mark.parametrize(
@@ -42,16 +42,16 @@ def test_well_padded_inputs_pass():
 )
 def test_bad_padding_is_refused(bad, text):
     with pytest.raises(PaddingError, match=text):
-        check_inputs(bad)
+        _check_inputs(bad)
 
 
 def test_a_padding_id_that_can_be_text_is_not_held_against_it():
-    check_inputs(batch(mask=[[1, 1, 1], [1, 1, 1]], pad_id=None))
+    _check_inputs(batch(mask=[[1, 1, 1], [1, 1, 1]], pad_id=None))
 
 
 def test_inputs_without_ids_are_refused():
     with pytest.raises(InputError, match="need input_ids"):
-        check_inputs(ModelInputs({}, TokenInfo(torch.ones(1, 1).bool()), "left"))
+        _check_inputs(ModelInputs({}, TokenInfo(torch.ones(1, 1).bool()), "left"))
 
 
 def test_padding_goes_to_the_side_asked_for():

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headprobe.errors import InputError
-from headprobe.metrics.aggregation import borda, median_rank, reciprocal_rank_fusion
+from headprobe.metrics.consensus import borda, median_rank, reciprocal_rank_fusion
 from headprobe.scores import score_map
 
 NAN = float("nan")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from headprobe.errors import InputError
 from headprobe.heads import HeadSet
 from headprobe.metrics.agreement import CORRELATIONS, jaccard, mean_agreement, rank_correlation
-from headprobe.metrics.selection import from_head_sets
+from headprobe.metrics.ranks import from_head_sets
 from headprobe.scores import score_map
 
 

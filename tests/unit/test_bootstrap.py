@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 from scipy import special, stats
 
 from headprobe.errors import InputError
-from headprobe.headhunt.evaluate import METRICS, bootstrap, bootstrap_difference, bootstrap_videos, evaluate
-from headprobe.headhunt.evaluate.resampled import pair_wins, weighted_precision
-from headprobe.headhunt.ranking import count_videos
+from headprobe.evaluation import METRICS, bootstrap, bootstrap_difference, bootstrap_videos, evaluate
+from headprobe.evaluation.bootstrap import pair_wins, weighted_precision
+from headprobe.evaluation.frames import _count_videos
 
 
 def frames(seed, videos, digits):
@@ -50,7 +50,7 @@ def test_counts_by_video_give_what_copying_videos_gives(seed, videos, digits):
     weight[-1] += 1  # the video with both kinds
     picks = [v for v, n in zip(scores, weight, strict=True) for _ in range(n)]
     whole = evaluate(*copies(picks, scores, truth))
-    counted = count_videos(scores, truth)
+    counted = _count_videos(scores, truth)
     wins = pair_wins(counted)
     abnormal, normal = (np.array([int(c[i].sum()) for c in counted]) for i in (1, 2))
     assert weight @ wins @ weight / (2 * (weight @ abnormal) * (weight @ normal)) == whole["auc"]
@@ -59,11 +59,10 @@ def test_counts_by_video_give_what_copying_videos_gives(seed, videos, digits):
     assert inside.mean() == pytest.approx(evaluate(scores, truth)["within_auc"], rel=1e-12)
 
 
-def test_many_levels_are_counted_in_blocks(monkeypatch):
+def test_many_levels_are_counted_in_blocks():
     scores, truth = frames(4, 9, 12)
-    whole = pair_wins(count_videos(scores, truth))
-    monkeypatch.setattr("headprobe.headhunt.evaluate.resampled._BLOCK", 20)
-    assert pair_wins(count_videos(scores, truth)).tolist() == whole.tolist()
+    whole = pair_wins(_count_videos(scores, truth))
+    assert pair_wins(_count_videos(scores, truth), block=20).tolist() == whole.tolist()
 
 
 def test_it_repeats_with_its_seed_and_narrows_with_confidence():

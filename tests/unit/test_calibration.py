@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headprobe.datasets.videos import _sample_size
 from headprobe.errors import ArtefactError, InputError, VideoError
-from headprobe.headhunt.calibration import CalibrationSample, calibration_examples, sample_size, sample_videos
-from headprobe.video.encode import write_video
+from headprobe.headhunt.calibration import CalibrationSample, _calibration_examples, sample_videos
+from headprobe.video.decode import write_video
 
 
 def pool(counts):
@@ -19,10 +20,10 @@ UCF = {"Normal": 800, "Abuse": 48, "Arson": 41, "Assault": 47, "Robbery": 145, "
 
 
 def test_one_percent_of_the_official_training_set_is_sixteen():
-    assert sample_size(1610, 0.01) == 16
-    assert [sample_size(n, 0.01) for n in (49, 50, 149, 150)] == [0, 1, 1, 2]
+    assert _sample_size(1610, 0.01) == 16
+    assert [_sample_size(n, 0.01) for n in (49, 50, 149, 150)] == [0, 1, 1, 2]
     with pytest.raises(InputError, match=r"above 0 and at most 1, got 1.5; 1 % is 0.01"):
-        sample_size(100, 1.5)
+        _sample_size(100, 1.5)
 
 
 @given(
@@ -34,7 +35,7 @@ def test_one_percent_of_the_official_training_set_is_sixteen():
 @settings(max_examples=80, deadline=None)
 def test_every_class_has_its_share_rounded_up_or_down(classes, normal, fraction, seed):
     videos = pool({"Normal": normal} | classes)
-    n, n_abnormal = sample_size(len(videos), fraction), sum(classes.values())
+    n, n_abnormal = _sample_size(len(videos), fraction), sum(classes.values())
     expected = int(np.floor(n * n_abnormal / len(videos) + 0.5))
     if expected < 2 or n - expected < 2:
         with pytest.raises(InputError, match="at least 2 are needed"):
@@ -136,7 +137,7 @@ def few(tmp_path):
 
 def test_segments_are_those_of_detection(few):
     sample, paths = few
-    found = calibration_examples(sample, paths, segment_frames=8, sample_frames=2)
+    found = _calibration_examples(sample, paths, segment_frames=8, sample_frames=2)
     assert [e.id for e in found if e.group == "n1"] == ["n1:0-8", "n1:8-11"]
     assert {e.group: e.label for e in found} == sample.labels
     assert sum(e.span[1] - e.span[0] for e in found) == 10 + 11 + 12 + 13
@@ -145,7 +146,7 @@ def test_segments_are_those_of_detection(few):
 
 def test_whole_videos_as_published(few):
     sample, paths = few
-    found = calibration_examples(sample, paths, how="whole_video", sample_frames=4)
+    found = _calibration_examples(sample, paths, how="whole_video", sample_frames=4)
     assert [(e.id, e.label) for e in found] == [("a0:0-12", 1), ("a1:0-13", 1), ("n0:0-10", 0), ("n1:0-11", 0)]
     assert found[0].content.indices.tolist() == [1, 4, 7, 10]
 
@@ -153,28 +154,28 @@ def test_whole_videos_as_published(few):
 def test_segments_take_their_labels_from_the_annotation_where_there_is_one(few):
     sample, paths = few
     truth = {"a0": [0] * 6 + [1] * 6}
-    found = calibration_examples(sample, paths, segment_frames=4, sample_frames=2, truth=truth)
+    found = _calibration_examples(sample, paths, segment_frames=4, sample_frames=2, truth=truth)
     assert [e.label for e in found if e.group == "a0"] == [0, 1, 1]
     assert {e.label for e in found if e.group == "a1"} == {1}
-    strict = calibration_examples(sample, paths, segment_frames=4, sample_frames=2, truth=truth, least_abnormal=0.75)
+    strict = _calibration_examples(sample, paths, segment_frames=4, sample_frames=2, truth=truth, least_abnormal=0.75)
     assert [e.label for e in strict if e.group == "a0"] == [0, 0, 1]
 
 
 def test_clips_that_cannot_be_made_are_named(few, tmp_path):
     sample, paths = few
     with pytest.raises(InputError, match=r"1 videos of the calibration sample have no file: \['a1'\]"):
-        calibration_examples(sample, {v: p for v, p in paths.items() if v != "a1"})
+        _calibration_examples(sample, {v: p for v, p in paths.items() if v != "a1"})
     with pytest.raises(InputError, match="how must be 'segments' or 'whole_video', got 'clips'"):
-        calibration_examples(sample, paths, how="clips")
+        _calibration_examples(sample, paths, how="clips")
     with pytest.raises(InputError, match="truth is for how='segments'"):
-        calibration_examples(sample, paths, how="whole_video", truth={})
+        _calibration_examples(sample, paths, how="whole_video", truth={})
     with pytest.raises(InputError, match="video 'a0' has 12 frames and 3 labels"):
-        calibration_examples(sample, paths, truth={"a0": [0, 1, 1]})
+        _calibration_examples(sample, paths, truth={"a0": [0, 1, 1]})
     with pytest.raises(InputError, match="least_abnormal must be above 0"):
-        calibration_examples(sample, paths, least_abnormal=0)
+        _calibration_examples(sample, paths, least_abnormal=0)
     with pytest.raises(InputError, match="at least 1, got 48, 0"):
-        calibration_examples(sample, paths, sample_frames=0)
+        _calibration_examples(sample, paths, sample_frames=0)
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"nothing")
     with pytest.raises(VideoError, match=r"broken.mp4"):
-        calibration_examples(sample, paths | {"n0": broken})
+        _calibration_examples(sample, paths | {"n0": broken})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from equality import close
 from tiny_models import FAMILIES, TEXTS, contents, make_clips, make_model
 
@@ -118,7 +117,7 @@ def test_per_frame_has_a_row_for_every_step_of_every_clip():
     assert acts.examples["frame_end"].tolist() == [2, 2, 4, 6, 2, 4]
     assert acts.values.shape[:2] == (2, 6)
     third = capture(model, clips[:2], positions=positions.frame(0).mean(), prompts=["what happens ?", "yes"])
-    assert torch.allclose(acts.values[:, [0, 1]], third.values, rtol=0, atol=1e-6)
+    assert close(acts.values[:, [0, 1]], third.values)
     assert acts.read["count"].tolist() == [6] * 12  # 2 x 3 tokens per step
     assert acts.provenance.read["p1"] == {"reads": 6, "pooled": [6, 6]}
 

@@ -11,8 +11,7 @@ import pytest
 
 from headprobe.errors import HeadprobeWarning
 from headprobe.metrics.consensus import METHODS
-from headprobe.metrics.metric import METRICS
-from headprobe.metrics.saliency import combine
+from headprobe.metrics.saliency import METRICS, combine
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "concepts" / "choosing_heads.md").read_text("utf-8")
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from headprobe.metrics.cka import cka
+from headprobe.metrics.spectrum import cka
 
 
 @pytest.mark.parametrize("shape", [(4, 9, 20), (4, 30, 5)])

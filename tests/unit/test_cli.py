@@ -18,12 +18,12 @@ from rich.text import Text
 from typer.testing import CliRunner
 
 import headprobe
-from headprobe.cli import app
+from headprobe.cli.app import app
+from headprobe.demo._run import Size, run_demo
 from headprobe.errors import InputError
-from headprobe.headhunt import detect as detect_module
-from headprobe.headhunt.demo import Size, run_demo
-from headprobe.headhunt.pipeline import HeadHunt
-from headprobe.video.encode import write_video
+from headprobe.headhunt import _detect as detect_module
+from headprobe.headhunt.headhunt import HeadHunt
+from headprobe.video.decode import write_video
 
 run = CliRunner().invoke
 
@@ -206,7 +206,7 @@ def test_the_demo_command_prints_its_table(tmp_path, monkeypatch, demo_run) -> N
         assert more == {"device": "auto", "batch_size": "auto"}
         return demo_run
 
-    monkeypatch.setattr("headprobe.headhunt.demo.run_demo", instead)
+    monkeypatch.setattr("headprobe.demo._run.run_demo", instead)
     result = run(app, ["demo", "--out", str(tmp_path / "d"), "--seed", "4", "--quick"])
     assert result.exit_code == 0, result.output
     assert asked == {"out": str(tmp_path / "d"), "seed": 4, "draws": 3}
@@ -216,7 +216,7 @@ def test_the_demo_command_prints_its_table(tmp_path, monkeypatch, demo_run) -> N
 
 def test_warnings_of_ours_name_no_line_of_typer_s() -> None:
     program = (
-        "import sys, warnings; from headprobe import cli; from headprobe.errors import HeadprobeWarning\n"
+        "import sys, warnings; from headprobe.cli import app as cli; from headprobe.errors import HeadprobeWarning\n"
         "@cli.app.command()\n"
         "def careful() -> None:\n"
         "    warnings.warn('one head sets the scale', HeadprobeWarning, stacklevel=2)\n"
@@ -265,7 +265,7 @@ def test_results_of_an_earlier_run_stay_until_a_new_one_works(detector, films, t
 
 
 def test_a_killed_detection_is_not_a_finished_one_and_goes_on(detector, films, tmp_path) -> None:
-    out, kill = tmp_path / "out", "import os; from headprobe.headhunt import detect as d; real = d.detect_video\n"
+    out, kill = tmp_path / "out", "import os; from headprobe.headhunt import _detect as d; real = d.detect_video\n"
     kill += "def once(*a, **k):\n    if str(a[2]).endswith('b.mp4'): os._exit(9)\n    return real(*a, **k)\n"
     kill += "d.detect_video = once\nfrom headprobe.cli import main; main()\n"
     command = ["detect", str(films), "--detector", detector, "--out", str(out)]
@@ -355,8 +355,8 @@ def test_a_detector_without_a_locator_is_given_one(detector, films, tmp_path) ->
 
 
 def test_nothing_that_a_terminal_obeys_is_printed(tmp_path: Path, capfd) -> None:
-    from headprobe.cli import _Shown
-    from headprobe.cli_work import printable, say
+    from headprobe.cli._run import printable, say
+    from headprobe.cli.app import _Shown
 
     evil = "a\x1b]0;owned\x07\x1b[2J\r\x9b31m\u202egpj.mp4\udce9"
     assert printable(evil) == r"a\x1b]0;owned\x07\x1b[2J\r\x9b31m\u202egpj.mp4\udce9"

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from headprobe.cli import app
+from headprobe.cli.app import app
+from headprobe.evaluation import evaluate
 from headprobe.headhunt.calibration import CalibrationSample
-from headprobe.headhunt.evaluate import evaluate
-from headprobe.video.encode import write_video
+from headprobe.video.decode import write_video
 
 
 @pytest.fixture

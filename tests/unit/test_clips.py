@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from headprobe.errors import InputError, VideoError
 from headprobe.video import decode
-from headprobe.video.clips import Clip, Segment, clip_examples, find_videos, sample_indices, segments
+from headprobe.video.clips import Clip, Segment, _find_videos, clip_examples, sample_indices, segments
 from headprobe.video.decode import read_frames, write_video
 from headprobe.video.reader import VideoReader
 
@@ -157,7 +157,7 @@ def touch(folder, *names):
 def test_finds_videos_in_folders(tmp_path):
     touch(tmp_path, "b/2.mp4", "b/10.MKV", "a.avi", "notes.txt", ".hidden.mp4", ".git/x.mp4", "v.mp4/in.mov")
     (tmp_path / "gone.mp4").symlink_to(tmp_path / "nowhere.mp4")
-    found = [path.relative_to(tmp_path).as_posix() for path in find_videos(tmp_path)]
+    found = [path.relative_to(tmp_path).as_posix() for path in _find_videos(tmp_path)]
     assert found == ["a.avi", "b/10.MKV", "b/2.mp4", "gone.mp4", "v.mp4/in.mov"]
     # A broken link is listed, so that somebody says it is broken.
     with pytest.raises(VideoError, match="broken symbolic link"):
@@ -167,24 +167,24 @@ def test_finds_videos_in_folders(tmp_path):
 def test_sources_keep_their_order_and_come_once(tmp_path):
     touch(tmp_path, "x/1.mp4", "x/2.mp4", "film.bin")
     sources = [tmp_path / "film.bin", str(tmp_path / "x" / "2.mp4"), tmp_path / "x", tmp_path / "missing.mp4"]
-    found = [path.relative_to(tmp_path).as_posix() for path in find_videos(sources)]
+    found = [path.relative_to(tmp_path).as_posix() for path in _find_videos(sources)]
     assert found == ["film.bin", "x/2.mp4", "x/1.mp4", "missing.mp4"]
-    assert find_videos(str(tmp_path / "film.bin")) == [tmp_path / "film.bin"]
+    assert _find_videos(str(tmp_path / "film.bin")) == [tmp_path / "film.bin"]
 
 
 def test_links_in_a_circle(tmp_path):
     touch(tmp_path, "in/1.mp4")
     (tmp_path / "in" / "back").symlink_to(tmp_path)
     (tmp_path / "twin").symlink_to(tmp_path / "in")
-    assert len(find_videos(tmp_path)) == 1
+    assert len(_find_videos(tmp_path)) == 1
 
 
 def test_nothing_to_find(tmp_path):
     touch(tmp_path, "notes.txt")
     with pytest.raises(InputError, match=r"holds no video file \(endings looked for: .3gp .*\.mp4"):
-        find_videos([tmp_path])
+        _find_videos([tmp_path])
     with pytest.raises(InputError, match="no video file or folder was given"):
-        find_videos([])
+        _find_videos([])
 
 
 def test_a_folder_that_cannot_be_listed(tmp_path, monkeypatch):
@@ -198,7 +198,7 @@ def test_a_folder_that_cannot_be_listed(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", scandir)
     with pytest.raises(VideoError, match=r"locked: the folder cannot be listed \(Permission denied\)"):
-        find_videos(tmp_path)
+        _find_videos(tmp_path)
 
 
 def test_a_clip_knows_the_times_of_its_frames(movie):

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from equality import close
 
+from headprobe.demo._comparison import draws, paired_differences
 from headprobe.errors import InputError
-from headprobe.headhunt.comparison import draws, frame_differences, paired_differences
+from headprobe.evaluation.controls import frame_differences
 
 POOL = {f"n{i}": "normal" for i in range(10)} | {f"{e}{i}": e for e in ("fall", "fight", "bag") for i in range(4)}
 

@@ -7,7 +7,7 @@ from headprobe.errors import HeadprobeWarning, InputError
 from headprobe.heads import HeadSet
 from headprobe.metrics.consensus import METHODS, consensus, consensus_scores
 from headprobe.metrics.normalisation import rank_scale
-from headprobe.metrics.replicates import stack_maps
+from headprobe.metrics.resampling import stack_maps
 from headprobe.metrics.saliency import combine
 from headprobe.metrics.stability import rss
 from headprobe.scores import score_map, top_heads

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from headprobe.errors import VideoError
-from headprobe.video.container import check_file, declared_size, error_text, has_index, why_not_a_video
+from headprobe.video._container import check_file, declared_size, error_text, has_index, why_not_a_video
 
 MP4 = struct.pack(">I4s", 16, b"ftyp") + b"isom\0\0\0\0"
 MATROSKA = b"\x1a\x45\xdf\xa3\x84abcd\x18\x53\x80\x67"

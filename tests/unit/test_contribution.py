@@ -17,13 +17,10 @@ from torch import nn
 import headprobe
 from headprobe import HeadTracer, heatmap, positions
 from headprobe.errors import FingerprintError, InputError, PositionError, SiteError, UnsupportedModelError
-from headprobe.trace.answers import answer_ids
-from headprobe.trace.contribution import attribution_map, logit_attribution, result
+from headprobe.trace._passes import answer_ids
+from headprobe.trace._residual import Norm, closes, read_norm, residual_path
+from headprobe.trace.contribution import _unembedding, attribution_map, logit_attribution, result
 from headprobe.trace.decomposition import decompose
-from headprobe.trace.direct import unembedding
-from headprobe.trace.norms import Norm, read_norm
-from headprobe.trace.residual import residual_path
-from headprobe.trace.rounding import closes
 
 ANSWERS = ["yes", "no"]
 
@@ -72,10 +69,10 @@ def test_parts_through_a_norm_with_fixed_scale_add_up_to_the_norm(centred):
         torch_norm.bias.data.copy_(bias)
     norm = Norm("n", centred, weight, bias if centred else None, 1e-3)
     expected = torch_norm(whole)
-    assert torch.allclose(norm(whole), expected, atol=1e-6)
+    assert close(norm(whole), expected)
     directions = torch.eye(6)
     read = parts @ norm.pull_back(directions).T * norm.scale(whole)
-    assert torch.allclose(read.sum(0) + (bias if centred else 0), expected, atol=1e-6)
+    assert close(read.sum(0) + (bias if centred else 0), expected)
 
 
 class Plus(nn.Module):
@@ -156,7 +153,7 @@ def test_result_is_z_times_the_heads_rows_of_the_output_matrix(gpt2, gpt2_acts):
     assert written.dtype == torch.float32
     matrix = gpt2.module.transformer.h[2].attn.c_proj.weight[8:16]  # rows of head 1, [d_head, d_model]
     by_hand = sum(gpt2_acts.z[0, 3, 2, 1, d] * matrix[d] for d in range(8))
-    assert torch.allclose(written[0, 3, 0], by_hand, atol=1e-6)
+    assert close(written[0, 3, 0], by_hand)
     whole = result(gpt2_acts, gpt2)
     assert close(whole[:, :, [9, 3]], written)
 
@@ -195,7 +192,7 @@ def test_llama_by_hand():
     row = model.module.lm_head.weight[VOCABULARY["yes"]]
     expected = float((written / rms * norm.weight * row).sum())
     found = float(logit_attribution(model, acts, ["yes"]).sel(layer=1, head=2).squeeze())
-    assert found == pytest.approx(expected, abs=1e-6)
+    assert close(found, expected, torch.float32)
 
 
 def test_a_head_scaled_by_two_contributes_twice_where_its_scale_is_fixed(gpt2, gpt2_acts):
@@ -203,7 +200,7 @@ def test_a_head_scaled_by_two_contributes_twice_where_its_scale_is_fixed(gpt2, g
 
     doubled = replace(gpt2_acts, values=2 * gpt2_acts.values)
     once, twice = (logit_attribution(gpt2, acts, ANSWERS).values for acts in (gpt2_acts, doubled))
-    assert np.allclose(twice, 2 * once, atol=1e-6)
+    assert close(twice, 2 * once)
 
 
 def test_rows_of_several_tokens_are_attributed_each(gpt2):
@@ -211,7 +208,7 @@ def test_rows_of_several_tokens_are_attributed_each(gpt2):
     assert attribution.sizes["example"] == sum(len(text.split()) for text in TEXTS[:2])
     last = logit_attribution(gpt2, TEXTS[:1], ANSWERS, progress=False)
     n = len(TEXTS[0].split())
-    assert np.abs(attribution.values[:, :, n - 1] - last.values[:, :, 0]).max() < 5e-6
+    assert close(attribution.values[:, :, n - 1], last.values[:, :, 0])
 
 
 def test_gemma_needs_all_heads_of_a_layer_and_takes_them_itself():
@@ -234,10 +231,10 @@ def test_a_soft_cap_is_found_where_rounding_hides_it():
 
 
 def test_unembedding_is_the_rows_of_the_head(gpt2):
-    directions = unembedding(gpt2, [3, 0])
+    directions = _unembedding(gpt2, [3, 0])
     assert same_bits(directions, gpt2.module.lm_head.weight[[3, 0]], of="copies of one weight")
     with pytest.raises(InputError, match=f"token {VOCAB_SIZE} lies outside the {VOCAB_SIZE} tokens"):
-        unembedding(gpt2, [VOCAB_SIZE])
+        _unembedding(gpt2, [VOCAB_SIZE])
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from headprobe.errors import InputError
-from headprobe.headhunt.datasets import (
+from headprobe.datasets import (
     frame_labels,
     name_of,
     parse_frame_counts,
@@ -14,6 +13,7 @@ from headprobe.headhunt.datasets import (
     parse_xd_violence_temporal,
     xd_violence_classes,
 )
+from headprobe.errors import InputError
 
 
 def test_ucf_crime_lines():

@@ -4,8 +4,7 @@ import os
 import numpy as np
 import pytest
 
-from headprobe.errors import InputError
-from headprobe.headhunt.datasets import (
+from headprobe.datasets import (
     Dataset,
     Video,
     check_dataset,
@@ -15,7 +14,8 @@ from headprobe.headhunt.datasets import (
     match_videos,
     read_truth,
 )
-from headprobe.video.encode import write_video
+from headprobe.errors import InputError
+from headprobe.video.decode import write_video
 
 TEMPORAL = "Abuse028_x264.mp4  Abuse  2  3  -1  -1\nNormal_Videos_003_x264.mp4  Normal  -1  -1  -1  -1\n"
 COUNTS = "Abuse028_x264 0 9 0\nNormal_Videos_003_x264 0 4 0\n"

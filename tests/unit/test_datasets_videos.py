@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from headprobe.errors import InputError
-from headprobe.headhunt.datasets import (
+from headprobe.datasets import (
     Dataset,
     Video,
     from_folders,
@@ -13,6 +12,7 @@ from headprobe.headhunt.datasets import (
     ucf_crime,
     xd_violence,
 )
+from headprobe.errors import InputError
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ from av.video.frame import PictureType
 from equality import same
 
 from headprobe.errors import HeadprobeWarning, InputError, VideoError
-from headprobe.extraction.decoder import Decoder
+from headprobe.extraction._decoding import Decoder
 from headprobe.video import decode
-from headprobe.video.container import declared_size
+from headprobe.video._container import declared_size
 from headprobe.video.decode import VideoReader, probe, read_frames, shared_reader, write_video
 
 N, HEIGHT, WIDTH, BITS = 120, 32, 96, 10

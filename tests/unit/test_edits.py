@@ -17,9 +17,7 @@ from headprobe import Example, Head, HeadSet, HeadSite, HeadTracer, positions
 from headprobe.errors import FingerprintError, InputError, PositionError, SiteError
 from headprobe.models.adapter import TokenInfo
 from headprobe.trace import edits
-from headprobe.trace.forward import ReadPoint, run
-from headprobe.trace.plan import Batch, uniform
-from headprobe.trace.references import draw
+from headprobe.trace._forward import Batch, ReadPoint, draw, run, uniform
 
 HEADS = HeadSet(["L1H2", "L0H1"])
 
@@ -462,7 +460,7 @@ def test_sources_with_several_rows_per_example():
             make(model, HEADS, tokens)
     with edits.mean(model, HEADS, tokens):
         acts = capture(model)
-    assert torch.allclose(acts.select(HEADS)[0, 0], tokens.select(HEADS)[0].mean(0), atol=1e-6)
+    assert close(acts.select(HEADS)[0, 0], tokens.select(HEADS)[0].mean(0))
 
 
 # Directions
@@ -498,7 +496,7 @@ def test_mean_difference_points_from_the_lower_to_the_higher_class():
     lower = replace(acts, examples=acts.examples.assign(label=0)).subset([1, 3])
     with edits.steer(model, ["L0H1"], directions, 1, positions.last()):
         moved = capture(model, shown, prompts=["{text} ?", "yes : {text}"]).subset([1, 3]).select(["L0H1"])
-    assert torch.allclose(moved.mean((0, 1)), acts.subset([0, 2]).select(["L0H1"]).mean((0, 1)), atol=1e-6)
+    assert close(moved.mean((0, 1)), acts.subset([0, 2]).select(["L0H1"]).mean((0, 1)))
     with pytest.raises(InputError, match=r"needs two classes; the labels have 1: \[0\]"):
         edits.mean_difference(lower)
     with pytest.raises(InputError, match="no label"):

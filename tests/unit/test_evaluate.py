@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headprobe.errors import InputError
-from headprobe.headhunt.evaluate import (
+from headprobe.evaluation import (
     CONTROLS,
     blind_scores,
     constant_per_video,

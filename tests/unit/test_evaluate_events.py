@@ -6,14 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headprobe.errors import InputError
-from headprobe.headhunt.evaluate import (
-    IOUS,
-    bootstrap_events,
-    evaluate_events,
-    events_above,
-    spans_in_seconds,
-    temporal_iou,
-)
+from headprobe.evaluation import IOUS, bootstrap_events, evaluate_events, events_above, spans_in_seconds, temporal_iou
 
 
 def test_hand_computed():

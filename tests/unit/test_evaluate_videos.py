@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from headprobe.errors import InputError
-from headprobe.headhunt.evaluate import evaluate_videos, video_labels, video_scores
+from headprobe.evaluation import evaluate_videos, video_labels, video_scores
 
 
 def test_hand_computed():

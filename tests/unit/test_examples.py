@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from headprobe.errors import InputError
-from headprobe.examples import Example, Frames, as_examples, as_prompts, read_content
+from headprobe.examples import Example, Frames, _as_examples, _as_prompts, _read_content
 
 CLIP = np.zeros((2, 4, 4, 3), np.uint8)
 
@@ -19,28 +19,28 @@ class Lazy:
 
 
 def test_bare_content_gets_its_index_as_id():
-    examples = as_examples(["x", CLIP, Example("y", id="own", label=1)])
+    examples = _as_examples(["x", CLIP, Example("y", id="own", label=1)])
     assert [example.id for example in examples] == ["0", "1", "own"]
 
 
 def test_a_batch_of_clips_is_a_list_of_clips():
-    assert len(as_examples(np.stack([CLIP, CLIP]))) == 2
+    assert len(_as_examples(np.stack([CLIP, CLIP]))) == 2
 
 
 def test_duplicate_ids_are_refused():
     with pytest.raises(InputError, match="Two examples share the id '0'"):
-        as_examples(["x", Example("y", id="0")])
+        _as_examples(["x", Example("y", id="0")])
 
 
 @pytest.mark.parametrize("single", ["a text", CLIP, Example("x", id="a")])
 def test_a_single_example_is_not_a_list(single):
     with pytest.raises(InputError, match=r"put the single example into one: \[example\]"):
-        as_examples(single)
+        _as_examples(single)
 
 
 def test_nothing_is_refused():
     with pytest.raises(InputError, match="No examples were given"):
-        as_examples([])
+        _as_examples([])
 
 
 @pytest.mark.parametrize(
@@ -72,20 +72,20 @@ def test_lazy_content_is_read_only_when_asked_for():
     lazy = Lazy(CLIP)
     example = Example(lazy, id="a")
     assert lazy.reads == 0
-    assert read_content(example) is CLIP
+    assert _read_content(example) is CLIP
     assert lazy.reads == 1
 
 
 def test_lazy_content_must_be_a_clip():
     with pytest.raises(InputError, match="Example 'a': a clip must be a uint8 array"):
-        read_content(Example(Lazy("text"), id="a"))
+        _read_content(Example(Lazy("text"), id="a"))
 
 
 def test_prompts_get_names():
-    assert as_prompts(None) == {"none": ""}
-    assert as_prompts("Why?") == {"p1": "Why?"}
-    assert as_prompts(["Why?", "How?"]) == {"p1": "Why?", "p2": "How?"}
-    assert list(as_prompts({"b": "x", "a": "y"})) == ["b", "a"]
+    assert _as_prompts(None) == {"none": ""}
+    assert _as_prompts("Why?") == {"p1": "Why?"}
+    assert _as_prompts(["Why?", "How?"]) == {"p1": "Why?", "p2": "How?"}
+    assert list(_as_prompts({"b": "x", "a": "y"})) == ["b", "a"]
 
 
 @pytest.mark.parametrize(
@@ -101,14 +101,14 @@ def test_prompts_get_names():
 )
 def test_bad_prompts_are_named(prompts, text):
     with pytest.raises(InputError, match=text):
-        as_prompts(prompts)
+        _as_prompts(prompts)
 
 
 def test_frames_keep_their_times_and_are_arrays_where_one_is_asked_for():
     pixels = np.zeros((2, 4, 4, 3), np.uint8)
     frames = Frames(pixels, [0.0, 0.5])
     assert np.asarray(frames) is pixels
-    assert read_content(Example(frames, id="a")) is frames
+    assert _read_content(Example(frames, id="a")) is frames
     for seconds, message in (
         ([0.0], "2 frames need as many times"),
         ([0.5, 0.0], "ascending"),
@@ -125,4 +125,4 @@ def test_times_of_something_that_is_read_later_come_along():
         def read(self):
             return np.zeros((2, 4, 4, 3), np.uint8)
 
-    assert read_content(Example(Timed(), id="a")).seconds.tolist() == [0.0, 0.25]
+    assert _read_content(Example(Timed(), id="a")).seconds.tolist() == [0.0, 0.25]

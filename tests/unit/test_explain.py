@@ -12,13 +12,13 @@ from hunters import clips, head_hunter, layer_hunter, model, video
 
 from headprobe.errors import ArtefactError, InputError, VideoError
 from headprobe.examples import Example
-from headprobe.headhunt.detect import detect_video
-from headprobe.headhunt.events_file import EventsFile
-from headprobe.headhunt.events_report import read_events, report_events
-from headprobe.headhunt.explain import attention_figure, contributions_figure, explain, explain_events
+from headprobe.headhunt._detect import detect_video
+from headprobe.headhunt._events_file import EventsFile
+from headprobe.headhunt._explain import attention_figure, contributions_figure, explain, explain_events
+from headprobe.headhunt._report import read_events, report_events
 from headprobe.headhunt.locate import Locator
 from headprobe.headhunt.prompts import EMBEDDED_DESCRIBE
-from headprobe.report import PARTS
+from headprobe.report.report import PARTS
 from headprobe.trace.attention import attention
 from headprobe.trace.generate import generate
 
@@ -80,7 +80,7 @@ def test_events_are_explained_by_their_highest_segment(tiny, hunter, run) -> Non
     (told,) = explain_events(hunter, tiny, detection, max_new_tokens=4)
     assert told.event == detection.events[0]
     assert told.span == detection.spans[int(detection.scores.argmax())]
-    assert told.score == pytest.approx(detection.scores.max(), abs=1e-6)
+    assert close(told.score, float(detection.scores.max()), torch.float32)
     assert told.seconds[0] == pytest.approx(told.span[0] / 10, abs=0.2)
     assert explain_events(hunter, tiny, detection, max_events=0) == []
 

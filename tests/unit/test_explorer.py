@@ -20,9 +20,8 @@ from headprobe.activations import HeadActivations, example_table
 from headprobe.errors import InputError
 from headprobe.examples import Example
 from headprobe.heads import HeadSet
-from headprobe.plotting.explorer.content import contents, shown_rows
+from headprobe.plotting.explorer._content import contents, extremes, head_view, margins, shown_rows, silhouette
 from headprobe.plotting.explorer.explore import explore
-from headprobe.plotting.explorer.views import extremes, head_view, margins, silhouette
 from headprobe.provenance import Provenance
 from headprobe.scores import score_map
 

@@ -21,7 +21,7 @@ from tiny_models import make_model
 from headprobe import HeadTracer, positions
 from headprobe.errors import FingerprintError, HeadprobeWarning, InputError, StoreError, UnsupportedModelError
 from headprobe.extraction import extract as extract_module
-from headprobe.extraction.decoder import Decoder
+from headprobe.extraction._decoding import Decoder
 from headprobe.extraction.extract import Extraction, Interrupted, extract
 from headprobe.store import Store, verify
 from headprobe.video.clips import clip_examples
@@ -214,7 +214,7 @@ def test_a_store_that_is_there_is_continued_only_when_asked(
         with pytest.raises(FingerprintError, match=text):
             go(one, model, tmp_path / "z", resume=True, **change)
     with monkeypatch.context() as patch:
-        patch.setattr("headprobe.extraction.reading.metadata.version", lambda name: "0.1")
+        patch.setattr("headprobe.extraction._reading.metadata.version", lambda name: "0.1")
         with pytest.raises(FingerprintError, match=rf"versions, av: '{av.__version__}', now '0\.1'"):
             go(one, model, tmp_path / "z", resume=True)
     with pytest.raises(FingerprintError, match="prompts, odd: 'does anything odd', now 'what'"):

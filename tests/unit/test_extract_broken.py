@@ -16,7 +16,7 @@ import pytest
 from broken_videos import MAY_BE_READ, make
 from tiny_models import make_model
 
-from headprobe.extraction.decoder import Decoder
+from headprobe.extraction._decoding import Decoder
 from headprobe.extraction.extract import extract
 from headprobe.store import verify
 from headprobe.video.decode import write_video

@@ -14,7 +14,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from headprobe.cli import app
+from headprobe.cli.app import app
 from headprobe.store import Store
 from headprobe.video.decode import write_video
 

@@ -16,12 +16,9 @@ from broken_videos import png
 from equality import same
 
 from headprobe.errors import HeadprobeError, InputError
-from headprobe.extraction import decoder as decoder_module
-from headprobe.extraction.decode_ahead import DecodeAhead
-from headprobe.extraction.decoder import Decoder, Lost, Stopped
-from headprobe.extraction.events import Batch, Finished, Opened, Skipped
-from headprobe.extraction.source import Stretch, Video
-from headprobe.extraction.units import Progress, Settings, Unit, units_of
+from headprobe.extraction import _decoding as decoder_module
+from headprobe.extraction._decoding import Batch, DecodeAhead, Decoder, Finished, Lost, Opened, Skipped, Stopped
+from headprobe.extraction._sources import Progress, Settings, Stretch, Unit, Video, units_of
 from headprobe.video.decode import read_frames, write_video
 
 LENGTH, FRAMES = 8, 4
@@ -61,7 +58,7 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     def use(code: str) -> Path:
         path = tmp_path / "script.py"
-        path.write_text(f"HERE = {str(tmp_path)!r}\n{code}\nfrom headprobe.extraction.worker import main\n")
+        path.write_text(f"HERE = {str(tmp_path)!r}\n{code}\nfrom headprobe.extraction._worker import main\n")
         boot = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
         monkeypatch.setattr(decoder_module, "_BOOT", f"{boot}exec(open({str(path)!r}).read()); ")
         return tmp_path
@@ -135,7 +132,7 @@ def test_a_video_that_is_done_is_not_opened(tmp_path: Path) -> None:
 
 def test_each_file_is_opened_once(folder: Path, script) -> None:
     here = script(
-        "import headprobe.extraction.worker as w\n"
+        "import headprobe.extraction._worker as w\n"
         "class Counting(w._Reader):\n"
         "    def __init__(self, path, alive):\n"
         "        open(HERE + '/opened', 'a').write(path + '\\n')\n"
@@ -150,7 +147,7 @@ def test_each_file_is_opened_once(folder: Path, script) -> None:
 def test_the_process_loads_neither_torch_nor_the_callers_script(folder: Path, script) -> None:
     here = script(
         "import atexit, sys, signal\n"
-        "import headprobe.extraction.worker as w\n"
+        "import headprobe.extraction._worker as w\n"
         "real = w._do\n"
         "def do(job, speaker):\n"
         "    real(job, speaker)\n"
@@ -165,7 +162,7 @@ def test_the_process_loads_neither_torch_nor_the_callers_script(folder: Path, sc
 
 def test_what_a_library_prints_does_not_disturb(folder: Path, script) -> None:
     script(
-        "import headprobe.extraction.worker as w, os\n"
+        "import headprobe.extraction._worker as w, os\n"
         "real = w._do\n"
         "def do(job, speaker):\n"
         "    print('chatter', flush=True); os.write(1, b'more')\n"
@@ -179,7 +176,7 @@ def test_what_a_library_prints_does_not_disturb(folder: Path, script) -> None:
 
 NAUGHTY = """
 import os, time, signal
-import headprobe.extraction.worker as w
+import headprobe.extraction._worker as w
 class Naughty(w._Reader):
     def __init__(self, path, alive):
         if 'v1' in path: {opening}
@@ -222,7 +219,7 @@ def test_a_process_that_is_lost_is_replaced_and_its_file_listed(
 
 
 def test_a_file_of_which_no_clip_can_be_decoded_is_given_up(folder: Path, script) -> None:
-    script("import headprobe.extraction.worker as w\nw._Reader.read = lambda self, indices: 1 / 0")
+    script("import headprobe.extraction._worker as w\nw._Reader.read = lambda self, indices: 1 / 0")
     events = run(units_of(videos(folder, "v2")), length=4)
     assert [(e.id, e.reason) for e in events if isinstance(e, Skipped)] == [
         *((f"v2:{i}-{i + 4}", "ZeroDivisionError: division by zero") for i in (0, 4, 8)),
@@ -259,7 +256,7 @@ def test_a_stopped_process_is_found_out(folder: Path) -> None:
 
 
 def test_an_abandoned_process_ends_itself(folder: Path, script) -> None:
-    script("import time\nimport headprobe.extraction.worker as w\nw.cut = lambda *a: time.sleep(100)")
+    script("import time\nimport headprobe.extraction._worker as w\nw.cut = lambda *a: time.sleep(100)")
     decoder = Decoder(0.3, stopped=lambda: False)
     try:
         process = decoder._started()
@@ -275,7 +272,7 @@ def test_an_abandoned_process_ends_itself(folder: Path, script) -> None:
 
 def test_a_process_ends_when_its_caller_is_killed(folder: Path) -> None:
     code = (
-        "import os, signal, sys\nfrom headprobe.extraction.decoder import Decoder\n"
+        "import os, signal, sys\nfrom headprobe.extraction._decoding import Decoder\n"
         "d = Decoder(10.0, lambda: False)\nprint(d._started().pid, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

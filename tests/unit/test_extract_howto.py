@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from headprobe.cli import app
+from headprobe.cli.app import app
 from headprobe.store import Store
 from headprobe.video.decode import write_video
 

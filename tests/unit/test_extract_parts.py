@@ -13,15 +13,12 @@ from hypothesis import strategies as st
 
 from headprobe import positions
 from headprobe.errors import InputError, OutOfMemoryError, StoreError
-from headprobe.extraction.cutting import clip_id, cut, video_and_span
-from headprobe.extraction.events import Opened, Skipped
-from headprobe.extraction.keeping import store_folders
-from headprobe.extraction.progress import Bar
-from headprobe.extraction.prompts import parse_position, parse_positions, read_prompts
-from headprobe.extraction.skipped import SkippedList, read_skipped, summary
-from headprobe.extraction.source import Stretch, Video
-from headprobe.extraction.units import units_of
-from headprobe.trace.batching import BatchSize
+from headprobe.extraction._decoding import Opened, Skipped
+from headprobe.extraction._sources import Stretch, Video, clip_id, cut, units_of, video_and_span
+from headprobe.extraction._writer import SkippedList, read_skipped, store_folders, summary
+from headprobe.extraction.extract import _Bar
+from headprobe.extraction.prompts import _parse_position, _parse_positions, read_prompts
+from headprobe.trace._batching import BatchSize
 
 CPU = torch.device("cpu")
 
@@ -157,7 +154,7 @@ EXAMPLES = [
 
 @pytest.mark.parametrize("position", EXAMPLES, ids=repr)
 def test_a_position_is_read_from_how_it_prints(position: positions.Position) -> None:
-    assert repr(parse_position(repr(position))) == repr(position)
+    assert repr(_parse_position(repr(position))) == repr(position)
 
 
 @pytest.mark.parametrize(
@@ -181,18 +178,18 @@ def test_a_position_is_read_from_how_it_prints(position: positions.Position) -> 
 )
 def test_what_is_no_position_is_refused_and_not_executed(text: str) -> None:
     with pytest.raises(InputError, match="is no position"):
-        parse_position(text)
+        _parse_position(text)
 
 
 def test_several_positions_get_names_that_can_be_folders(tmp_path) -> None:
-    assert parse_positions([]) is None
-    assert parse_positions(["last"]) == positions.last()
-    assert list(parse_positions(["end=last()"]) or ()) == ["end"]
-    named = parse_positions([repr(position) for position in EXAMPLES])
+    assert _parse_positions([]) is None
+    assert _parse_positions(["last"]) == positions.last()
+    assert list(_parse_positions(["end=last()"]) or ()) == ["end"]
+    named = _parse_positions([repr(position) for position in EXAMPLES])
     assert isinstance(named, dict)
     assert len(store_folders(tmp_path, named, single=False)) == len(EXAMPLES)
     with pytest.raises(InputError, match="Two positions have the name 'last'"):
-        parse_positions(["last", "last()"])
+        _parse_positions(["last", "last()"])
     with pytest.raises(InputError, match="cannot be one; name the positions with letters"):
         store_folders(tmp_path, ["../x"], single=False)
 
@@ -273,7 +270,7 @@ def test_a_batch_size_that_is_none(size) -> None:
 
 
 def test_the_bar_says_clips_per_second_and_the_time_left(capsys: pytest.CaptureFixture[str]) -> None:
-    bar = Bar(n_videos=2, n_there=1, show=True)
+    bar = _Bar(n_videos=2, n_there=1, show=True)
     bar._bar.mininterval = 0
     bar.opened(Opened(Video("a.mp4", "a"), n_clips=5, n_wanted=4))
     bar.skipped()

@@ -13,9 +13,9 @@ import pytest
 from equality import close
 from tiny_models import make_model
 
+from headprobe.extraction._engines import Reader
+from headprobe.extraction._sources import Unit
 from headprobe.extraction.extract import extract
-from headprobe.extraction.ray_engine import Reader
-from headprobe.extraction.units import Unit
 from headprobe.video.decode import write_video
 
 SMALL = {"segments": 8, "frames": 4, "batch_size": 3, "videos_per_unit": 1, "workers": 1, "progress": False}
@@ -179,7 +179,7 @@ def test_an_error_in_an_actor_ends_the_run_as_what_it_is(
 def test_an_actor_for_each_gpu_or_for_four_cores(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: int, actors: int | None, n: int, n_gpus: int
 ) -> None:
-    from headprobe.extraction import ray_engine
+    from headprobe.extraction import _engines as ray_engine
 
     asked = []
     monkeypatch.setattr(ray_engine, "load", lambda name, **how: asked.append(how) or make_model("qwen2_vl"))

@@ -14,7 +14,7 @@ import pytest
 from headprobe.activations import example_table
 from headprobe.errors import InputError
 from headprobe.examples import Example
-from headprobe.extraction.source import Stretch, Video, find_sources
+from headprobe.extraction._sources import Stretch, Video, find_sources
 
 
 @pytest.fixture

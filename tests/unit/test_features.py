@@ -5,11 +5,11 @@ import pytest
 import torch
 from equality import close
 
-from headprobe.activations import HeadActivations
+from headprobe.activations import HeadActivations, _dense, example_table
 from headprobe.errors import InputError
 from headprobe.examples import Example
 from headprobe.heads import HeadSet
-from headprobe.metrics.features import (
+from headprobe.metrics._features import (
     checked_features,
     chunks,
     example_groups,
@@ -19,8 +19,6 @@ from headprobe.metrics.features import (
     resolution,
 )
 from headprobe.provenance import Provenance
-from headprobe.tables import example_table
-from headprobe.values import dense
 
 
 def activations(groups=("a", "a", "b", "b")):
@@ -32,7 +30,7 @@ def activations(groups=("a", "a", "b", "b")):
     }
     table = example_table([Example("x", id=f"e{i}", label=i % 2, group=g) for i, g in enumerate(groups)])
     heads = HeadSet([head for part in tensors for head in part])
-    return HeadActivations(dense(tensors), heads, {"ask": "", "tell": ""}, table, Provenance("m"))
+    return HeadActivations(_dense(tensors), heads, {"ask": "", "tell": ""}, table, Provenance("m"))
 
 
 def test_activations_and_arrays_are_read_alike():

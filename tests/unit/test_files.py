@@ -61,18 +61,16 @@ def test_a_link_is_replaced_and_not_written_through(tmp_path: Path) -> None:
 def test_every_file_has_the_mode_of_the_users_mask(tmp_path: Path, mask: int) -> None:
     import numpy as np
 
-    from headprobe.headhunt.scorer import Scorer
-    from headprobe.headhunt.scorer_file import save_scorer
+    from headprobe.headhunt.scorer import Scorer, _save_scorer
     from headprobe.heads import HeadSet
-    from headprobe.report_file import write_report
-    from headprobe.report_page import Section
+    from headprobe.report._html import Section, write_report
     from headprobe.scores import score_map, to_csv
-    from headprobe.video.encode import write_video
+    from headprobe.video.decode import write_video
 
     before = os.umask(mask)
     try:
         write_video(tmp_path / "a.mp4", np.zeros((2, 16, 16, 3), np.uint8), fps=5)
-        save_scorer(Scorer().fit(np.arange(4.0).reshape(4, 1, 1), [0, 0, 1, 1]), tmp_path)
+        _save_scorer(Scorer().fit(np.arange(4.0).reshape(4, 1, 1), [0, 0, 1, 1]), tmp_path)
         HeadSet(["L0H0"]).save(tmp_path / "heads.json")
         to_csv(score_map([[0.5]]), tmp_path / "map.csv")
         write_report(tmp_path / "report.html", "A run", [Section("Result", ["It ran."])])
@@ -85,7 +83,7 @@ def test_every_file_has_the_mode_of_the_users_mask(tmp_path: Path, mask: int) ->
 
 def test_no_other_code_puts_a_file_in_the_place_of_another() -> None:
     # Finished files get a new name: under the lock of the store, and out of the folder in which a demo was staged.
-    elsewhere = ("store/holdings.py", "store/check.py", "headhunt/demo.py")
+    elsewhere = ("store/_holdings.py", "store/check.py", "demo/_run.py")
     calls = ("os.replace(", ".write_text(", ".write_bytes(", "os.rename(")
     found = []
     for source in sorted(PACKAGE.rglob("*.py")):

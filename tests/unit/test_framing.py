@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import headprobe
 from headprobe.errors import InputError, UnsupportedModelError
-from headprobe.models.framing import Framing, centre_crop
+from headprobe.models.video_adapter import Framing, centre_crop
 
 PLAIN = {"image_mean": [0.0] * 3, "image_std": [1.0] * 3, "rescale_factor": 1.0}
 

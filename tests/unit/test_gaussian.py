@@ -5,7 +5,7 @@ from sklearn.covariance import LedoitWolf
 
 from headprobe.errors import InputError
 from headprobe.metrics import gaussian as module
-from headprobe.metrics.gaussian import kl, lda, lda_plain, ledoit_wolf, span_coordinates
+from headprobe.metrics.gaussian import _span_coordinates, kl, lda, lda_plain, ledoit_wolf
 
 Y = torch.tensor([False, False, True, True])
 
@@ -57,7 +57,7 @@ def test_classes_that_collapse_to_points_are_refused():
 def test_shrinkage_lies_between_0_and_1_and_covers_what_the_span_leaves_out():
     rows = torch.randn(5, 6, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     rows -= rows.mean(1, keepdim=True)
-    full, small = ledoit_wolf(rows, 40), ledoit_wolf(span_coordinates(rows), 40)
+    full, small = ledoit_wolf(rows, 40), ledoit_wolf(_span_coordinates(rows), 40)
     assert ((full.shrinkage > 0) & (full.shrinkage <= 1)).all()
     torch.testing.assert_close(small.shrinkage, full.shrinkage)
     torch.testing.assert_close(small.ridge, full.ridge)
@@ -68,11 +68,11 @@ def test_shrinkage_lies_between_0_and_1_and_covers_what_the_span_leaves_out():
 
 def test_span_coordinates_keep_inner_products():
     x = torch.randn(3, 5, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    small = span_coordinates(x)
+    small = _span_coordinates(x)
     assert small.shape == (3, 5, 5)
     torch.testing.assert_close(small @ small.mT, x @ x.mT)
     wide = x[:, :, :4]
-    assert span_coordinates(wide) is wide
+    assert _span_coordinates(wide) is wide
 
 
 def test_identical_classes_have_no_divergence():

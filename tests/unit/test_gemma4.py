@@ -13,8 +13,8 @@ from families.gemma4 import FAMILIES, PATCHES
 import headprobe
 from headprobe import Frames, HeadTracer, positions
 from headprobe.errors import InputError
-from headprobe.models.gemma4 import fitted_size
-from headprobe.sites import block_paths
+from headprobe.models.families.gemma4 import _fitted_size
+from headprobe.models.sites import block_paths
 from headprobe.trace import edits
 from headprobe.trace.generate import generate
 
@@ -45,13 +45,13 @@ def large():
     ],
 )
 def test_a_frame_is_fitted_to_the_budget_of_tokens(height, width, rows, columns):
-    assert fitted_size(height, width, 8, 70) == (8 * rows, 8 * columns)
+    assert _fitted_size(height, width, 8, 70) == (8 * rows, 8 * columns)
 
 
 def test_no_frame_exceeds_the_budget():
     rng = np.random.default_rng(0)
     for height, width in rng.integers(1, 3000, (500, 2)).tolist():
-        rows, columns = (side // 48 for side in fitted_size(height, width, 48, 70))
+        rows, columns = (side // 48 for side in _fitted_size(height, width, 48, 70))
         assert 35 <= rows * columns <= 70, (height, width)
 
 

@@ -12,8 +12,7 @@ from transformers import LlamaModel, LogitsProcessorList, TemperatureLogitsWarpe
 import headprobe
 from headprobe import Example, HeadTracer
 from headprobe.errors import InputError, UnsupportedModelError, VideoError
-from headprobe.trace.generate import generate
-from headprobe.trace.sampling import Draw, Sampling, Stop
+from headprobe.trace.generate import _Draw, _Sampling, _Stop, generate
 
 TEXTS = contents("gpt2")
 
@@ -102,7 +101,7 @@ def test_a_stop_text_ends_one_example(model):
 
 def test_stop_looks_at_generated_text_only():
     tokenizer = make_tokenizer()
-    stop = Stop(["man"], tokenizer, n_prompt=2)
+    stop = _Stop(["man"], tokenizer, n_prompt=2)
     word = tokenizer.convert_tokens_to_ids
     ids = torch.tensor([[word("a"), word("man"), word("runs")], [word("a"), word("car"), word("man")]])
     assert stop(ids, None).tolist() == [False, True]
@@ -172,7 +171,7 @@ def test_probabilities_are_those_of_transformers(temperature, top_k, top_p):
     steps += [TopKLogitsWarper(top_k)] if top_k else []
     steps += [TopPLogitsWarper(top_p)] if top_p else []
     expected = LogitsProcessorList(steps)(torch.zeros(6, 1, dtype=torch.long), scores).softmax(-1)
-    found = Sampling(temperature, top_k, top_p).probabilities(scores)
+    found = _Sampling(temperature, top_k, top_p).probabilities(scores)
     assert torch.allclose(found, expected, atol=1e-12)
     assert bool(((found > 0) == (expected > 0)).all())
 
@@ -181,7 +180,7 @@ def test_draws_follow_the_probabilities():
     n = 4000
     shares = torch.tensor([0.5, 0.0, 0.3, 0.2])
     scores = shares.log().expand(n, 4)
-    chosen = Draw(Sampling(), [str(i) for i in range(n)])(torch.zeros(n, 1), scores).argmax(-1)
+    chosen = _Draw(_Sampling(), [str(i) for i in range(n)])(torch.zeros(n, 1), scores).argmax(-1)
     counts = chosen.bincount(minlength=4)
     assert counts[1] == 0
     # Four standard deviations of a binomial count; the seed is fixed, so this cannot fail by chance.

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from headprobe.cli import app
+from headprobe.cli.app import app
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "howto" / "headhunt.md"
 ELSEWHERE = ("ROOT", "rtsp:", "MODEL", "internvl3")  # needs data, a camera or a checkpoint

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from headprobe.headhunt.evaluate import evaluate
-from headprobe.headhunt.evaluate.resampled import pair_wins
-from headprobe.headhunt.ranking import count_videos
+from headprobe.evaluation import evaluate
+from headprobe.evaluation.bootstrap import pair_wins
+from headprobe.evaluation.frames import _count_videos
 
 TINY = Path(__file__).resolve().parents[2] / "analyses" / "headhunt_tiny"
 CONFIG = tomllib.loads((TINY / "config.toml").read_text(encoding="utf-8"))
@@ -39,7 +39,7 @@ def test_the_table_ranks_as_evaluate_does_also_in_resamples(run):
     names = [f"v{i}" for i in range(6)]
     labels = dict(zip(names, truth, strict=True))
     frames = [dict(zip(names, one, strict=True)) for one in scores]
-    wins = np.stack([pair_wins(count_videos(one, labels)) for one in frames])
+    wins = np.stack([pair_wins(_count_videos(one, labels)) for one in frames])
     config = CONFIG | {"intervals": {"level": 0.95, "resamples": 50, "margin": 0.02}}
     seen, held_out = np.array([0, 1, 2, 4]), np.array([0, 3, 5])
     ranked = {"full": run.verdicts.Ranked(wins, np.zeros((2, 2)))}

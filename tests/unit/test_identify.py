@@ -3,16 +3,14 @@ import pytest
 import torch
 from equality import close
 
-from headprobe.activations import HeadActivations
+from headprobe.activations import HeadActivations, _dense, example_table
 from headprobe.errors import InputError
 from headprobe.examples import Example
-from headprobe.headhunt.identify import identify
+from headprobe.headhunt.headhunt import identify
 from headprobe.heads import HeadSet
 from headprobe.metrics.consensus import consensus
 from headprobe.metrics.saliency import combine, saliency
 from headprobe.provenance import Provenance
-from headprobe.tables import example_table
-from headprobe.values import dense
 
 
 def prompted(seed=0, n=24, prompts=3, layers=3, heads=4, d=6):
@@ -67,7 +65,7 @@ def test_heads_of_a_model_whose_layers_have_different_heads():
     }
     heads = HeadSet([head for part in tensors for head in part])
     table = example_table([Example("x", id=str(i), label=int(label)) for i, label in enumerate(y)])
-    acts = HeadActivations(dense(tensors), heads, {"ask": "", "tell": ""}, table, Provenance("ragged"))
+    acts = HeadActivations(_dense(tensors), heads, {"ask": "", "tell": ""}, table, Provenance("ragged"))
     found = identify(acts, k=6)
     assert set(found.heads) == set(heads)
     assert found.heads.labels[0] == "L1H1"

@@ -61,7 +61,7 @@ for found in pkgutil.walk_packages(headprobe.__path__, "headprobe."):
         importlib.import_module(found.name)
 from headprobe.errors import StoreError
 from headprobe._files import read_regular
-from headprobe.store.files import publish
+from headprobe.store._io import publish
 from headprobe.video.scenes import labelled_clips
 acts = headprobe.HeadTracer(headprobe.load("tiny")).capture(labelled_clips(2, seed=1), ["what ?"], progress=False)
 print(tuple(acts.z.shape))

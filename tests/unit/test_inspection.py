@@ -15,11 +15,10 @@ from typer.testing import CliRunner
 
 import headprobe
 from headprobe import inspect_model
-from headprobe.cli import app
+from headprobe.cli.app import app
 from headprobe.errors import InputError, UnsupportedModelError
 from headprobe.models.adapter import families
-from headprobe.models.inspection import _configuration
-from headprobe.models.summary import TESTED, layer_ranges
+from headprobe.models.inspection import TESTED, _configuration, _layer_ranges
 
 
 def run(*arguments: str, width: int = 120):
@@ -196,7 +195,7 @@ def test_models_lists_every_family_once(width):
     ],
 )
 def test_layers_are_written_shortly(layers, text):
-    assert layer_ranges(layers) == text
+    assert _layer_ranges(layers) == text
 
 
 @pytest.mark.parametrize("name", ["bamba", "falcon_h1"])

@@ -8,7 +8,7 @@ from families import clips, internvl
 
 import headprobe
 from headprobe.errors import InputError
-from headprobe.sites import discover
+from headprobe.models.sites import discover
 
 
 @pytest.fixture(scope="module")

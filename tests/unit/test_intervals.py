@@ -11,13 +11,11 @@ from headprobe.activations import HeadActivations, example_table
 from headprobe.errors import InputError
 from headprobe.examples import Example
 from headprobe.heads import HeadSet
-from headprobe.metrics.labellings import read_data
+from headprobe.metrics._labellings import group_halves, read_data, score_parts
 from headprobe.metrics.linear_probe import loo_ridge_auroc
-from headprobe.metrics.metric import METRICS
 from headprobe.metrics.normalisation import combine
-from headprobe.metrics.parts import group_halves, score_parts
 from headprobe.metrics.resampling import group_resamples
-from headprobe.metrics.saliency import saliency
+from headprobe.metrics.saliency import METRICS, saliency
 from headprobe.metrics.significance import bootstrap_intervals, winners_curse
 from headprobe.provenance import Provenance
 

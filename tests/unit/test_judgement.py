@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from headprobe.errors import InputError
-from headprobe.headhunt.evaluate import CONTROLS, evaluate
-from headprobe.headhunt.judgement import SELF, judge, truth_of
+from headprobe.evaluation import CONTROLS, evaluate
+from headprobe.headhunt._calibration_set import file_digest
+from headprobe.headhunt._report import SELF, judge, truth_of
 from headprobe.headhunt.locate import Event
-from headprobe.headhunt.material import file_digest
 
 
 def detection(name: str, scores: list[float], events: tuple[tuple[int, int], ...] = (), fps: float = 10.0) -> Any:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headprobe.errors import InputError
-from headprobe.metrics.kemeny import kemeny
+from headprobe.metrics.consensus import kemeny
 from headprobe.scores import score_map
 
 

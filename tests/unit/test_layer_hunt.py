@@ -13,13 +13,13 @@ from hunters import layer_hunter, model, video
 from sklearn.base import clone
 
 from headprobe.errors import ArtefactError, InputError
-from headprobe.headhunt.detect import detect_video
-from headprobe.headhunt.detector_file import load_detector
-from headprobe.headhunt.hunt import Hunt
-from headprobe.headhunt.layers import COMBINED, LayerHunt, choose_layer
-from headprobe.headhunt.pipeline import HeadHunt
+from headprobe.headhunt._artefact import load_detector
+from headprobe.headhunt._detect import detect_video
+from headprobe.headhunt.detector import Hunt
+from headprobe.headhunt.headhunt import HeadHunt
+from headprobe.headhunt.layerhunt import COMBINED, LayerHunt, choose_layer
 from headprobe.metrics.gaussian import kl
-from headprobe.metrics.layer_scores import entropy, ldr
+from headprobe.metrics.spectrum import entropy, ldr
 
 
 @pytest.fixture(scope="module")

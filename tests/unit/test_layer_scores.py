@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from headprobe.errors import InputError
-from headprobe.metrics.layer_scores import entropy, ldr
+from headprobe.metrics.spectrum import entropy, ldr
 
 Y = torch.tensor([False, False, True, True])
 

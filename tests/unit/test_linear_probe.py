@@ -9,7 +9,7 @@ from equality import close
 
 from headprobe.errors import InputError
 from headprobe.metrics import linear_probe
-from headprobe.metrics.linear_probe import auroc, fold_index, loo_ridge_auroc, loo_ridge_scores, resampled_auroc
+from headprobe.metrics.linear_probe import _resampled_auroc, auroc, fold_index, loo_ridge_auroc, loo_ridge_scores
 
 
 def features(heads: int = 3, n: int = 12, d: int = 5, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -147,7 +147,7 @@ def test_resampled_auroc_is_the_auroc_of_repeated_examples() -> None:
     scores, y = rng.integers(0, 5, size=(2, 10)).astype(float), np.arange(10) % 2
     rows = np.array([0, 0, 1, 3, 3, 3, 4, 6, 9, 9])
     weights = np.bincount(rows, minlength=10)[None].astype(float)
-    np.testing.assert_allclose(resampled_auroc(scores, y, weights)[:, 0], auroc(scores[:, rows], y[rows]))
+    np.testing.assert_allclose(_resampled_auroc(scores, y, weights)[:, 0], auroc(scores[:, rows], y[rows]))
 
 
 def test_fold_index_keeps_the_order_of_occurrence() -> None:
@@ -168,7 +168,7 @@ def test_fold_index_keeps_the_order_of_occurrence() -> None:
         (lambda x, y: loo_ridge_scores(x, y, groups=["a", None] * 6), "6 of 12 examples have no group"),
         (lambda x, y: loo_ridge_auroc(x, torch.stack([y, y * 0])), "labelling 1 has one class only"),
         (lambda x, y: auroc(np.array([np.nan, 1.0]), np.array([0, 1])), "scores hold NaN"),
-        (lambda x, y: resampled_auroc(np.zeros((1, 2)), np.array([0, 1]), np.eye(2)), "resample 0 has one class only"),
+        (lambda x, y: _resampled_auroc(np.zeros((1, 2)), np.array([0, 1]), np.eye(2)), "resample 0 has one class only"),
     ],
 )
 def test_errors(call, message: str) -> None:

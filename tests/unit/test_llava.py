@@ -6,7 +6,7 @@ from equality import same, same_bits
 from families import clips, llava_next_video, llava_onevision, video_llava
 
 from headprobe import positions
-from headprobe.sites import block_paths
+from headprobe.models.sites import block_paths
 
 FAMILIES = [module.FAMILIES[0] for module in (llava_onevision, llava_next_video, video_llava)]
 each = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)

@@ -24,8 +24,8 @@ from tiny_models import (
 import headprobe
 from headprobe import HeadSite, HeadTracer
 from headprobe.errors import InputError, OutOfMemoryError, SiteError, UnsupportedModelError
-from headprobe.models import checkpoint
-from headprobe.models.loading import best_device, never_trained
+from headprobe.models import loading as checkpoint
+from headprobe.models.loading import _best_device, never_trained
 
 
 def save(family: str, folder, **changes):
@@ -468,9 +468,9 @@ def test_the_device_is_picked_and_attention_is_chosen(caplog, monkeypatch) -> No
     with caplog.at_level("INFO", logger="headprobe"):
         model = headprobe.load("tiny", device="auto", attention="eager")
     assert model.config._attn_implementation == "eager"
-    assert model.device.type == best_device().type
+    assert model.device.type == _best_device().type
     assert "attention eager, 48 heads" in caplog.text
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert best_device() == torch.device("cuda")
+    assert _best_device() == torch.device("cuda")
     with pytest.raises(InputError, match="'none of these', which is not built into transformers"):
         headprobe.load("tiny", attention="none of these")

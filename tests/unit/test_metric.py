@@ -7,9 +7,8 @@ from equality import close
 
 import headprobe.metrics
 from headprobe.errors import InputError
-from headprobe.metrics.batch import Batch
-from headprobe.metrics.metric import METRICS, Metric, find_metrics
-from headprobe.metrics.saliency import saliency
+from headprobe.metrics._batch import Batch
+from headprobe.metrics.saliency import METRICS, Metric, _find_metrics, saliency
 
 
 def spread(x, y):
@@ -29,7 +28,7 @@ def test_every_metric_named_in_the_documentation_is_there():
 
 def test_names_metrics_and_functions_are_found():
     own = Metric("own", lambda heads, y: heads.x.sum((1, 2)))
-    assert [m.name for m in find_metrics(["kl", own, spread], "binary")] == ["kl", "own", "spread"]
+    assert [m.name for m in _find_metrics(["kl", own, spread], "binary")] == ["kl", "own", "spread"]
 
 
 @pytest.mark.parametrize(
@@ -44,16 +43,16 @@ def test_names_metrics_and_functions_are_found():
 )
 def test_metrics_that_cannot_be_used(metrics, text):
     with pytest.raises(InputError, match=text):
-        find_metrics(metrics)
+        _find_metrics(metrics)
 
 
 def test_a_metric_that_is_not_defined_for_a_target_names_those_that_are():
     with pytest.raises(
         InputError, match=r"\['kl', 'auroc'\] .* continuous target; these are: \['entropy', 'cka', 'r2'\]"
     ):
-        find_metrics(["kl", "cka", "auroc"], "continuous")
+        _find_metrics(["kl", "cka", "auroc"], "continuous")
     with pytest.raises(InputError, match=r"\['r2'\] are not defined for a multiclass target; these are: \['lda',"):
-        find_metrics(["r2"], "multiclass")
+        _find_metrics(["r2"], "multiclass")
 
 
 def test_a_metric_takes_bare_features_or_a_batch():
@@ -79,7 +78,7 @@ def test_functions_get_features_of_size_1_and_whole_class_numbers():
         return x[:, 0, 0]
 
     x = 7 * torch.randn(2, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 5
-    (metric,) = find_metrics([look])
+    (metric,) = _find_metrics([look])
     metric(x, torch.tensor([False, True, True, False]))
     assert seen["y"].tolist() == [0, 1, 1, 0]
     torch.testing.assert_close(seen["x"].abs().amax((1, 2)), torch.ones(2, dtype=torch.float64))

@@ -7,7 +7,7 @@ from equality import close
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headprobe.metrics.batch import Batch
+from headprobe.metrics._batch import Batch
 from headprobe.metrics.mmd import mmd, mmd_unbiased, squared_distances
 
 

@@ -7,14 +7,7 @@ import pytest
 from equality import close
 
 from headprobe.errors import InputError
-from headprobe.metrics.multiple_testing import (
-    bonferroni,
-    holm,
-    max_statistic_p,
-    permutation_p,
-    q_values,
-    step_down_p,
-)
+from headprobe.metrics.null import bonferroni, holm, max_statistic_p, permutation_p, q_values, step_down_p
 from headprobe.scores import score_map
 
 NAN = float("nan")

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from headprobe.errors import HeadprobeError
-from headprobe.headhunt.events_file import read_events, read_run
+from headprobe.headhunt._events_file import read_events, read_run
 from headprobe.provenance import Provenance
-from headprobe.video.encode import write_video
+from headprobe.video.decode import write_video
 
 VALUES: list[Any] = [None, True, -1, 0, 1.5, 1e308, 2**70, 10**299, "", "x\ud800", "<script>", "../../etc"]
 VALUES += [[], {}, [1], {"a": 1}, [[[]]]]

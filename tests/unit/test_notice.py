@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 
 import headprobe
-from headprobe._notice import notice
+from headprobe._validation import notice
 from headprobe.errors import HeadprobeWarning
-from headprobe.headhunt.identify import identify
+from headprobe.headhunt.headhunt import identify
 from headprobe.metrics.consensus import combine, consensus, consensus_scores, min_max
-from headprobe.metrics.permutation import relabellings
-from headprobe.metrics.significance import max_statistic
+from headprobe.metrics.significance import max_statistic, relabellings
 from headprobe.metrics.stability import jaccard, kuncheva, nogueira, selection_frequency, stable_selection
 from headprobe.probing import HeadSelector
 from headprobe.scores import score_map

@@ -5,27 +5,27 @@ import pytest
 import torch
 from equality import same_bits
 
-from headprobe.activations import HeadActivations
+from headprobe.activations import HeadActivations, example_table
 from headprobe.errors import InputError
 from headprobe.examples import Example
 from headprobe.heads import HeadSet
-from headprobe.metrics.aggregation import borda, median_rank, reciprocal_rank_fusion
-from headprobe.metrics.consensus import METHODS, consensus_scores
-from headprobe.metrics.kemeny import kemeny
-from headprobe.metrics.labellings import read_data
-from headprobe.metrics.metric import METRICS
+from headprobe.metrics._labellings import read_data, score_parts
+from headprobe.metrics.consensus import (
+    METHODS,
+    borda,
+    consensus_scores,
+    kemeny,
+    median_rank,
+    reciprocal_rank_fusion,
+    robust_rank_aggregation,
+)
 from headprobe.metrics.normalisation import combine, min_max, rank_scale
-from headprobe.metrics.origin import check_same_model, keep_origin, origin_of
-from headprobe.metrics.parts import score_parts
-from headprobe.metrics.ranks import ranks
-from headprobe.metrics.replicates import bootstrap_maps, size_maps, stack_maps
-from headprobe.metrics.robust_ranks import robust_rank_aggregation
-from headprobe.metrics.saliency import saliency
-from headprobe.metrics.selection import from_head_sets, selection_frequency, selections
+from headprobe.metrics.ranks import _selections, from_head_sets, ranks, selection_frequency
+from headprobe.metrics.resampling import bootstrap_maps, size_maps, stack_maps
+from headprobe.metrics.saliency import METRICS, saliency
 from headprobe.metrics.stability import coefficient_of_variation, mean, rss, standard_deviation
 from headprobe.provenance import Provenance
-from headprobe.scores import ORIGIN, from_json, score_map, to_json
-from headprobe.tables import example_table
+from headprobe.scores import ORIGIN, _check_same_model, _keep_origin, _origin_of, from_json, score_map, to_json
 
 OWN = {"model": "small", "revision": "main", "weights_hash": "9f2c"}
 
@@ -44,7 +44,7 @@ def test_maps_of_activations_say_which_model_they_are_of():
     acts = activations()
     scores = saliency(acts)
     assert scores.attrs == OWN
-    assert origin_of(Provenance("small")) == {"model": "small"}
+    assert _origin_of(Provenance("small")) == {"model": "small"}
     parts = score_parts(read_data(acts), METRICS["lda"], [np.arange(12), np.arange(6)])
     assert parts.attrs == OWN
     assert saliency(acts.z.numpy(), acts.labels).attrs == {}
@@ -61,7 +61,7 @@ def test_every_step_from_saliency_to_consensus_keeps_the_model():
         assert function(maps).attrs == OWN, function
     assert kemeny(maps).scores.attrs == OWN
     assert robust_rank_aggregation(maps).adjusted.attrs == OWN
-    assert selections(maps, 1, "prompt").attrs == OWN
+    assert _selections(maps, 1, "prompt").attrs == OWN
     assert selection_frequency(maps, 1, "prompt").attrs == OWN
     assert from_head_sets({"a": HeadSet(["L0H0"])}, rss(maps)).attrs == OWN
     for method in METHODS:
@@ -98,15 +98,15 @@ def test_maps_of_different_models_are_not_stacked_but_as_models(other, text):
 def test_maps_that_do_not_say_are_taken_as_they_are():
     known, unknown = saliency(activations()), saliency(activations())
     unknown.attrs = {}
-    check_same_model([known, unknown, known], "")
+    _check_same_model([known, unknown, known], "")
     assert stack_maps({0: unknown, 1: known}, "seed").sizes["seed"] == 2
 
 
 def test_only_the_origin_is_kept():
     source = score_map([[1.0]]).assign_attrs(OWN, units="nats")
     result = score_map([[2.0]]).assign_attrs(units="bits")
-    assert keep_origin(result, source).attrs == OWN
-    assert keep_origin(score_map([[2.0]]), score_map([[1.0]])).attrs == {}
+    assert _keep_origin(result, source).attrs == OWN
+    assert _keep_origin(score_map([[2.0]]), score_map([[1.0]])).attrs == {}
 
 
 def test_a_file_of_a_map_keeps_the_model():

@@ -11,7 +11,7 @@ import torch
 from equality import same
 
 from headprobe.errors import HeadprobeWarning, InputError
-from headprobe.metrics.permutation import MIN_DISTINCT, relabellings
+from headprobe.metrics.significance import MIN_DISTINCT, relabellings
 
 VIDEOS = np.repeat(np.arange(8), 3)
 CONSTANT = np.repeat([0, 1] * 4, 3)

@@ -23,14 +23,14 @@ from sklearn.metrics import roc_auc_score
 from headprobe.activations import HeadActivations, example_table
 from headprobe.errors import ArtefactError, FingerprintError, HeadprobeWarning, InputError
 from headprobe.examples import Example
-from headprobe.headhunt.detector_file import DETECTOR_FILE, load_detector
-from headprobe.headhunt.fitting import verdicts
-from headprobe.headhunt.held_out import by_video, out_of_fold
-from headprobe.headhunt.layers import LayerHunt
-from headprobe.headhunt.material import frame_rate
-from headprobe.headhunt.pipeline import HeadHunt
-from headprobe.headhunt.platt import brier_score
-from headprobe.headhunt.scorer import KINDS, make_scorer
+from headprobe.headhunt._artefact import DETECTOR_FILE, load_detector
+from headprobe.headhunt._calibration_set import frame_rate
+from headprobe.headhunt._fitting import verdicts
+from headprobe.headhunt._held_out import by_video, out_of_fold
+from headprobe.headhunt._platt import brier_score
+from headprobe.headhunt.headhunt import HeadHunt
+from headprobe.headhunt.layerhunt import LayerHunt
+from headprobe.headhunt.scorer import KINDS, _make_scorer
 from headprobe.heads import HeadSet
 from headprobe.provenance import Provenance
 from headprobe.trace.tracer import HeadTracer
@@ -187,7 +187,7 @@ def test_saved_and_loaded_gives_the_same_scores(tmp_path) -> None:
         ({"heads": ["L1H1"]}, "k is 2, with 1 heads of 4 numbers and a scorer of 8 features"),
         ({"head_dim": 8}, "k is 2, with 2 heads of 8 numbers and a scorer of 8 features"),
         ({"heads": ["x"]}, "fit and save the detector again"),
-        ({"segment_frames": 0}, "segment_frames must be a whole number of at least 1, got 0"),
+        ({"segment_frames": 0}, "segment_frames is 0; it must be an integer of at least 1"),
         ({"locator": {"sigma": -1, "tau": 0.5}}, "sigma"),
         ({"locator": {"sigma": 1, "tau": 0.5, "more": 2}}, "locator must hold sigma, tau, .*, got more, sigma, tau"),
         ({"locator": {"sigma": 1}}, "locator must hold sigma, tau"),
@@ -224,7 +224,7 @@ SAVE = """
 import os, sys
 from pathlib import Path
 from headprobe import _files
-from headprobe.headhunt.detector_file import load_detector, save_detector
+from headprobe.headhunt._artefact import load_detector, save_detector
 hunter, folder, name, number = load_detector(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
 owner = {"write_bytes": Path, "unlink": Path, "replace": os}[name]
 plain, seen = getattr(owner, name), []
@@ -345,7 +345,7 @@ def test_what_fit_and_score_refuse() -> None:
         HeadHunt(scoring_prompt="c").fit(acts)
     with pytest.raises(InputError, match="calibration segments have 10 frames but segment_frames is 48"):
         HeadHunt(k=2).fit(acts)
-    with pytest.raises(InputError, match="segment_frames must be a whole number of at least 1, got -1"):
+    with pytest.raises(InputError, match="segment_frames is -1; it must be an integer of at least 1"):
         HeadHunt(k=2, segment_frames=-1).fit(acts)
     sampled = replace(acts, provenance=replace(acts.provenance, frames=8))
     with pytest.raises(InputError, match="calibration clips have 8 frames but sample_frames is 16"):
@@ -358,7 +358,7 @@ def test_what_fit_and_score_refuse() -> None:
 
 def fitted_on(x: np.ndarray, y: np.ndarray):
     def score(train: np.ndarray, test: np.ndarray) -> np.ndarray:
-        return make_scorer().fit(x[train], y[train]).predict_proba(x[test])[:, 1]
+        return _make_scorer().fit(x[train], y[train]).predict_proba(x[test])[:, 1]
 
     return score
 

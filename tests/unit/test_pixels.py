@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tiny_models import FLEXIBLE, PACKING, make_clips
 
 from headprobe.errors import InputError
-from headprobe.models.pixels import PixelPacking, pack, smart_resize
+from headprobe.models._pixels import PixelPacking, pack, smart_resize
 
 
 def test_a_patch_holds_the_pixels_of_its_place():

@@ -15,10 +15,9 @@ from matplotlib.figure import Figure
 import headprobe
 from headprobe.errors import InputError
 from headprobe.examples import Example, Frames
-from headprobe.models.framing import Framing, centre_crop
-from headprobe.plotting.frames import frames, seen_area
-from headprobe.trace.attention import attention
-from headprobe.trace.patterns import AttentionPattern
+from headprobe.models.video_adapter import Framing, centre_crop
+from headprobe.plotting.frames import _seen_area, frames
+from headprobe.trace.attention import AttentionPattern, attention
 from headprobe.video import scenes
 
 HEADS = ["L0H1", "L2H7"]
@@ -168,7 +167,7 @@ def test_the_area_is_what_the_model_is_shown(framing):
     columns = torch.arange(1, size[1] + 1).byte()[None, None, None, :].expand(1, 3, *size)
     crop = framing.crop or size
     down, across = (centre_crop(one, crop)[0, 0].int() for one in (rows, columns))
-    left, top, right, bottom = seen_area(framing, height, width)
+    left, top, right, bottom = _seen_area(framing, height, width)
     there = (down > 0).nonzero()
     first, last = there[0], there[-1]
     # Of the pixels that were cut out, the first and the last lie where the area says.

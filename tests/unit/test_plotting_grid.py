@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from headprobe.errors import InputError
-from headprobe.plotting.grid import heatmap_grid
+from headprobe.plotting.heatmap import heatmap_grid
 from headprobe.scores import score_map
 
 

@@ -11,8 +11,8 @@ from matplotlib.text import Text
 
 from headprobe.errors import InputError
 from headprobe.metrics.significance import compare_with_null
-from headprobe.plotting.canvas import VERMILION
-from headprobe.plotting.null import null_plot
+from headprobe.plotting._canvas import VERMILION
+from headprobe.plotting.ranks import null_plot
 from headprobe.scores import score_map
 
 

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
 from headprobe.errors import InputError
-from headprobe.plotting.canvas import SERIES
+from headprobe.plotting._canvas import SERIES
 from headprobe.plotting.ranks import consensus_plot, rank_plot
 from headprobe.scores import score_map
 

@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from headprobe.errors import InputError
 from headprobe.metrics.stability import rss
-from headprobe.plotting.stability import stability_plot
+from headprobe.plotting.ranks import stability_plot
 from headprobe.scores import score_map
 
 

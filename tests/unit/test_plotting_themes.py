@@ -17,11 +17,8 @@ from headprobe.metrics.significance import compare_with_null
 from headprobe.plotting import curves
 from headprobe.plotting.embedding import embedding
 from headprobe.plotting.frames import frames
-from headprobe.plotting.grid import heatmap_grid
-from headprobe.plotting.heatmap import heatmap
-from headprobe.plotting.null import null_plot
-from headprobe.plotting.ranks import consensus_plot, rank_plot
-from headprobe.plotting.stability import stability_plot
+from headprobe.plotting.heatmap import heatmap, heatmap_grid
+from headprobe.plotting.ranks import consensus_plot, null_plot, rank_plot, stability_plot
 from headprobe.plotting.timeline import timeline
 from headprobe.scores import score_map
 
@@ -143,7 +140,7 @@ def test_eighty_layers_of_sixty_four_heads(name, tmp_path):
 
 
 def test_a_figure_of_its_own_grows_with_the_words():
-    from headprobe.plotting.canvas import new_axes
+    from headprobe.plotting._canvas import new_axes
 
     assert new_axes(4, 3).figure.get_size_inches().tolist() == [4, 3]
     with matplotlib.rc_context({"font.size": 20}):

@@ -15,7 +15,7 @@ from matplotlib.offsetbox import AnnotationBbox
 from matplotlib.patches import StepPatch
 
 from headprobe.errors import InputError
-from headprobe.plotting.canvas import VERMILION
+from headprobe.plotting._canvas import VERMILION
 from headprobe.plotting.timeline import timeline
 from headprobe.video.decode import write_video
 

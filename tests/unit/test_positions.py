@@ -7,7 +7,7 @@ from equality import close, same_bits
 from headprobe import positions
 from headprobe.errors import PositionError
 from headprobe.models.adapter import TokenInfo
-from headprobe.trace.rows import read_together
+from headprobe.trace._rows import read_together
 
 # three real tokens after two of padding; five real tokens
 LEFT = TokenInfo(torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]]).bool())

@@ -10,14 +10,14 @@ import torch
 from hunters import model
 
 from headprobe.errors import InputError
-from headprobe.headhunt.pipeline import HeadHunt
-from headprobe.headhunt.presets import PRESETS, lda_ridge, metrics_by_name, preset
+from headprobe.headhunt.headhunt import HeadHunt
+from headprobe.headhunt.presets import PRESETS, _metrics_by_name, lda_ridge, preset
 from headprobe.headhunt.prompts import (
     DEFAULT_PROMPTS,
     DESCRIBE,
     EMBEDDED_DESCRIBE,
     EMBEDDED_PROMPTS,
-    chosen_prompts,
+    _chosen_prompts,
     default_prompts,
     description_prompt,
 )
@@ -101,10 +101,10 @@ def test_with_few_examples_the_published_formula_measures_scale_and_ours_does_no
 
 
 def test_metrics_by_name() -> None:
-    names = [getattr(metric, "name", metric) for metric in metrics_by_name(("lda_ridge", "kl"))]
+    names = [getattr(metric, "name", metric) for metric in _metrics_by_name(("lda_ridge", "kl"))]
     assert names == ["lda_ridge", "kl"]
     with pytest.raises(InputError, match="metrics must be a sequence of names"):
-        metrics_by_name("lda")
+        _metrics_by_name("lda")
 
 
 def test_five_prompts_for_each() -> None:
@@ -116,10 +116,10 @@ def test_five_prompts_for_each() -> None:
 def test_prompts_are_chosen_by_what_the_model_can_read(tiny) -> None:
     assert default_prompts(tiny) == EMBEDDED_PROMPTS
     assert description_prompt(tiny) == EMBEDDED_DESCRIBE
-    assert chosen_prompts(tiny, None) == EMBEDDED_PROMPTS
-    assert chosen_prompts(tiny, "is it dark ?") == {"p1": "is it dark ?"}
+    assert _chosen_prompts(tiny, None) == EMBEDDED_PROMPTS
+    assert _chosen_prompts(tiny, "is it dark ?") == {"p1": "is it dark ?"}
     with pytest.raises(InputError, match="tiny has no tokens for words of the prompt 'a'"):
-        chosen_prompts(tiny, {"b": "is it dark ?", "a": "Is anything odd?"})
+        _chosen_prompts(tiny, {"b": "is it dark ?", "a": "Is anything odd?"})
 
 
 class Tokenizer:

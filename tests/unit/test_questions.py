@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 import headprobe
 from headprobe import Head, HeadSet
-from headprobe.metrics.linear_probe import auroc, resampled_auroc
+from headprobe.metrics.linear_probe import _resampled_auroc, auroc
 from headprobe.metrics.normalisation import combine
 from headprobe.scores import score_map
 from headprobe.trace import edits, positions
@@ -109,7 +109,7 @@ def test_areas_are_those_of_the_library_also_in_resamples(study):
     weights[0] = 1
     wins = study.pair_wins(scores, y)
     exact = np.stack([study.areas(one, y, weights) for one in wins])
-    assert exact == pytest.approx(resampled_auroc(scores, y, weights), abs=1e-6)
+    assert exact == pytest.approx(_resampled_auroc(scores, y, weights), abs=1e-6)
     assert study.areas(wins.mean(0), y, weights) == pytest.approx(exact.mean(0), abs=1e-6)
     placed = study.areas_to_first_order(study.placements(scores, y), y, weights)
     assert placed[0] == pytest.approx(auroc(scores, np.tile(y, (2, 1))))

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from scipy.stats import rankdata
 
 from headprobe.errors import InputError
-from headprobe.metrics.ranks import check_repeats, ranks, repeats
+from headprobe.metrics.ranks import _check_repeats, ranks, repeats
 from headprobe.scores import score_map
 
 NAN = float("nan")
@@ -56,15 +56,15 @@ def test_what_is_no_stack_of_maps_is_refused():
     m = score_map(np.ones((2, 1, 2)), prompts=["a", "b"])
     for dim in ("resample", "layer"):
         with pytest.raises(InputError, match=rf"\('{dim}', 'layer', 'head'\), got \('prompt', 'layer', 'head'\)"):
-            check_repeats(m, dim)
+            _check_repeats(m, dim)
     with pytest.raises(InputError, match="3 or more maps along 'prompt' are needed, got 2"):
-        check_repeats(m, "prompt", at_least=3)
+        _check_repeats(m, "prompt", at_least=3)
     with pytest.raises(InputError, match="3 or more heads with a score are needed, got 2"):
         repeats(m, "prompt", n_heads=3)
     with pytest.raises(InputError, match="select or combine the other dims first"):
         repeats(score_map(np.ones((1, 2, 1, 2)), metrics=["a"], prompts=["p", "q"]), "prompt")
     with pytest.raises(InputError, match="the score map is empty"):
-        check_repeats(m.isel(prompt=slice(0)), "prompt")
+        _check_repeats(m.isel(prompt=slice(0)), "prompt")
 
 
 def test_a_head_with_a_score_in_some_maps_only_is_named():
@@ -73,8 +73,8 @@ def test_a_head_with_a_score_in_some_maps_only_is_named():
     with pytest.raises(
         InputError, match=r"1 scores are NaN or infinite, the first at prompt=b, layer=0, head=1, while"
     ):
-        check_repeats(score_map(values, prompts=["a", "b"]), "prompt")
+        _check_repeats(score_map(values, prompts=["a", "b"]), "prompt")
     infinite = score_map(np.ones((2, 1, 2)), prompts=["a", "b"])
     infinite.values[:, 0, 0] = np.inf
     with pytest.raises(InputError, match="2 scores are NaN or infinite, the first at prompt=a, layer=0, head=0"):
-        check_repeats(infinite, "prompt")
+        _check_repeats(infinite, "prompt")

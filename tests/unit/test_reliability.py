@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headprobe.errors import InputError
-from headprobe.metrics.reliability import FORMS, icc
+from headprobe.metrics.agreement import FORMS, icc
 from headprobe.scores import score_map
 
 # The six targets and four judges of Shrout and Fleiss (1979), table 2.

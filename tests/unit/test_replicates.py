@@ -7,8 +7,14 @@ from equality import close
 from headprobe.activations import HeadActivations
 from headprobe.errors import InputError
 from headprobe.heads import HeadSet
-from headprobe.metrics.replicates import bootstrap_maps, seed_maps, size_maps, stack_maps
-from headprobe.metrics.resampling import group_resamples, group_subsets
+from headprobe.metrics.resampling import (
+    _group_subsets,
+    bootstrap_maps,
+    group_resamples,
+    seed_maps,
+    size_maps,
+    stack_maps,
+)
 from headprobe.metrics.saliency import combine, saliency
 from headprobe.metrics.stability import mean, rss
 from headprobe.provenance import Provenance
@@ -144,7 +150,7 @@ def test_size_maps_are_the_function_of_nested_subsets():
         np.testing.assert_allclose(maps.sel(size=24, repeat=repeat).values, lda(z, y).values, rtol=1e-10)
     assert len({maps.sel(size=8, repeat=r).values.tobytes() for r in range(3)}) == 3
     seeds = np.random.SeedSequence(1).generate_state(3, np.uint64)
-    rows = group_subsets(y, None, [8, 24], int(seeds[2]))[0]
+    rows = _group_subsets(y, None, [8, 24], int(seeds[2]))[0]
     assert close(maps.sel(size=8, repeat=2).values, lda(z[rows], y[rows]).values)
     more = size_maps(lda, z, y, sizes=[8, 24], n_repeats=4, random_state=1)
     assert close(more.isel(repeat=slice(3)).values, maps.values)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.image import imread, imsave
 
 from headprobe.errors import InputError
-from headprobe.report import Bullets, Facts, Figure, Paragraph, Section, Table, write_report
+from headprobe.report.report import Bullets, Facts, Figure, Paragraph, Section, Table, write_report
 
 EVIL = '<script>alert("x")</script>\'&.mp4'
 VOID = {"meta", "img", "br", "link"}

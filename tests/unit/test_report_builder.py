@@ -12,10 +12,10 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from headprobe.errors import InputError
 from headprobe.metrics.significance import max_statistic
 from headprobe.metrics.stability import rss
+from headprobe.plotting._pictures import frame_jpeg, within
 from headprobe.provenance import Provenance
-from headprobe.report import PARTS, Bullets, Facts, Figure, Pictures, Quote, Report, Section, Table, write_report
-from headprobe.report_heads import heads_figures, heads_table, map_figures
-from headprobe.report_pictures import frame_jpeg, within
+from headprobe.report._heads import heads_figures, heads_table, map_figures
+from headprobe.report.report import PARTS, Bullets, Facts, Figure, Pictures, Quote, Report, Section, Table, write_report
 from headprobe.scores import score_map
 
 EVIL = '<script>alert("x")</script>.mp4'

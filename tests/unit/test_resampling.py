@@ -7,10 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headprobe.errors import InputError
-from headprobe.metrics.parts import group_halves
-from headprobe.metrics.permutation import relabellings
-from headprobe.metrics.replicates import size_maps
-from headprobe.metrics.resampling import group_resamples, group_subsets
+from headprobe.metrics._labellings import group_halves
+from headprobe.metrics.resampling import _group_subsets, group_resamples, size_maps
+from headprobe.metrics.significance import relabellings
 from headprobe.probing import HeadSelector, cross_validate
 from headprobe.scores import score_map
 
@@ -111,7 +110,7 @@ def test_the_number_of_resamples(n):
     "draw",
     [
         lambda seed: group_resamples([0, 0, 0, 1, 1, 1], n_resamples=2, random_state=seed),
-        lambda seed: group_subsets([0, 0, 0, 1, 1, 1], sizes=[4], random_state=seed),
+        lambda seed: _group_subsets([0, 0, 0, 1, 1, 1], sizes=[4], random_state=seed),
         lambda seed: group_halves(np.arange(8) % 2, np.arange(8), 2, random_state=seed),
         lambda seed: relabellings([0, 1] * 4, n_permutations=2, random_state=seed).labels,
         lambda seed: size_maps(
@@ -134,7 +133,7 @@ def test_nothing_is_drawn_without_a_seed(draw):
 def test_subsets_are_nested_hold_whole_groups_and_keep_the_shares_of_the_classes(seed):
     rng = np.random.default_rng(seed)
     y, groups = videos(rng, n_groups=18)
-    subsets = group_subsets(y, groups, sizes=[6, 9, 12, 18], random_state=seed)
+    subsets = _group_subsets(y, groups, sizes=[6, 9, 12, 18], random_state=seed)
     before: set[int] = set()
     for size, rows in zip([6, 9, 12, 18], subsets, strict=True):
         held = set(groups[rows])
@@ -149,7 +148,7 @@ def test_subsets_are_nested_hold_whole_groups_and_keep_the_shares_of_the_classes
 
 def test_a_rare_class_keeps_its_share():
     y = np.array([0] * 30 + [1] * 10)
-    for size, rows in zip((8, 16, 24), group_subsets(y, sizes=[8, 16, 24]), strict=True):
+    for size, rows in zip((8, 16, 24), _group_subsets(y, sizes=[8, 16, 24]), strict=True):
         assert y[rows].sum() == size // 4
 
 
@@ -167,4 +166,4 @@ def test_a_rare_class_keeps_its_share():
 )
 def test_sizes_that_make_no_sense(sizes, text):
     with pytest.raises(InputError, match=text):
-        group_subsets([0] * 30 + [1] * 10, sizes=sizes)
+        _group_subsets([0] * 30 + [1] * 10, sizes=sizes)

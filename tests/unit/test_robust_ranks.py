@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from scipy.stats import beta, rankdata
 
 from headprobe.errors import InputError
-from headprobe.metrics.multiple_testing import holm
-from headprobe.metrics.robust_ranks import EXACT_MAPS, _exact, robust_rank_aggregation
+from headprobe.metrics.consensus import EXACT_MAPS, _exact, robust_rank_aggregation
+from headprobe.metrics.null import holm
 from headprobe.scores import score_map
 
 

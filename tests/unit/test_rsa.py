@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from headprobe.errors import InputError
-from headprobe.metrics.rsa import rsa
+from headprobe.metrics.gaussian import rsa
 
 
 def test_hand_computed():

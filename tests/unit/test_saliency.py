@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from headprobe.errors import InputError
 from headprobe.heads import HeadSet
 from headprobe.metrics import saliency as module
-from headprobe.metrics.saliency import METRICS, Metric, combine, min_max, saliency, saliency_of_parts
+from headprobe.metrics.saliency import METRICS, Metric, _saliency_of_parts, combine, min_max, saliency
 from headprobe.scores import score_map
 
 FOUR = ("lda", "kl", "mmd", "nmi")
@@ -467,7 +467,7 @@ def test_parts_that_share_work_have_the_scores_of_each_alone(n: int) -> None:
     y = rng.permutation(n) % 3 == 0
     z = rng.normal(size=(2, n, 1, 3, 4)) + 0.4 * y[:, None, None, None] * np.arange(3)[:, None]
     parts = [np.flatnonzero(np.arange(n) % 4 != fold) for fold in range(2)] + [rng.choice(n, n)]
-    together = saliency_of_parts(z, y, parts, random_state=1)
+    together = _saliency_of_parts(z, y, parts, random_state=1)
     assert together.dims == ("part", "metric", "prompt", "layer", "head")
     for i, rows in enumerate(parts):
         alone = saliency(z[:, rows], y[rows], random_state=1)
@@ -482,7 +482,7 @@ def test_a_head_without_spread_in_a_part_is_named() -> None:
     z = np.random.default_rng(0).normal(size=(n, 1, 3, 4))
     z[100:, 0, 1] = 2.0
     with pytest.raises(InputError, match=r"head L0H1 has the same output for all 800 examples"):
-        saliency_of_parts(z, np.arange(n) % 2, [np.arange(n), np.arange(100, n)])
+        _saliency_of_parts(z, np.arange(n) % 2, [np.arange(n), np.arange(100, n)])
 
 
 def test_heads_of_many_examples_are_scored_some_at_a_time_and_shown(capsys, monkeypatch) -> None:

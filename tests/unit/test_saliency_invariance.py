@@ -8,13 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headprobe.errors import InputError
-from headprobe.metrics.batch import Batch
-from headprobe.metrics.covariance import Covariance, check_definite, ledoit_wolf, shrinkage_of
-from headprobe.metrics.gaussian import lda_plain
+from headprobe.metrics._batch import Batch
+from headprobe.metrics.gaussian import Covariance, _check_definite, lda_plain, ledoit_wolf, shrinkage_of
 from headprobe.metrics.mmd import mmd, rbf_kernel
-from headprobe.metrics.nmi import contingency_nmi, nmi
-from headprobe.metrics.probe_scores import check_groups, one_against_rest, probe_auroc, probe_r2
-from headprobe.metrics.sav import sav
+from headprobe.metrics.nmi import _contingency_nmi, nmi
+from headprobe.metrics.probe_scores import _check_groups, _one_against_rest, probe_auroc, probe_r2, sav
 
 
 def drawn(seed, n=18, d=4, heads=3):
@@ -73,11 +71,11 @@ def test_clusters_that_are_clear_are_the_same_with_every_example_twice():
 def test_nmi_has_no_names_and_lies_between_0_and_1(seed):
     rng = np.random.default_rng(seed)
     clusters, y = torch.from_numpy(rng.integers(0, 3, size=(4, 20))), torch.from_numpy(rng.permutation(20) % 3)
-    found = contingency_nmi(clusters, y)
+    found = _contingency_nmi(clusters, y)
     assert ((found >= 0) & (found <= 1)).all()
     renamed = torch.tensor([2, 0, 1])
-    torch.testing.assert_close(contingency_nmi(renamed[clusters], renamed[y]), found, rtol=1e-12, atol=1e-14)
-    torch.testing.assert_close(contingency_nmi(torch.cat([clusters] * 2, 1), torch.cat([y, y])), found)
+    torch.testing.assert_close(_contingency_nmi(renamed[clusters], renamed[y]), found, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(_contingency_nmi(torch.cat([clusters] * 2, 1), torch.cat([y, y])), found)
 
 
 def test_the_kernel_by_hand_and_the_discrepancy_from_it():
@@ -116,16 +114,16 @@ def test_a_singular_covariance_is_named():
     zero = torch.zeros(2, dtype=torch.float64)
     matrix = torch.stack([torch.eye(2, dtype=torch.float64), torch.ones(2, 2, dtype=torch.float64)])
     with pytest.raises(InputError, match=r"head b: the spread is singular .*, so the metric 'kl' is not defined; use"):
-        check_definite(Covariance(matrix, zero, zero), outside=False, names=["a", "b"], what="spread", metric="kl")
-    check_definite(Covariance(matrix[:1], zero[:1], zero[:1]), outside=False, names=["a"], what="spread", metric="kl")
+        _check_definite(Covariance(matrix, zero, zero), outside=False, names=["a", "b"], what="spread", metric="kl")
+    _check_definite(Covariance(matrix[:1], zero[:1], zero[:1]), outside=False, names=["a"], what="spread", metric="kl")
 
 
 def test_one_class_against_the_rest():
-    assert one_against_rest(torch.tensor([0, 2, 1, 2])).tolist() == [[1, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 1]]
-    assert one_against_rest(torch.tensor([True, False])).tolist() == [[1, 0]]
+    assert _one_against_rest(torch.tensor([0, 2, 1, 2])).tolist() == [[1, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 1]]
+    assert _one_against_rest(torch.tensor([True, False])).tolist() == [[1, 0]]
 
 
 def test_a_class_in_one_group_is_named():
-    check_groups(torch.tensor([0, 1, 0, 1]), torch.tensor([0, 0, 1, 1]))
+    _check_groups(torch.tensor([0, 1, 0, 1]), torch.tensor([0, 0, 1, 1]))
     with pytest.raises(InputError, match="class 1 is found in one group only, so that nothing can be fitted"):
-        check_groups(torch.tensor([0, 1, 0, 1]), torch.tensor([0, 2, 1, 2]))
+        _check_groups(torch.tensor([0, 1, 0, 1]), torch.tensor([0, 2, 1, 2]))

@@ -4,8 +4,8 @@ import torch
 from equality import close
 
 from headprobe.errors import InputError
-from headprobe.metrics.batch import Batch
-from headprobe.metrics.sav import sav
+from headprobe.metrics._batch import Batch
+from headprobe.metrics.probe_scores import sav
 
 
 def slow(x, y, groups):

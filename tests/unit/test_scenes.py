@@ -11,9 +11,9 @@ from equality import same
 
 from headprobe.errors import InputError
 from headprobe.video import scenes
+from headprobe.video._scene_drawing import FAMILIES, Scene, background
 from headprobe.video.decode import probe, read_frames
-from headprobe.video.scene_files import NORMAL, UPSCALE, write_videos
-from headprobe.video.scene_render import FAMILIES, Scene, background
+from headprobe.video.scenes import NORMAL, UPSCALE, write_videos
 
 TIMES = np.arange(8.0)
 
@@ -72,7 +72,7 @@ def test_splits_share_no_scene() -> None:
     assert all(a[1] <= b[0] for a, b in itertools.pairwise(ranges))
     rng = np.random.default_rng(0)
     for split, (low, high) in scenes.SPLITS.items():
-        assert all(low <= scenes.pick_scene(rng, split).seed < high for _ in range(20))
+        assert all(low <= scenes._pick_scene(rng, split).seed < high for _ in range(20))
 
 
 def test_training_clips_hold_no_held_out_event() -> None:

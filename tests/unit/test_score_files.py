@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headprobe.errors import InputError
-from headprobe.headhunt.evaluate import interval_scores, parse_scores, read_scores
+from headprobe.evaluation import interval_scores, parse_scores, read_scores
 
 
 @given(st.lists(st.integers(1, 30), min_size=2, max_size=12), st.sampled_from(["inclusive", "shared", "exclusive"]))

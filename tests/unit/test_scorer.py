@@ -16,9 +16,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 from headprobe.errors import ArtefactError, InputError
-from headprobe.headhunt.platt import Platt, brier_score, expected_calibration_error
-from headprobe.headhunt.scorer import KINDS, Scorer, features, make_scorer
-from headprobe.headhunt.scorer_file import load_scorer, save_scorer
+from headprobe.headhunt._platt import Platt, brier_score, expected_calibration_error
+from headprobe.headhunt.scorer import KINDS, Scorer, _load_scorer, _make_scorer, _save_scorer, features
 from headprobe.probing.probe import HeadProbe
 
 
@@ -97,8 +96,8 @@ def test_raw_features_are_centred_only_and_come_back(tmp_path, kind):
     if kind == "logistic":  # the published scorer: no scaler at all
         plain = LogisticRegression(max_iter=1000).fit(features(z), y)
         np.testing.assert_allclose(made.decision(new), plain.decision_function(features(new)), rtol=1e-3, atol=1e-3)
-    save_scorer(made, tmp_path)
-    back = load_scorer(tmp_path)
+    _save_scorer(made, tmp_path)
+    back = _load_scorer(tmp_path)
     assert back.standardise is False
     np.testing.assert_allclose(back.decision(new), made.decision(new))
 
@@ -137,8 +136,8 @@ def test_a_file_brings_back_the_same_scores_bit_for_bit(tmp_path, kind, calibrat
     made = Scorer(kind, C=0.5, class_weight="balanced", random_state=3).fit(z, y)
     if calibrated:
         made.calibrate(np.linspace(-1, 1, 60), np.arange(60) > 20)
-    save_scorer(made, tmp_path / "new" / "folder")
-    again = load_scorer(tmp_path / "new" / "folder")
+    _save_scorer(made, tmp_path / "new" / "folder")
+    again = _load_scorer(tmp_path / "new" / "folder")
     assert close(again.probability(new), made.probability(new))
     assert close(again.decision(new), made.decision(new))
     assert close(again.contributions(new), made.contributions(new))
@@ -165,7 +164,7 @@ def test_what_a_scorer_refuses():
     with pytest.raises(InputError, match=r"fitted to \[head, d_head\] = \(3, 4\), got \(2, 6\)"):
         Scorer().fit(z, y).decision(new.reshape(7, 2, 6))
     with pytest.raises(InputError, match="not fitted"):
-        save_scorer(Scorer(), "nowhere")
+        _save_scorer(Scorer(), "nowhere")
 
 
 @pytest.mark.parametrize(
@@ -185,16 +184,16 @@ def test_what_a_scorer_refuses():
 )
 def test_damaged_numbers_are_refused_before_use(tmp_path, kind, change, text):
     z, y, _ = material()
-    save_scorer(Scorer(kind).fit(z, y), tmp_path)
+    _save_scorer(Scorer(kind).fit(z, y), tmp_path)
     arrays = load_file(tmp_path / "scorer.safetensors") | change
     save_file({k: v for k, v in arrays.items() if v is not None}, tmp_path / "scorer.safetensors")
     with pytest.raises(ArtefactError, match=r"this is not the file that scorer\.json was saved with"):
-        load_scorer(tmp_path)
+        _load_scorer(tmp_path)
     settings = json.loads((tmp_path / "scorer.json").read_text())
     del settings["numbers"]  # as in one of an earlier version
     (tmp_path / "scorer.json").write_text(json.dumps(settings))
     with pytest.raises(ArtefactError, match=text):
-        load_scorer(tmp_path)
+        _load_scorer(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -214,24 +213,24 @@ def test_damaged_numbers_are_refused_before_use(tmp_path, kind, change, text):
 )
 def test_settings_that_do_not_fit_are_refused(tmp_path, change, text):
     z, y, _ = material()
-    save_scorer(Scorer().fit(z, y), tmp_path)
+    _save_scorer(Scorer().fit(z, y), tmp_path)
     settings = json.loads((tmp_path / "scorer.json").read_text(encoding="utf-8"))
     (tmp_path / "scorer.json").write_text(json.dumps(settings | change), encoding="utf-8")
     with pytest.raises(ArtefactError, match=text):
-        load_scorer(tmp_path)
+        _load_scorer(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["scorer.json", "scorer.safetensors"])
 @pytest.mark.parametrize("content", [None, b"", b"\x80\x04garbage"])
 def test_missing_and_damaged_files_are_named(tmp_path, name, content):
     z, y, _ = material()
-    save_scorer(Scorer().fit(z, y), tmp_path)
+    _save_scorer(Scorer().fit(z, y), tmp_path)
     if content is None:
         (tmp_path / name).unlink()
     else:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ArtefactError, match=name.replace(".", r"\.")):
-        load_scorer(tmp_path)
+        _load_scorer(tmp_path)
 
 
 # Calibration
@@ -289,7 +288,7 @@ def test_platt_refuses_what_cannot_be_calibrated():
 
 def test_the_logistic_pipeline_is_plain_scikit_learn():
     z, y, new = material()
-    pipeline = make_scorer(3, 0.5).fit(features(z), y)
+    pipeline = _make_scorer(3, 0.5).fit(features(z), y)
     np.testing.assert_allclose(
         pipeline.predict_proba(features(new))[:, 1], Scorer(C=0.5).fit(z, y).probability(new), atol=1e-12
     )

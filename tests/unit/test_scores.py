@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from headprobe.errors import HeadprobeWarning, InputError
 from headprobe.heads import HeadSet
 from headprobe.scores import (
-    check_aligned,
-    check_map,
+    _check_aligned,
+    _check_map,
+    _top_heads_quietly,
     from_csv,
     from_json,
     from_matrix,
@@ -18,7 +19,6 @@ from headprobe.scores import (
     to_csv,
     to_json,
     top_heads,
-    top_heads_quietly,
 )
 
 ONE_HEAD = '{"name": "s", "dims": ["layer", "head"], "coords": {"layer": [0], "head": [0]}, "values": '
@@ -107,12 +107,12 @@ def test_top_heads_do_not_depend_on_the_order_of_layers_and_heads(seed, k):
     rng = np.random.default_rng(seed)
     m = score_map(rng.integers(0, 4, size=(3, 4)).astype(float))
     shuffled = m.isel(layer=rng.permutation(3), head=rng.permutation(4))
-    found = top_heads_quietly(m, k)
-    assert found == top_heads_quietly(shuffled, k)
+    found = _top_heads_quietly(m, k)
+    assert found == _top_heads_quietly(shuffled, k)
     chosen = [m.sel(layer=h.layer, head=h.head).item() for h in found]
     assert chosen == sorted(m.values.ravel().tolist(), reverse=True)[:k]
     assert len(found.tied) == (m.values >= chosen[-1]).sum() - k
-    assert found.tied == top_heads_quietly(shuffled, k).tied
+    assert found.tied == _top_heads_quietly(shuffled, k).tied
 
 
 @pytest.mark.parametrize("k", [0, 7, 2.0, True, -1])
@@ -141,20 +141,20 @@ def test_top_heads_refuses_a_map_with_prompts():
 
 def test_check_map_names_what_it_was_given_instead_of_a_map():
     with pytest.raises(InputError, match="got ndarray"):
-        check_map(np.zeros((2, 2)), ("layer", "head"))  # type: ignore[arg-type]
+        _check_map(np.zeros((2, 2)), ("layer", "head"))  # type: ignore[arg-type]
 
 
 def test_check_aligned_accepts_equal_and_names_the_difference():
     a = score_map(np.zeros((2, 3)))
-    check_aligned(a, a + 1, score_map(np.ones((2, 3))))
+    _check_aligned(a, a + 1, score_map(np.ones((2, 3))))
     with pytest.raises(InputError, match=r"along 'head': \[0, 1, 2\] against \[0, 2, 1\]"):
-        check_aligned(a, score_map(np.zeros((2, 3)), heads=[0, 2, 1]))
+        _check_aligned(a, score_map(np.zeros((2, 3)), heads=[0, 2, 1]))
     with pytest.raises(InputError, match=r"along 'layer': .*32 entries"):
-        check_aligned(a, score_map(np.zeros((32, 3))))
+        _check_aligned(a, score_map(np.zeros((32, 3))))
     with pytest.raises(InputError, match="different dims"):
-        check_aligned(a, score_map(np.zeros((1, 2, 3)), prompts=["a"]))
+        _check_aligned(a, score_map(np.zeros((1, 2, 3)), prompts=["a"]))
     with pytest.raises(InputError, match="at least one"):
-        check_aligned()
+        _check_aligned()
 
 
 def test_json_and_csv_bring_back_the_same_map(tmp_path):

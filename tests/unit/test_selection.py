@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from headprobe.errors import HeadprobeWarning, InputError
 from headprobe.heads import HeadSet
-from headprobe.metrics.selection import from_head_sets, selection_frequency, selections
+from headprobe.metrics.ranks import _selections, from_head_sets, selection_frequency
 from headprobe.scores import score_map, top_heads
 
 NAN = float("nan")
@@ -17,7 +17,7 @@ NAN = float("nan")
 def test_selections_mark_the_top_heads_of_each_map():
     values = np.random.default_rng(0).normal(size=(4, 3, 5))
     m = score_map(values, prompts=list("abcd"))
-    marked = selections(m, 4, "prompt")
+    marked = _selections(m, 4, "prompt")
     assert marked.dims == m.dims
     assert marked["prompt"].values.tolist() == list("abcd")
     for prompt in "abcd":
@@ -31,7 +31,7 @@ def test_frequency_by_hand():
     m = score_map([[[9.0, 8.0, 1.0, NAN]], [[9.0, 1.0, 8.0, NAN]], [[1.0, 9.0, 8.0, NAN]]], prompts=list("abc"))
     frequency = selection_frequency(m, 2, "prompt")
     np.testing.assert_allclose(frequency.values, [[2 / 3, 2 / 3, 2 / 3, NAN]])
-    np.testing.assert_allclose(selection_frequency(selections(m, 2, "prompt"), dim="prompt").values, frequency.values)
+    np.testing.assert_allclose(selection_frequency(_selections(m, 2, "prompt"), dim="prompt").values, frequency.values)
     assert frequency.name == "selection frequency"
 
 
@@ -51,7 +51,7 @@ def test_a_tie_for_the_last_place_is_told():
     m = score_map([[[3.0, 2.0, 2.0]], [[3.0, 1.0, 2.0]]], prompts=["a", "b"])
     text = r"in 1 of 2 maps the head of rank 2 is tied with the next, first in prompt=a \(1 left out\)"
     with pytest.warns(HeadprobeWarning, match=text) as caught:
-        marked = selections(m, 2, "prompt")
+        marked = _selections(m, 2, "prompt")
     assert caught[0].filename == __file__
     assert marked.values[:, 0].tolist() == [[1, 1, 0], [1, 0, 1]]
     with pytest.warns(HeadprobeWarning, match=text) as caught:
@@ -59,8 +59,8 @@ def test_a_tie_for_the_last_place_is_told():
     assert caught[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        selections(m, 1, "prompt")
-        selections(m, 3, "prompt")
+        _selections(m, 1, "prompt")
+        _selections(m, 3, "prompt")
 
 
 def test_head_sets_become_a_selection():
@@ -77,7 +77,7 @@ def test_head_sets_become_a_selection():
 def test_refused():
     m = score_map([[[3.0, 2.0]], [[3.0, 1.0]]], prompts=["a", "b"])
     with pytest.raises(InputError, match=r"k must be a whole number from 1 to 2 .* got 0"):
-        selections(m, 0, "prompt")
+        _selections(m, 0, "prompt")
     with pytest.raises(InputError, match="not a selection of 1 and 0"):
         selection_frequency(m, dim="prompt")
     with pytest.raises(InputError, match=r"dims \('resample', 'layer', 'head'\), got \('prompt'"):

@@ -15,12 +15,11 @@ from headprobe.activations import HeadActivations, example_table
 from headprobe.errors import HeadprobeWarning, InputError
 from headprobe.examples import Example
 from headprobe.heads import HeadSet
-from headprobe.metrics.batch import Batch
-from headprobe.metrics.labellings import score_labellings
-from headprobe.metrics.metric import METRICS, find_metrics
-from headprobe.metrics.saliency import saliency
+from headprobe.metrics._batch import Batch
+from headprobe.metrics._labellings import score_labellings
+from headprobe.metrics.saliency import METRICS, _find_metrics, saliency
 from headprobe.metrics.significance import compare_with_null, max_statistic, null_scale, relabellings
-from headprobe.plotting.null import null_plot
+from headprobe.plotting.ranks import null_plot
 from headprobe.provenance import Provenance
 from headprobe.scores import score_map
 
@@ -419,7 +418,7 @@ def test_one_sided_functions_keep_the_names_of_the_classes() -> None:
     def excess(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return (x[:, y == 1].mean(1) - x[:, y == 0].mean(1)).sum(1)
 
-    (metric,) = find_metrics([excess])
+    (metric,) = _find_metrics([excess])
     x = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 6, 3)))
     labels = torch.tensor([[True, False] * 3, [False, True] * 3, [True, False] * 3])
     scores = score_labellings(metric, x, labels)

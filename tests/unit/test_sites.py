@@ -11,9 +11,9 @@ from equality import same_bits
 from tiny_models import FAMILIES, TEXTS, make_module, make_tokenizer
 
 import headprobe
-from headprobe import attention
 from headprobe.errors import HeadprobeWarning, InputError, SiteError, UnsupportedModelError
-from headprobe.sites import HeadSite, all_heads, block_paths, check, discover, output_bias, output_weights
+from headprobe.models import _attention as attention
+from headprobe.models.sites import HeadSite, _output_bias, _output_weights, all_heads, block_paths, check, discover
 
 PATHS = {
     "gpt2": "transformer.h.{}.attn.c_proj",
@@ -68,8 +68,8 @@ def test_heads_write_into_the_residual_stream_through_their_weights(family):
     module = make_module(family).double()
     site = discover(module)[1]
     z = torch.randn(2, site.n_heads, site.head_dim, dtype=torch.float64)
-    parts = torch.einsum("nhd,hdm->nhm", z, output_weights(module, site))
-    bias = output_bias(module, site)
+    parts = torch.einsum("nhd,hdm->nhm", z, _output_weights(module, site))
+    bias = _output_bias(module, site)
     assert (bias is None) == (family not in ("gpt2", "bert"))
     total = parts.sum(1) if bias is None else parts.sum(1) + bias
     expected = module.get_submodule(site.path)(z.flatten(1))
@@ -272,7 +272,7 @@ def test_quantised_projections_are_read_but_not_called_verified(packed):
     a, b = (headprobe.HeadTracer(m).capture(TEXTS, progress=False).values for m in (exact, model))
     assert (a - b).norm() < 0.05 * b.norm()
     with pytest.raises(SiteError, match=r"o_proj: Packed\w* is quantised and has no floating point weight matrix"):
-        output_weights(module, model.sites[0])
+        _output_weights(module, model.sites[0])
     wrong = [dataclasses.replace(site, head_dim=4) for site in model.sites]
     with pytest.raises(SiteError, match="4 heads of size 4 make 16 features, but the projection takes 32"):
         check(module, wrong)
@@ -318,7 +318,7 @@ def test_an_adapter_around_the_projection_is_called_one_and_to_be_merged(kind):
     assert len(found) == 1, "it is not called quantised as well"
     assert headprobe.HeadTracer(model).capture(TEXTS[:1], progress=False).z.shape == (1, 1, 3, 4, 8)
     with pytest.raises(SiteError, match=r"an adapter \(\w+\) is wrapped around .* model.merge_and_unload\(\)"):
-        output_weights(module, model.sites[0])
+        _output_weights(module, model.sites[0])
 
 
 def test_float8_weights_are_not_the_matrix_itself():
@@ -394,11 +394,11 @@ def test_two_stacks_without_a_text_configuration_are_ambiguous():
 def test_permuting_heads_permutes_their_weights():
     module = make_module("llama")
     site = discover(module)[0]
-    before = output_weights(module, site).clone()
+    before = _output_weights(module, site).clone()
     order = torch.tensor([2, 0, 3, 1])
     weight = module.get_submodule(site.path).weight
     weight.data = weight.data.unflatten(1, (4, 8))[:, order].flatten(1)
-    assert same_bits(output_weights(module, site), before[order], of="copies of one weight")
+    assert same_bits(_output_weights(module, site), before[order], of="copies of one weight")
 
 
 def test_block_paths_refuse_a_site_outside_a_stack():

@@ -11,7 +11,7 @@ from families.smolvlm import FAMILY, PICTURES
 import headprobe
 from headprobe import Frames
 from headprobe.errors import InputError
-from headprobe.models.smolvlm import number_words
+from headprobe.models.families.smolvlm import _number_words
 
 
 def load(**changes):
@@ -42,20 +42,20 @@ def frames(seconds):
     ],
 )
 def test_numbers_in_words(number, words):
-    assert number_words(number) == words
+    assert _number_words(number) == words
 
 
 def test_numbers_in_words_are_those_of_num2words():
     num2words = pytest.importorskip("num2words").num2words
     rng = np.random.default_rng(0)
     for number in [*range(1300), *rng.integers(1300, 1_000_000, 300).tolist()]:
-        assert number_words(number) == num2words(number)
+        assert _number_words(number) == num2words(number)
 
 
 @pytest.mark.parametrize("number", [-1, 1_000_000])
 def test_numbers_that_have_no_words_here_are_refused(number):
     with pytest.raises(InputError, match=f"{number} is not written in words"):
-        number_words(number)
+        _number_words(number)
 
 
 def test_every_frame_is_introduced_by_its_time():

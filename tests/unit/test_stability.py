@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headprobe.errors import InputError
-from headprobe.metrics.replicates import stack_maps
+from headprobe.metrics.resampling import stack_maps
 from headprobe.metrics.stability import coefficient_of_variation, mean, rss, standard_deviation
 from headprobe.scores import score_map
 

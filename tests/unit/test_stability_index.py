@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 
 from headprobe.errors import InputError
 from headprobe.heads import HeadSet
-from headprobe.metrics.selection import from_head_sets
-from headprobe.metrics.stability_index import kuncheva, nogueira
+from headprobe.metrics.ranks import from_head_sets
+from headprobe.metrics.stability import kuncheva, nogueira
 from headprobe.scores import score_map
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from headprobe.errors import InputError
-from headprobe.metrics.stability_selection import selection_threshold, stable_selection
+from headprobe.metrics.stability import selection_threshold, stable_selection
 from headprobe.scores import score_map
 
 

@@ -19,13 +19,12 @@ from safetensors import safe_open
 from tiny_models import contents, make_model
 
 from headprobe import HeadTracer, positions, saliency
-from headprobe.activations import HeadActivations, concatenate, example_table
+from headprobe.activations import _READ_COLUMNS, HeadActivations, _read_summary, _row_table, concatenate, example_table
 from headprobe.errors import FingerprintError, InputError, StoreError
 from headprobe.examples import Example
 from headprobe.heads import HeadSet
 from headprobe.provenance import Provenance
 from headprobe.store import Store
-from headprobe.tables import READ_COLUMNS, read_summary, row_table
 
 HEADS = HeadSet([(layer, head) for layer in range(2) for head in range(3)])
 PROMPTS = {"p1": "what happens?", "p2": "is anything wrong?"}
@@ -175,12 +174,12 @@ def test_what_was_read_and_skipped_comes_back(store, folder):
     opened = Store.open(folder)
     for acts in (opened.activations(), opened.activations(prompts=["p1", "p2"], examples=["a", "b", "c", "d"])):
         pd.testing.assert_frame_equal(acts.read, both.read)
-        assert acts.provenance.read == read_summary(both.read)
+        assert acts.provenance.read == _read_summary(both.read)
         assert acts.skipped == (("x", "no frames"),)
     part = opened.activations(prompts="p2", examples=["d", "a"]).read
     expected = pd.concat([both.read.iloc[[7]], both.read.iloc[[4]]], ignore_index=True)
     pd.testing.assert_frame_equal(part, expected)
-    assert list(part.columns) == list(READ_COLUMNS)
+    assert list(part.columns) == list(_READ_COLUMNS)
 
 
 def test_means_over_tokens_have_no_index(store):
@@ -464,7 +463,7 @@ def test_a_row_is_described_in_one_way(store):
 def rows(names, counts, prompts=PROMPTS):
     """Activations with several rows per example."""
     example = np.repeat(np.arange(len(names)), counts)
-    table = row_table([Example("x", id=name) for name in names], example, {"token": list(range(len(example)))})
+    table = _row_table([Example("x", id=name) for name in names], example, {"token": list(range(len(example)))})
     return dataclasses.replace(make(table["id"].tolist(), prompts), examples=table)
 
 
@@ -515,7 +514,7 @@ def test_the_manifest_may_lag_or_be_behind_by_all(store, folder):
 def test_opening_reads_no_shard(store, folder, monkeypatch):
     store.append(make(["a", "b"]))
     store.write_index()
-    monkeypatch.setattr("headprobe.store.holdings.read_shard", lambda _path: pytest.fail("a shard was read"))
+    monkeypatch.setattr("headprobe.store._holdings.read_shard", lambda _path: pytest.fail("a shard was read"))
     assert Store.open(folder).missing(["a", "c"]) == ["c"]
 
 

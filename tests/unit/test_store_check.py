@@ -12,12 +12,13 @@ from store_worker import HEADS, KEYS, MADE, make
 from typer.testing import CliRunner
 
 from headprobe.activations import HeadActivations
-from headprobe.cli import app
+from headprobe.cli.app import app
 from headprobe.errors import InputError, StoreError
 from headprobe.heads import HeadSet
 from headprobe.provenance import Provenance
-from headprobe.store import Store, export, holdings, repair, verify
-from headprobe.store import pack as pack_module
+from headprobe.store import Store, export, repair, verify
+from headprobe.store import _holdings as holdings
+from headprobe.store import check as pack_module
 
 run = CliRunner().invoke
 
@@ -278,7 +279,7 @@ def test_an_export_holds_no_formula(tmp_path):
 
 
 def test_export_in_blocks(store, tmp_path, monkeypatch):
-    monkeypatch.setattr("headprobe.store.arrays._BLOCK_BYTES", 4 * 4 * 8 * 2)
+    monkeypatch.setattr("headprobe.store.check._BLOCK_BYTES", 4 * 4 * 8 * 2)
     export(store, tmp_path / "out")
     assert same_bits(
         np.load(tmp_path / "out" / "z.npy"), make(KEYS[:9]).values.numpy(), of="the arrays that were stored"

@@ -17,7 +17,7 @@ from store_worker import HEADS, KEYS, MADE, make
 
 from headprobe.errors import InputError, StoreError
 from headprobe.store import Store, repair, verify
-from headprobe.store.columns import Columns
+from headprobe.store._columns import Columns
 
 # What is opened while WATCHED is a list; a hook cannot be taken off again.
 WATCHED: list[str] | None = None

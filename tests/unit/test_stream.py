@@ -12,15 +12,16 @@ import threading
 import av
 import numpy as np
 import pytest
+import torch
+from equality import close
 from hunters import head_hunter, layer_hunter, model, video
 
 from headprobe.errors import InputError, VideoError
-from headprobe.headhunt.detect import detect_video
-from headprobe.headhunt.feed import ENDED, Break, Frame, Reader, open_feed, without_secrets
+from headprobe.headhunt._detect import detect_video
+from headprobe.headhunt._stream import CausalSmoother, _Alarm, _Cutter
 from headprobe.headhunt.locate import Locator
-from headprobe.headhunt.stream import CausalSmoother, _Alarm, _Cutter
-from headprobe.video.decode import read_frames
-from headprobe.video.encode import write_video
+from headprobe.video.decode import read_frames, write_video
+from headprobe.video.live import ENDED, Frame, _Break, _open_feed, _Reader, _without_secrets
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def test_a_file_gets_the_scores_of_detection(hunter, tiny, file) -> None:
     offline = detect_video(hunter, tiny, file)
     online = list(hunter.stream(tiny, file))
     assert [(p.start_frame, p.end_frame) for p in online] == list(offline.spans) == [(0, 16), (16, 32), (32, 40)]
-    np.testing.assert_allclose([p.score for p in online], offline.scores, atol=1e-7)
+    assert close([p.score for p in online], list(offline.scores), torch.float32)
     assert [p.start_seconds for p in online] == pytest.approx([0.0, 1.6, 3.2])
     assert [p.end_seconds for p in online] == pytest.approx([1.6, 3.2, 4.0])
     assert [p.index for p in online] == [0, 1, 2]
@@ -61,7 +62,7 @@ def test_any_iterable_of_frames_and_a_layer(tiny, file) -> None:
     offline = detect_video(layered, tiny, file)
     for source in (frames, ((i / 10, f) for i, f in enumerate(frames)), lambda: iter(frames)):
         online = list(layered.stream(tiny, source, fps=10.0))
-        np.testing.assert_allclose([p.score for p in online], offline.scores, atol=1e-7)
+        assert close([p.score for p in online], list(offline.scores), torch.float32)
 
 
 def test_only_the_expert_heads_are_read_and_the_pass_ends_early(hunter, tiny, file, monkeypatch) -> None:
@@ -245,12 +246,12 @@ def test_no_password_is_printed(hunter, tiny, camera, caplog, capfd) -> None:
     ],
 )
 def test_addresses_without_what_is_secret(address, shown) -> None:
-    assert without_secrets(address) == shown
+    assert _without_secrets(address) == shown
 
 
 def test_memory_holds_one_segment(hunter, tiny, file) -> None:
     frames = read_frames(file, range(40))
-    feed = open_feed((frames[i % 40] for i in range(100)), fps=10.0)
+    feed = _open_feed((frames[i % 40] for i in range(100)), fps=10.0)
     cutter = _Cutter(hunter, tiny, feed)
     most = 0
     for _ in cutter.run(feed.items(reconnect=0)):
@@ -295,7 +296,7 @@ def test_a_source_that_breaks_and_returns_goes_on(hunter, tiny, file) -> None:
         pytest.approx(pair) for pair in [(0.0, 1.6), (1.6, 2.0), (2.0, 3.6)]
     ]
     # After the break nothing of before counts: the first segment is scored and smoothed as if it were the first.
-    assert parts[2].score == pytest.approx(parts[0].score, abs=1e-7)
+    assert close(parts[2].score, parts[0].score, torch.float32)
     assert parts[2].smoothed == parts[2].score
 
 
@@ -311,7 +312,7 @@ def test_tries_end_and_the_break_is_raised(hunter, tiny, file) -> None:
 
 
 def test_waiting_grows_and_has_an_end() -> None:
-    feed = open_feed(lambda: [], fps=1.0)
+    feed = _open_feed(lambda: [], fps=1.0)
     waits = []
     items = feed.items(reconnect=7, wait_seconds=1.0, longest_wait=30.0, sleep=waits.append)
     assert [item.last for item in items] == [False] * 7 + [True]
@@ -343,7 +344,7 @@ def test_an_address_that_hangs_up_and_answers_again(hunter, tiny, tmp_path, time
     thread.join(30)
     spans = [(p.connection, p.start_frame, p.end_frame) for p in parts]
     assert spans == [(0, 0, 16), (0, 16, 32), (1, 0, 16), (1, 16, 32)]
-    np.testing.assert_allclose([p.score for p in parts], np.tile(offline.scores, 2), atol=1e-6)
+    assert close([p.score for p in parts], list(offline.scores) * 2, torch.float32)
     assert parts[2].start_seconds >= parts[1].end_seconds - 3.2  # live time goes on; it does not start anew
     # Whoever waits is told what for.
     assert any(f"{address}: {ENDED}; trying again in 0 s" in said for said in caplog.messages)
@@ -358,8 +359,8 @@ def test_rtsp_asks_for_tcp_first_and_takes_udp(monkeypatch) -> None:
         raise OSError("nobody there")
 
     monkeypatch.setattr(av, "open", refuse)
-    (end,) = open_feed("rtsp://camera/stream").items(reconnect=0)
-    assert isinstance(end, Break)
+    (end,) = _open_feed("rtsp://camera/stream").items(reconnect=0)
+    assert isinstance(end, _Break)
     assert asked == [{"rtsp_flags": "prefer_tcp"}]
 
 
@@ -368,12 +369,12 @@ def test_rtsp_asks_for_tcp_first_and_takes_udp(monkeypatch) -> None:
 
 def test_a_slow_reader_gets_the_newest_frames_and_drops_are_counted(hunter, tiny, file) -> None:
     frames = read_frames(file, range(40))
-    items = [Frame(i, i / 10, frames[i], 0, 0.0) for i in range(40)] + [Break(0, "the source ended", True)]
-    reader = Reader(iter(items), capacity=10)
+    items = [Frame(i, i / 10, frames[i], 0, 0.0) for i in range(40)] + [_Break(0, "the source ended", True)]
+    reader = _Reader(iter(items), capacity=10)
     reader._thread.join(10)  # it has read everything before anyone took a frame
     kept = list(reader)
     assert [item.number for item in kept if isinstance(item, Frame)] == list(range(30, 40))
-    assert isinstance(kept[-1], Break)
+    assert isinstance(kept[-1], _Break)
 
 
 def test_without_drops_the_source_waits_for_a_slow_reader() -> None:
@@ -383,9 +384,9 @@ def test_without_drops_the_source_waits_for_a_slow_reader() -> None:
         for i in range(40):
             given.append(i)
             yield Frame(i, i / 10, np.zeros((8, 8, 3), np.uint8), 0, 0.0)
-        yield Break(0, "the source ended", True)
+        yield _Break(0, "the source ended", True)
 
-    reader = Reader(source(), capacity=10, drop=False)
+    reader = _Reader(source(), capacity=10, drop=False)
     items = iter(reader)
     numbers = [next(items).number for _ in range(5)]
     assert len(given) <= 16  # five taken, ten kept, one waiting
@@ -400,9 +401,9 @@ def test_where_a_file_ends_the_stream_ends_whatever_the_tries(hunter, tiny, file
 
 def test_segments_of_dropped_frames(hunter, tiny, file) -> None:
     frames = read_frames(file, range(40))
-    feed = open_feed(frames, fps=10.0)
+    feed = _open_feed(frames, fps=10.0)
     there = [i for i in range(40) if i not in (4, 5) and not 14 <= i < 30]
-    items = [Frame(i, i / 10, frames[i], 0, 0.0) for i in there] + [Break(0, "the source ended", True)]
+    items = [Frame(i, i / 10, frames[i], 0, 0.0) for i in there] + [_Break(0, "the source ended", True)]
     parts = list(_Cutter(hunter, tiny, feed).run(iter(items)))
     assert [(p.start_frame, p.end_frame, p.n_dropped, p.total_dropped) for p in parts] == [
         (0, 16, 4, 4),
@@ -428,17 +429,17 @@ def test_a_failing_frame_is_raised_where_the_frames_are_used(hunter, tiny) -> No
 
 def test_what_is_no_source(hunter, tiny, tmp_path) -> None:
     with pytest.raises(InputError, match="a source is a file, an address, a camera or an iterable of frames"):
-        open_feed(3.5)
+        _open_feed(3.5)
     with pytest.raises(InputError, match="got True"):
-        open_feed(True)
+        _open_feed(True)
     with pytest.raises(InputError, match="fps must be a positive number"):
-        open_feed([], fps=0)
+        _open_feed([], fps=0)
     with pytest.raises(VideoError, match="there is no such file"):
-        open_feed(tmp_path / "none.mp4")
-    assert open_feed("rtsp://camera/1").live
+        _open_feed(tmp_path / "none.mp4")
+    assert _open_feed("rtsp://camera/1").live
     with pytest.raises(InputError, match="capacity must be at least 1 frame, got 0"):
         hunter.stream(tiny, [], fps=1.0, capacity=0)
-    assert not open_feed([], fps=1).live
+    assert not _open_feed([], fps=1).live
 
 
 def test_alarm_with_hysteresis_and_duration_knows_no_future() -> None:

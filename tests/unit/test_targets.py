@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from headprobe.errors import InputError
-from headprobe.metrics.targets import read_target
+from headprobe.metrics._features import read_target
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from equality import close
 from hunters import clips, model
 from hypothesis import given
@@ -14,9 +15,9 @@ from scipy.special import softmax
 from sklearn.metrics import roc_auc_score
 
 from headprobe.errors import InputError
-from headprobe.headhunt.bypass import compare_readouts
-from headprobe.headhunt.text_readout import (
+from headprobe.language.text_readout import (
     DIGITS,
+    compare_readouts,
     expected_score,
     graded_ask,
     graded_questions,
@@ -50,10 +51,10 @@ def logits(tiny, shown, question, answers):
 
 def test_p_yes_is_the_softmax_of_the_answers(tiny, shown) -> None:
     found = p_yes(tiny, shown, FIGHT, yes="yes", no="no", **QUIET)
-    np.testing.assert_allclose(found, softmax(logits(tiny, shown, FIGHT, ["yes", "no"]), axis=1)[:, 0], atol=1e-6)
+    assert close(found, softmax(logits(tiny, shown, FIGHT, ["yes", "no"]), axis=1)[:, 0], torch.float32)
     several = p_yes(tiny, shown, FIGHT, yes=["yes", "fighting"], no=["no", "nothing"], **QUIET)
     four = softmax(logits(tiny, shown, FIGHT, ["yes", "fighting", "no", "nothing"]), axis=1)
-    np.testing.assert_allclose(several, four[:, :2].sum(1), atol=1e-6)
+    assert close(several, four[:, :2].sum(1), torch.float32)
 
 
 def test_the_embedded_model_answers_a_direct_question(tiny) -> None:
@@ -69,7 +70,7 @@ def test_the_expected_score_weighs_all_answers(tiny, shown) -> None:
     values = {"zero": 0.0, "one": 1.0, "two": 2.0, "three": 3.0, "four": 4.0}
     found = expected_score(tiny, shown, COUNT, values=values, **QUIET)
     expected = softmax(logits(tiny, shown, COUNT, list(values)), axis=1) @ np.arange(5)
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert close(found, expected, torch.float32)
     with pytest.raises(InputError, match="two or more rated answers"):
         expected_score(tiny, shown, COUNT, values={"one": 1.0}, **QUIET)
     with pytest.raises(InputError, match="The answer '0' is not in the vocabulary"):
@@ -85,9 +86,9 @@ def test_a_graded_ask_is_the_mean_of_a_falling_curve(tiny, shown) -> None:
     np.testing.assert_allclose(score, curve.mean(1))
     raw = np.stack([p_yes(tiny, shown, questions[level], yes="yes", no="no", **QUIET) for level in (0.1, 0.5, 0.9)], 1)
     # Pooling leaves the mean of each row.
-    np.testing.assert_allclose(score, raw.mean(1), atol=1e-6)
+    assert close(score, raw.mean(1), torch.float32)
     falling = (np.diff(raw, axis=1) <= 0).all(1)
-    np.testing.assert_allclose(curve[falling], raw[falling], atol=1e-6)
+    assert close(curve[falling], raw[falling], torch.float32)
     with pytest.raises(InputError, match="two or more levels"):
         graded_ask(tiny, shown, {0.5: FIGHT}, yes="yes", no="no", **QUIET)
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from headprobe.errors import InputError
-from headprobe.metrics import threads
-from headprobe.metrics.features import read_features
+from headprobe.metrics import _batch as threads
+from headprobe.metrics._batch import in_threads, over_heads
+from headprobe.metrics._features import read_features
 from headprobe.metrics.saliency import saliency
-from headprobe.metrics.threads import in_threads, over_heads
 
 
 @pytest.fixture(params=[1, 3])

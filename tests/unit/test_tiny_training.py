@@ -22,7 +22,7 @@ from safetensors.torch import load_file  # noqa: E402
 
 from headprobe.headhunt.prompts import EMBEDDED_PROMPTS  # noqa: E402
 from headprobe.video import scenes  # noqa: E402
-from headprobe.video.scene_render import Scene  # noqa: E402
+from headprobe.video._scene_drawing import Scene  # noqa: E402
 
 CONFIG = """
 [model]

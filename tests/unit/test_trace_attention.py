@@ -69,7 +69,7 @@ def test_heads_come_in_the_order_asked_for_and_batches_do_not_matter(family):
     some = read(model, ["L2H1", "L0H3", "L2H0"], batch_size=1, progress=False)
     index = [list(every.heads).index(head) for head in some.heads]
     for a, b in zip(every.patterns[0], some.patterns[0], strict=True):
-        assert torch.allclose(a.weights[index], b.weights, atol=1e-6)
+        assert close(a.weights[index], b.weights)
 
 
 def test_patterns_of_clips_lie_on_grids_of_their_sizes():

@@ -26,12 +26,13 @@ from headprobe.errors import (
     VideoError,
 )
 from headprobe.models.adapter import ModelInputs, TokenInfo
-from headprobe.sites import block_paths
+from headprobe.models.sites import block_paths
+from headprobe.trace import _batching as batching
 from headprobe.trace import attention as trace_attention
-from headprobe.trace import batching, edits
-from headprobe.trace.batching import BatchSize
+from headprobe.trace import edits
+from headprobe.trace._batching import BatchSize
+from headprobe.trace._readout import Wanted
 from headprobe.trace.positions import last
-from headprobe.trace.reading import Wanted
 
 GENERATIVE = [family for family in FAMILIES if family != "bert"]
 
@@ -275,7 +276,7 @@ def test_reading_few_heads_does_not_shorten_the_residual_stream():
 
 
 def test_each_clip_is_decoded_and_packed_once_for_all_prompts(monkeypatch):
-    from headprobe.models import qwen_vl
+    from headprobe.models.families import qwen_vl
 
     model = make_model("qwen2_vl")
     packed = []

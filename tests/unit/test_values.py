@@ -4,9 +4,9 @@ import pytest
 import torch
 from equality import same_bits
 
+from headprobe.activations import _dense, _each, _group, _select, _sizes
 from headprobe.errors import InputError
 from headprobe.heads import HeadSet
-from headprobe.values import dense, each, group, select, sizes
 
 ALL = HeadSet(["L0H0", "L1H0", "L0H1", "L1H1"])
 SMALL, LARGE = HeadSet(["L0H0", "L0H1"]), HeadSet(["L1H0", "L1H1"])
@@ -14,9 +14,9 @@ TENSORS = {SMALL: torch.randn(2, 3, 2, 4), LARGE: torch.randn(2, 3, 2, 8)}
 
 
 def test_groups_of_sizes_are_kept_and_one_size_is_one_group():
-    assert group(TENSORS, ALL, (2, 3)) == TENSORS
+    assert _group(TENSORS, ALL, (2, 3)) == TENSORS
     whole = torch.zeros(2, 3, 4, 5)
-    assert group(whole, ALL, (2, 3))[ALL] is whole
+    assert _group(whole, ALL, (2, 3))[ALL] is whole
 
 
 @pytest.mark.parametrize(
@@ -34,21 +34,21 @@ def test_groups_of_sizes_are_kept_and_one_size_is_one_group():
 )
 def test_groups_that_do_not_fit_are_refused(tensors, text):
     with pytest.raises(InputError, match=text):
-        group(tensors, ALL, (2, 3))
+        _group(tensors, ALL, (2, 3))
 
 
 def test_heads_of_one_size_are_selected_in_the_order_asked_for():
-    assert same_bits(select(TENSORS, ["L1H1", "L1H0"]), TENSORS[LARGE][:, :, [1, 0]], of="copies of one array")
-    assert same_bits(select(TENSORS, HeadSet(["L0H1"])), TENSORS[SMALL][:, :, [1]], of="copies of one array")
+    assert same_bits(_select(TENSORS, ["L1H1", "L1H0"]), TENSORS[LARGE][:, :, [1, 0]], of="copies of one array")
+    assert same_bits(_select(TENSORS, HeadSet(["L0H1"])), TENSORS[SMALL][:, :, [1]], of="copies of one array")
     with pytest.raises(InputError, match=r"different sizes \(L0H1 has 4, L1H0 has 8\); select heads of one size"):
-        select(TENSORS, ["L0H1", "L1H0"])
+        _select(TENSORS, ["L0H1", "L1H0"])
     with pytest.raises(InputError, match="L5H0 not among the 4 heads that were read"):
-        select(TENSORS, ["L0H0", "L5H0"])
+        _select(TENSORS, ["L0H0", "L5H0"])
 
 
 def test_a_single_size_is_a_tensor_again():
-    assert dense({SMALL: TENSORS[SMALL]}) is TENSORS[SMALL]
-    assert dense(TENSORS) is TENSORS
-    changed = each(TENSORS, lambda values: values[:, :1])
+    assert _dense({SMALL: TENSORS[SMALL]}) is TENSORS[SMALL]
+    assert _dense(TENSORS) is TENSORS
+    changed = _each(TENSORS, lambda values: values[:, :1])
     assert [tuple(tensor.shape) for tensor in changed.values()] == [(2, 1, 2, 4), (2, 1, 2, 8)]
-    assert sizes(TENSORS).startswith("These heads have different sizes (2 of size 4, 2 of size 8)")
+    assert _sizes(TENSORS).startswith("These heads have different sizes (2 of size 4, 2 of size 8)")

@@ -13,9 +13,9 @@ from families.video_llama_3 import FAMILY, PACKING, halted, still
 import headprobe
 from headprobe import Frames, HeadTracer
 from headprobe.errors import InputError
-from headprobe.models.pixels import PackedClip, PixelPacking, pack
-from headprobe.models.video_llama_3 import changed_tokens
-from headprobe.sites import block_paths
+from headprobe.models._pixels import PackedClip, PixelPacking, pack
+from headprobe.models.families.video_llama_3 import _changed_tokens
+from headprobe.models.sites import block_paths
 
 
 @functools.cache
@@ -36,12 +36,12 @@ def test_a_token_is_kept_where_its_patches_change_by_more_than_the_threshold():
     patches[2] = patches[1]
     clip = PackedClip(patches.reshape(24, 2), (3, 2, 4))
     # In the last frame nothing changes; its first token stays.
-    assert changed_tokens(clip, 2).tolist() == [[True, True], [False, True], [True, False]]
+    assert _changed_tokens(clip, 2).tolist() == [[True, True], [False, True], [True, False]]
 
 
 def test_a_single_frame_keeps_all_of_its_tokens():
     clip = PackedClip(torch.zeros(4, 3), (1, 2, 2))
-    assert changed_tokens(clip, 1).tolist() == [[True] * 4]
+    assert _changed_tokens(clip, 1).tolist() == [[True] * 4]
 
 
 def test_the_places_are_those_of_the_tokens_that_stay():

@@ -13,9 +13,9 @@ from families.vision_tower import CLIP, FAMILIES, SIGLIP, SIZES, contents
 import headprobe
 from headprobe import HeadTracer, positions
 from headprobe.errors import InputError, PaddingError
-from headprobe.models.adapter import check_inputs
+from headprobe.models.adapter import _check_inputs
+from headprobe.models.sites import block_paths
 from headprobe.models.vision_tower import PictureSettings
-from headprobe.sites import block_paths
 
 CLIP_FAMILY, SIGLIP_FAMILY, *PLAIN = FAMILIES
 each = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
@@ -179,14 +179,14 @@ def test_pixels_are_those_of_the_processors_without_torchvision_to_two_grey_leve
 def test_a_batch_that_claims_to_have_no_padding_is_checked():
     model = CLIP_FAMILY.load()
     batch = model.adapter.prepare(contents(2), "", model)
-    check_inputs(batch)
+    _check_inputs(batch)
     holes = dataclasses.replace(batch.token_info, mask=batch.token_info.mask & (torch.arange(17) > 0))
     with pytest.raises(PaddingError, match="marks tokens as padding, but padding_side is None"):
-        check_inputs(dataclasses.replace(batch, token_info=holes))
+        _check_inputs(dataclasses.replace(batch, token_info=holes))
     with pytest.raises(PaddingError, match="hold input_ids, which have a padding side"):
-        check_inputs(dataclasses.replace(batch, inputs={"input_ids": batch.ids}))
+        _check_inputs(dataclasses.replace(batch, inputs={"input_ids": batch.ids}))
     with pytest.raises(InputError, match="need token_ids, one for each token"):
-        check_inputs(dataclasses.replace(batch, token_ids=None))
+        _check_inputs(dataclasses.replace(batch, token_ids=None))
 
 
 def test_a_folder_without_tokenizer_is_enough(tmp_path):

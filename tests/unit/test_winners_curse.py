@@ -7,9 +7,9 @@ import pytest
 from equality import close
 
 from headprobe.errors import InputError
-from headprobe.metrics.parts import group_halves
+from headprobe.metrics._labellings import group_halves
+from headprobe.metrics.intervals import corrected_interval, winners_curse
 from headprobe.metrics.saliency import saliency
-from headprobe.metrics.winners_curse import corrected_interval, winners_curse
 
 Y = np.arange(24) % 2
 

@@ -13,7 +13,7 @@ import numpy as np
 from headprobe._files import parse_json, read_text
 from headprobe.errors import ArtefactError, InputError
 from headprobe.heads import HeadSet
-from headprobe.scores import check_map, top_heads
+from headprobe.scores import _check_map, top_heads
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -241,7 +241,7 @@ def compare_heads(scores: xr.DataArray, given: PublishedHeads, k: int | None = N
     """
     from scipy.stats import hypergeom, mannwhitneyu
 
-    check_map(scores, ("layer", "head"), finite=False)
+    _check_map(scores, ("layer", "head"), finite=False)
     layers, heads = scores.coords["layer"].values, scores.coords["head"].values
     size = (int(layers.max()) + 1, int(heads.max()) + 1)
     if size != (given.n_layers, given.n_heads):

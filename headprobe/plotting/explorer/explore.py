@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,18 +17,49 @@ from headprobe.activations import HeadActivations
 from headprobe.errors import InputError
 from headprobe.examples import Example
 from headprobe.heads import Head, HeadSet
-from headprobe.plotting.explorer.content import contents, describe, shown_rows
-from headprobe.plotting.explorer.page import explorer_page, packed
-from headprobe.plotting.explorer.scores import Scores, read_scores
-from headprobe.plotting.explorer.views import extremes, head_view
-from headprobe.plotting.explorer.widget import explorer_widget
+from headprobe.plotting.explorer._content import (
+    Scores,
+    contents,
+    describe,
+    explorer_page,
+    extremes,
+    head_view,
+    packed,
+    read_scores,
+    shown_rows,
+)
 
 if TYPE_CHECKING:
     from xarray import DataArray
 
-__all__ = ["Explorer", "explore"]
+__all__ = [
+    "Explorer",
+    "explore",
+]
+
+
+def _explorer_widget(page: str) -> Any:
+    """Make a widget of an explorer's page."""
+    try:
+        import anywidget
+        import traitlets
+    except ImportError as error:
+        raise InputError(
+            "a widget needs the package anywidget: pip install 'headprobe[widget]'. Without it, the explorer shows "
+            "itself in a notebook and can be saved as a page, but the notebook does not know the head that was clicked"
+        ) from error
+
+    class ExplorerWidget(anywidget.AnyWidget):
+        _esm = (files("headprobe.plotting.explorer") / "widget.js").read_text(encoding="utf-8")
+        page = traitlets.Unicode().tag(sync=True)
+        chosen = traitlets.Unicode().tag(sync=True)
+
+    return ExplorerWidget(page=page)
+
 
 _STRONGEST = 5
+
+
 _PICTURES = 0.25  # of the page, kept free for words and frames where examples are given
 
 
@@ -74,7 +106,7 @@ class Explorer:
         InputError
             anywidget is not installed.
         """
-        return explorer_widget(self.text)
+        return _explorer_widget(self.text)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the page as one file, which opens in a browser without a server and without the network.

@@ -1,0 +1,87 @@
+"""Settings that users give, refused in one dialect: the value and what it must be; and what else is said to them."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Collection
+from numbers import Integral, Real
+from typing import Any
+
+from headprobe.errors import HeadprobeWarning, InputError
+
+PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+
+
+def count(value: Any, name: str, least: int = 1, most: int | None = None) -> int:
+    """An integer within bounds; a bool is none."""
+    inside = isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
+    if not inside or (most is not None and int(value) > most):
+        bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise InputError(f"{name} is {value!r}; it must be an integer {bounds}.")
+    return int(value)
+
+
+def seed(value: Any, name: str = "random_state") -> int:
+    """An integer of at least 0."""
+    return count(value, name, 0)
+
+
+def number(
+    value: Any, name: str, least: float | None = None, most: float | None = None, *, above: float | None = None
+) -> float:
+    """A finite number within bounds, of which `above` is not reached itself; a bool is none."""
+    plain = isinstance(value, Real) and not isinstance(value, bool) and abs(float(value)) < float("inf")
+    low = least is None or (plain and float(value) >= least)
+    over = above is None or (plain and float(value) > above)
+    high = most is None or (plain and float(value) <= most)
+    if not (plain and low and over and high):
+        parts = [f"of at least {least:g}"] if least is not None else []
+        parts += [f"above {above:g}"] if above is not None else []
+        parts += [f"of at most {most:g}"] if most is not None else []
+        raise InputError(f"{name} is {value!r}; it must be a number{' ' if parts else ''}{' and '.join(parts)}.")
+    return float(value)
+
+
+def choice(value: Any, name: str, options: Collection[Any]) -> Any:
+    """One of the options."""
+    if not isinstance(value, str) or value not in options:
+        raise InputError(f"{name} is {value!r}; choose one of {', '.join(map(repr, options))}.")
+    return value
+
+
+def notice(text: str) -> None:
+    """Warn, at the innermost line outside of this package.
+
+    A fixed number of frames would be right for one way in only: the same function is called by users, and by others of
+    this package.
+
+    Parameters
+    ----------
+    text
+        What to say.
+
+    Warns
+    -----
+    HeadprobeWarning
+        Always, as far as the filters of `warnings` let it through.
+
+    Examples
+    --------
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always")
+    ...     notice("half of the heads tie")
+    >>> caught[0].category.__name__, caught[0].filename == __file__
+    ('HeadprobeWarning', False)
+    """
+    level, frame = 2, sys._getframe(1)
+    # A thread of this package has no other frames: its outermost one is named then.
+    while frame.f_code.co_filename.startswith(PACKAGE) and frame.f_back is not None:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, HeadprobeWarning, stacklevel=level)
+
+
+def counted(n: int, noun: str) -> str:
+    """A number of things in words, in the singular where there is one."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"

@@ -1,0 +1,269 @@
+"""Side by side: hunted heads and what they must beat, over calibration draws, on one untouched test set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from tqdm.auto import tqdm
+
+from headprobe.errors import InputError
+from headprobe.evaluation import constant_per_video, evaluate, position_prior, to_frames
+from headprobe.headhunt._held_out import by_video, out_of_fold
+from headprobe.headhunt.headhunt import identify
+from headprobe.headhunt.scorer import _make_scorer, features
+from headprobe.heads import HeadSet
+
+if TYPE_CHECKING:
+    from headprobe.activations import HeadActivations
+
+HUNTED = "hunted heads"
+
+
+NEVER_TRAINED = "never-trained model, hunted heads"
+
+
+N_RANDOM = 5  # random head sets averaged per draw
+
+
+RANDOM = f"random heads (mean of {N_RANDOM} sets)"
+
+
+SAME_LAYERS = f"random heads of the same layers (mean of {N_RANDOM} sets)"
+
+
+SHUFFLED = f"shuffled labels, hunted heads (mean of {N_RANDOM} shuffles)"
+
+
+_KEYS = ("auc", "ap", "within_auc")
+
+
+Features = Float[np.ndarray, "segment feature"]
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """Everything the comparison reads; rows of all arrays are the segments of the two activation sets."""
+
+    calibration: HeadActivations
+    test: HeadActivations
+    untrained_calibration: HeadActivations
+    untrained_test: HeadActivations
+    motion_calibration: Features
+    motion_test: Features
+    text_test: Mapping[str, Float[np.ndarray, " segment"]]
+    event_of_video: Mapping[str, str]
+    frame_truth: Mapping[str, np.ndarray]
+    subsets: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+def draws(
+    event_of_video: Mapping[str, str], n_draws: int, n_videos: int, normal: str, random_state: int
+) -> Iterator[list[str]]:
+    """Calibration videos of each draw: half normal, half abnormal, the kinds of event as even as they can be."""
+    by_event: dict[str, list[str]] = {}
+    for video, event in event_of_video.items():
+        by_event.setdefault(event, []).append(video)
+    kinds = [event for event in by_event if event != normal]
+    if n_videos < 2 or n_videos % 2:
+        raise InputError(f"a draw is half normal and half abnormal; {n_videos} videos cannot be: give an even number")
+    half = n_videos // 2
+    if len(by_event.get(normal, [])) < half or sum(len(by_event[k]) for k in kinds) < half:
+        raise InputError(f"a draw needs {half} normal and {half} abnormal videos; the pool has {_counts(by_event)}")
+    for draw in range(n_draws):
+        rng = np.random.default_rng([random_state, draw])
+        chosen = rng.choice(by_event[normal], half, replace=False).tolist()
+        queues = {kind: rng.permutation(by_event[kind]).tolist() for kind in kinds}
+        order = rng.permutation(kinds).tolist()
+        while len(chosen) < 2 * half:
+            for kind in order:
+                if queues[kind] and len(chosen) < 2 * half:
+                    chosen.append(queues[kind].pop())
+        yield chosen
+
+
+def _counts(by_event: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    return {event: len(videos) for event, videos in by_event.items()}
+
+
+def compare(
+    material: Material,
+    *,
+    k: int,
+    n_draws: int,
+    n_videos: int,
+    normal: str,
+    random_state: int = 0,
+    progress: bool = True,
+) -> tuple[list[dict[str, Any]], dict[str, list[dict[str, float]]], list[list[str]]]:
+    """Rows of the comparison, the per-draw numbers behind them, and the heads hunted in each draw."""
+    if n_draws < 2:
+        raise InputError(f"n_draws is {n_draws}; spread and intervals over draws need at least 2")
+    m = material
+    table: dict[str, list[dict[str, float]]] = {}
+    hunted: list[list[str]] = []
+    groups, labels = m.calibration.groups, m.calibration.labels
+    plan = list(
+        draws(
+            {v: m.event_of_video[v] for v in dict.fromkeys(groups.tolist())},
+            n_draws,
+            n_videos,
+            normal,
+            random_state,
+        )
+    )
+    for number, videos in enumerate(tqdm(plan, desc="compare", unit="draw", disable=not progress)):
+        rows = np.flatnonzero(np.isin(groups, videos))
+        methods, heads = _methods(m, rows, labels[rows], groups[rows], k, random_state * 1000 + number)
+        hunted.append(heads)
+        for name, scores in methods.items():
+            table.setdefault(name, []).append(_mean([evaluate_segments(m, s) for s in scores]))
+    for name, scores in m.text_test.items():
+        table[name] = [evaluate_segments(m, scores)]
+    for name, frames in _blind(m).items():
+        table[name] = [_evaluate_frames(m, frames)]
+    return [summary(name, results) for name, results in table.items()], table, hunted
+
+
+def _methods(
+    m: Material, rows: Int[np.ndarray, " row"], y: np.ndarray, groups: np.ndarray, k: int, seed: int
+) -> tuple[dict[str, list[np.ndarray]], list[str]]:
+    """Test scores of every fitted method in one draw; several where random sets are averaged."""
+    part = m.calibration.subset(rows)
+    found = identify(part, y, k=k, random_state=seed)
+    prompt = 0
+    all_heads = m.calibration.heads
+
+    def probe(train: Features, test: Features, labels: np.ndarray = y) -> np.ndarray:
+        return _make_scorer(seed).fit(train, labels).predict_proba(test)[:, 1]
+
+    def heads_probe(heads: HeadSet, a: HeadActivations, b: HeadActivations) -> np.ndarray:
+        return probe(features(a.select(heads)[prompt]), features(b.select(heads)[prompt]))
+
+    def on(heads: HeadSet) -> np.ndarray:
+        return heads_probe(heads, part, m.test)
+
+    def hunted_with(labels: np.ndarray) -> np.ndarray:
+        heads = identify(part, labels, k=k, random_state=seed).heads
+        return probe(features(part.select(heads)[prompt]), features(m.test.select(heads)[prompt]), labels)
+
+    ranked = found.rss.stack(entry=("layer", "head")).sortby(found.rss.stack(entry=("layer", "head")))
+    worst = HeadSet([(int(layer), int(head)) for layer, head in ranked.indexes["entry"][:k]])
+    rng = np.random.default_rng(seed)
+    anywhere = [HeadSet.random(all_heads, k, random_state=int(rng.integers(2**31))) for _ in range(N_RANDOM)]
+    same_layers = [found.heads.random_of_same_layers(all_heads, rng) for _ in range(N_RANDOM)]
+
+    shuffler = np.random.default_rng([seed, 1])
+    shuffled = [shuffler.permutation(y) for _ in range(N_RANDOM)]
+
+    assert part.resid_post is not None
+    assert m.test.resid_post is not None
+    resid, resid_test = part.resid_post[prompt].numpy(), m.test.resid_post[prompt].numpy()
+
+    def held_out_auc(x: Features) -> float:
+        def score(train: np.ndarray, test: np.ndarray) -> np.ndarray:
+            return _make_scorer(seed).fit(x[train], y[train]).predict_proba(x[test])[:, 1]
+
+        return _auc(y, out_of_fold(score, y, groups, random_state=seed))
+
+    by_layer = [held_out_auc(resid[:, layer]) for layer in range(resid.shape[1])]
+    best = int(np.argmax(by_layer))
+    untrained = m.untrained_calibration.subset(rows)
+    untrained_heads = identify(untrained, y, k=k, random_state=seed).heads
+    by_lda = identify(part, y, k=k, metrics=("lda",), random_state=seed).heads
+    return {
+        HUNTED: [on(found.heads)],
+        "hunted by the LDA term alone": [on(by_lda)],
+        RANDOM: [on(heads) for heads in anywhere],
+        SAME_LAYERS: [on(heads) for heads in same_layers],
+        "worst heads by RSS": [on(worst)],
+        "all heads": [on(all_heads)],
+        "last hidden state": [probe(resid[:, -1], resid_test[:, -1])],
+        "best hidden state (layer chosen on calibration)": [probe(resid[:, best], resid_test[:, best])],
+        NEVER_TRAINED: [heads_probe(untrained_heads, untrained, m.untrained_test)],
+        SHUFFLED: [hunted_with(labels) for labels in shuffled],
+        "frame differences": [probe(m.motion_calibration[rows], m.motion_test)],
+    }, list(found.heads.labels)
+
+
+def _auc(y: np.ndarray, scores: np.ndarray) -> float:
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(y, scores))
+
+
+def evaluate_segments(m: Material, scores: Float[np.ndarray, " segment"]) -> dict[str, float]:
+    """Frame measures of segment scores on the test videos, for every subset of ``m``."""
+    values, spans = by_video(scores, m.test)
+    frames = {video: to_frames(values[video], spans[video], len(m.frame_truth[video])) for video in values}
+    return _evaluate_frames(m, frames)
+
+
+def _evaluate_frames(m: Material, frames: Mapping[str, np.ndarray]) -> dict[str, float]:
+    out: dict[str, float] = {}
+    for subset, videos in m.subsets.items():
+        prefix = "" if subset == "seen" else f"{subset}_"
+        result = evaluate({v: frames[v] for v in videos}, {v: m.frame_truth[v] for v in videos})
+        out |= {prefix + key: _number(result[key]) for key in _KEYS}
+    return out
+
+
+def _number(value: float | None) -> float:
+    """An undefined measure (no video with both classes) as NaN."""
+    return math.nan if value is None else float(value)
+
+
+def _blind(m: Material) -> dict[str, dict[str, np.ndarray]]:
+    """Controls that look at no frame; the first and last know from the truth which videos are abnormal."""
+    videos = list(dict.fromkeys(m.test.groups.tolist()))
+    truth = {v: m.frame_truth[v] for v in videos}
+    constant = constant_per_video(truth)
+    prior = {v: position_prior(len(t)) for v, t in truth.items()}
+    return {
+        "oracle constant per video": constant,
+        "position prior": prior,
+        "oracle constant times position prior": {v: constant[v] * prior[v] for v in videos},
+    }
+
+
+def _mean(results: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {key: float(np.mean([r[key] for r in results])) for key in results[0]}
+
+
+def summary(name: str, results: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """One row: the mean of each measure over draws, its sample standard deviation (None for one draw), the count."""
+    row: dict[str, Any] = {"name": name}
+    for key in results[0]:
+        values = np.array([r[key] for r in results])
+        row[key] = float(values.mean())
+        row[f"{key}_sd"] = float(values.std(ddof=1)) if len(values) > 1 else None
+    return row | {"n_draws": len(results)}
+
+
+def paired_differences(
+    table: Mapping[str, Sequence[Mapping[str, float]]], reference: str = HUNTED, level: float = 0.95
+) -> list[dict[str, Any]]:
+    """Reference minus every other row, draw by draw: mean and t interval, for each measure."""
+    from scipy import stats
+
+    base = table[reference]
+    out: list[dict[str, Any]] = []
+    for name, results in table.items():
+        if name == reference:
+            continue
+        row: dict[str, Any] = {"minus": name}
+        for key in base[0]:
+            other = [r[key] for r in results]
+            other = other if len(other) == len(base) else other * len(base)
+            difference = np.array([a[key] - b for a, b in zip(base, other, strict=True)])
+            half = (
+                stats.t.ppf(0.5 + level / 2, len(difference) - 1) * difference.std(ddof=1) / math.sqrt(len(difference))
+            )
+            mean = float(difference.mean())
+            row[key] = {"mean": mean, "low": mean - float(half), "high": mean + float(half)}
+        out.append(row)
+    return out

@@ -1,0 +1,356 @@
+"""The demo: render videos, hunt heads of the embedded model, compare, detect, and write a report; offline."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from headprobe._files import write_json
+from headprobe.activations import HeadActivations
+from headprobe.demo._claims import bars
+from headprobe.demo._comparison import Material, compare, evaluate_segments, paired_differences, summary
+from headprobe.errors import HeadprobeWarning, InputError
+from headprobe.evaluation.controls import frame_differences
+from headprobe.examples import Example, _read_content
+from headprobe.headhunt._detect import Detection, detect_video
+from headprobe.headhunt.headhunt import HeadHunt
+from headprobe.headhunt.prompts import EMBEDDED_PROMPTS
+from headprobe.models.loading import load
+from headprobe.models.model import Model
+from headprobe.provenance import versions
+from headprobe.trace._batching import Batches
+from headprobe.trace.tracer import HeadTracer
+from headprobe.video.clips import clip_examples
+from headprobe.video.scenes import (
+    CLIP_FRAMES,
+    FPS,
+    HELD_OUT_EVENTS,
+    NORMAL,
+    SEEN_EVENTS,
+    SEGMENT_FRAMES,
+    LabelledVideo,
+    write_videos,
+)
+
+__all__ = ["DIRECT_QUESTIONS", "Demo", "Size", "run_demo"]
+
+
+DIRECT_QUESTIONS = {
+    "running": "is anyone running ?",
+    "fall": "is anyone lying on the ground ?",
+    "fight": "are they fighting ?",
+    "vehicle": "is there a car on the path ?",
+    "bag": "is there a bag on the ground ?",
+}
+
+
+VAGUE = "dangerous"  # fixed beforehand; three of the other prompts could be answered with yes or no too
+
+
+ANSWERS = ("yes", "no")
+
+
+SAVED = "the saved detector (hunted on the whole calibration pool)"
+
+
+TEXT_VAGUE = "text P(yes), vague prompt"
+
+
+TEXT_DIRECT = "text P(yes), direct event questions"
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much the demo renders and draws."""
+
+    calibration_normal: int = 30
+    calibration_per_event: int = 6
+    test_normal: int = 20
+    test_per_event: int = 5
+    test_per_held_out_event: int = 10
+    n_frames: int = 160
+    n_draws: int = 10
+    videos_per_draw: int = 16
+    k: int = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Demo:
+    """What a run of the demo gave: ``results`` is what ``results.json`` holds, ``material`` what was compared."""
+
+    results: dict[str, Any]
+    hunter: HeadHunt
+    detections: dict[str, Detection]
+    test_videos: tuple[LabelledVideo, ...]
+    folder: Path
+    material: Material
+
+
+def _label_segments(video: LabelledVideo, segment_frames: int, sample_frames: int) -> list[Example]:
+    """The segments of a video; label 1 where an event is under way in at least half of the segment's window."""
+    examples = []
+    for example in clip_examples(video.path, segment_frames, sample_frames, group=video.name, name=video.name):
+        first, end = example.content.segment.window
+        label = int(video.truth[first:end].mean() >= 0.5)
+        examples.append(Example(example.content, id=example.id, label=label, group=video.name, span=example.span))
+    return examples
+
+
+def run_demo(
+    out: str | os.PathLike[str],
+    *,
+    seed: int = 0,
+    size: Size | None = None,
+    progress: bool = True,
+    batch_size: Batches = 32,
+    **loading: Any,
+) -> Demo:
+    """Run everything and write ``results.json``, ``report.html``, figures, videos and the detector into ``out``.
+
+    Parameters
+    ----------
+    out
+        Folder, created if missing. The files of an earlier demo stay until this one is complete, and are then replaced.
+    seed
+        Of the rendered videos, the draws and everything random. The embedded model does not depend on it.
+    size
+        How much to do; the default takes about two minutes on two cores.
+    progress
+        Whether to show progress bars.
+    batch_size
+        Clips per forward pass, or ``"auto"``.
+    loading
+        How the two models are loaded, such as ``device="auto"``; see `headprobe.load`.
+
+    Returns
+    -------
+    Demo
+        The results, also written to ``results.json``.
+
+    Raises
+    ------
+    InputError
+        ``size`` asks for fewer videos or draws than the comparison needs, or the folder holds other results.
+    ArtefactError
+        The embedded model is missing from the installation.
+    """
+    folder = Path(out)
+    _check_ours(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    model, control = load("tiny", **loading), load("tiny-untrained", seed=seed, **loading)
+    with TemporaryDirectory(dir=folder, prefix=".demo-") as staged:
+        demo = _demo(Path(staged), model, control, seed, size or Size(), progress, batch_size)
+        _forget(folder)
+        for path in [path for path in Path(staged).rglob("*") if path.is_file()]:
+            place = folder / path.relative_to(staged)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, place)
+
+        def moved(path: Path) -> Path:
+            return folder / path.relative_to(staged)
+
+        videos = tuple(replace(video, path=moved(video.path)) for video in demo.test_videos)
+        found = {name: replace(one, path=moved(one.path)) for name, one in demo.detections.items()}
+    return replace(demo, test_videos=videos, detections=found, folder=folder)
+
+
+def _demo(
+    folder: Path, model: Model, control: Model, seed: int, size: Size, progress: bool, batch_size: Batches
+) -> Demo:
+    from headprobe.demo._report import write_demo_report, write_figures
+
+    began = time.perf_counter()
+    capture = partial(_capture, batch_size=batch_size)
+    calibration, test = _render(folder / "videos", seed, size, progress)
+    segments = {
+        part: _decoded([e for v in videos for e in _label_segments(v, SEGMENT_FRAMES, CLIP_FRAMES)], progress)
+        for part, videos in (("calibration", calibration), ("test", test))
+    }
+    acts = {part: capture(model, segments[part], progress, resid_post=True, answers=ANSWERS) for part in segments}
+    bare = {part: capture(control, segments[part], progress) for part in segments}
+    truth = {v.name: v.truth.astype(int) for v in (*calibration, *test)}
+    normals = [v.name for v in test if v.event == NORMAL]
+
+    def subset(events: Sequence[str]) -> list[str]:
+        return normals + [v.name for v in test if v.event in events]
+
+    material = Material(
+        calibration=acts["calibration"],
+        test=acts["test"],
+        untrained_calibration=bare["calibration"],
+        untrained_test=bare["test"],
+        motion_calibration=_motion(segments["calibration"], progress),
+        motion_test=_motion(segments["test"], progress),
+        text_test=_text(model, acts["test"], segments["test"], progress, batch_size),
+        event_of_video={v.name: v.event for v in (*calibration, *test)},
+        frame_truth=truth,
+        subsets={
+            "seen": subset(SEEN_EVENTS),
+            "held_out": subset(HELD_OUT_EVENTS),
+            **{event: subset([event]) for event in HELD_OUT_EVENTS},
+        },
+    )
+    with warnings.catch_warnings():
+        # That one head sets the scale of the min-max normalisation is said once, when the detector is fitted below,
+        # and not for every draw.
+        warnings.filterwarnings("ignore", ".*alone holds", HeadprobeWarning)
+        rows, table, hunted = compare(
+            material,
+            k=size.k,
+            n_draws=size.n_draws,
+            n_videos=size.videos_per_draw,
+            normal=NORMAL,
+            random_state=seed,
+            progress=progress,
+        )
+
+    # Neither weighted nor calibrated, as the rows of the comparison.
+    hunter = HeadHunt(
+        size.k,
+        segment_frames=SEGMENT_FRAMES,
+        sample_frames=CLIP_FRAMES,
+        class_weight=None,
+        calibrate=False,
+        random_state=seed,
+    )
+    hunter.fit(acts["calibration"], frame_truth={v.name: v.truth.astype(int) for v in calibration}, fps=FPS)
+    hunter.save_pretrained(folder / "detector")
+    rows.append(summary(SAVED, [evaluate_segments(material, hunter.score(acts["test"]))]))
+    shown = _shown(test)
+    detections = {v.name: detect_video(hunter, model, v.path) for v in tqdm(shown, desc="detect", disable=not progress)}
+
+    results: dict[str, Any] = {
+        "experts": list(hunter.heads_.labels),
+        "n_heads": len(model.heads),
+        "rows": rows,
+        "bars": [asdict(bar) for bar in bars(rows)],
+        "paired_differences": paired_differences(table),
+        "experts_per_draw": hunted,
+        "per_draw": table,
+        "locator": {"sigma": hunter.locator_.sigma, "tau": hunter.locator_.tau} if hunter.locator_ else None,
+        "data": _describe(calibration, test, segments, size),
+        "seconds": 0.0,
+        "provenance": {
+            "seed": seed,
+            "size": size.__dict__,
+            "prompts": dict(EMBEDDED_PROMPTS),
+            "scoring_prompt": hunter.prompt_,
+            "model": acts["calibration"].provenance.to_dict(),
+            "fingerprint": acts["calibration"].provenance.fingerprint,
+            "versions": versions(),
+            "split": "heads, scorers and locator: calibration videos; every number: test videos",
+        },
+    }
+    demo = Demo(results, hunter, detections, tuple(test), folder, material)
+    figures = write_figures(demo)
+    results["seconds"] = round(time.perf_counter() - began, 1)
+    write_demo_report(demo, figures)
+    write_json(folder / "results.json", results)
+    return demo
+
+
+def _check_ours(folder: Path) -> None:
+    """Refuse to replace results that no demo wrote."""
+    there = [name for name in ("results.json", "report.html") if (folder / name).exists()]
+    try:
+        ours = "experts_per_draw" in json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        ours = False
+    if there and not ours:
+        raise InputError(f"{folder} holds {' and '.join(there)} that no demo wrote; name another folder.")
+
+
+def _forget(folder: Path) -> None:
+    """Remove what an earlier run wrote, so that no old number stands beside a new one."""
+    stale = [folder / "results.json", folder / "report.html", *folder.glob("timeline_*.png")]
+    stale += [path for split in ("calibration", "test") for path in (folder / "videos" / split).glob(f"{split}_*.mp4")]
+    for path in stale:
+        path.unlink(missing_ok=True)
+
+
+def _render(folder: Path, seed: int, size: Size, progress: bool) -> tuple[list[LabelledVideo], list[LabelledVideo]]:
+    calibration = {NORMAL: size.calibration_normal, **dict.fromkeys(SEEN_EVENTS, size.calibration_per_event)}
+    test = {NORMAL: size.test_normal, **dict.fromkeys(SEEN_EVENTS, size.test_per_event)}
+    test |= dict.fromkeys(HELD_OUT_EVENTS, size.test_per_held_out_event)
+    return tuple(
+        write_videos(folder / split, split, counts, seed=seed * 10 + i, n_frames=size.n_frames, progress=progress)
+        for i, (split, counts) in enumerate((("calibration", calibration), ("test", test)))
+    )  # type: ignore[return-value]
+
+
+def _decoded(examples: Sequence[Example], progress: bool) -> list[Example]:
+    """The clips in memory (about 0.3 MB each): both models, the frame differences and the questions look at them."""
+    clips = tqdm(examples, desc="decode", unit="segment", disable=not progress)
+    return [Example(_read_content(e), id=e.id, label=e.label, group=e.group, span=e.span) for e in clips]
+
+
+def _capture(model: Model, examples: Sequence[Example], progress: bool, **more: Any) -> HeadActivations:
+    return HeadTracer(model).capture(examples, prompts=EMBEDDED_PROMPTS, progress=progress, **more)
+
+
+def _motion(examples: Sequence[Example], progress: bool) -> np.ndarray:
+    clips = tqdm(examples, desc="frame differences", unit="segment", disable=not progress)
+    return np.stack([frame_differences(np.asarray(example.content)) for example in clips])
+
+
+def _text(
+    model: Model, acts: HeadActivations, examples: Sequence[Example], progress: bool, batch_size: Batches
+) -> dict[str, np.ndarray]:
+    """What the model says: P(yes) against no, for the vague prompt and as the maximum over the direct questions."""
+    asked = HeadTracer(model).capture(
+        examples, prompts=DIRECT_QUESTIONS, heads=["L0H0"], answers=ANSWERS, batch_size=batch_size, progress=progress
+    )
+
+    def p_yes(a: HeadActivations) -> np.ndarray:
+        assert a.answer_logits is not None
+        return a.answer_logits.double().softmax(-1)[..., 0].numpy()
+
+    return {TEXT_VAGUE: p_yes(acts)[list(EMBEDDED_PROMPTS).index(VAGUE)], TEXT_DIRECT: p_yes(asked).max(0)}
+
+
+def _shown(test: Sequence[LabelledVideo]) -> list[LabelledVideo]:
+    """One test video of each kind, for the report."""
+    first: dict[str, LabelledVideo] = {}
+    for video in test:
+        first.setdefault(video.event, video)
+    return [first[event] for event in (*SEEN_EVENTS, *HELD_OUT_EVENTS, NORMAL) if event in first]
+
+
+def _describe(
+    calibration: Sequence[LabelledVideo],
+    test: Sequence[LabelledVideo],
+    segments: Mapping[str, Sequence[Example]],
+    size: Size,
+) -> dict[str, Any]:
+    def part(name: str, videos: Sequence[LabelledVideo]) -> dict[str, Any]:
+        labels = [e.label for e in segments[name]]
+        return {
+            "videos": {
+                event: sum(v.event == event for v in videos) for event in dict.fromkeys(v.event for v in videos)
+            },
+            "scenes": len({v.scene for v in videos}),
+            "frames": int(sum(len(v.truth) for v in videos)),
+            "abnormal_frames": int(sum(v.truth.sum() for v in videos)),
+            "segments": len(labels),
+            "abnormal_segments": int(sum(label or 0 for label in labels)),
+        }
+
+    return {
+        "calibration": part("calibration", calibration),
+        "test": part("test", test),
+        "segment_frames": SEGMENT_FRAMES,
+        "sample_frames": CLIP_FRAMES,
+        "videos_per_draw": size.videos_per_draw,
+        "scenes_shared": len({v.scene for v in calibration} & {v.scene for v in test}),
+    }

@@ -1,0 +1,81 @@
+"""Scores that were given without having been seen, and scores in the order of the videos."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy.typing import ArrayLike
+
+from headprobe.errors import HeadprobeWarning, InputError
+
+if TYPE_CHECKING:
+    from headprobe.activations import HeadActivations
+
+
+@contextmanager
+def quiet_scales() -> Iterator[None]:
+    """Within it, no warning that one head sets the scale of a min-max normalisation, or that heads tie at the cut."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*alone holds", HeadprobeWarning)
+        warnings.filterwarnings("ignore", ".*ties go to the lower", HeadprobeWarning)
+        yield
+
+
+def fold_numbers(
+    y: ArrayLike, groups: ArrayLike, n_folds: int = 4, random_state: int = 0
+) -> Int[np.ndarray, " example"]:
+    """The fold that each example is held out in; groups stay together, and folds have both labels in proportion."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    y, groups = np.asarray(y), np.asarray(groups)
+    holding = [len(set(groups[y == label].tolist())) for label in (0, 1)]
+    folds = min(n_folds, *holding)
+    if folds < 2:
+        raise InputError(
+            f"{holding[0]} videos hold normal and {holding[1]} abnormal segments; held-out scores need two of each"
+        )
+    numbers = np.full(len(y), -1)
+    split = StratifiedGroupKFold(folds, shuffle=True, random_state=random_state)
+    for number, (_, test) in enumerate(split.split(np.zeros((len(y), 1)), y, groups)):
+        numbers[test] = number
+    return numbers
+
+
+def out_of_fold(
+    score: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    y: ArrayLike,
+    groups: ArrayLike,
+    n_folds: int = 4,
+    random_state: int = 0,
+) -> Float[np.ndarray, " example"]:
+    """Scores of each example by whatever is fitted on other groups only."""
+    numbers = fold_numbers(y, groups, n_folds, random_state)
+    scores = np.full(len(numbers), math.nan)
+    for number in range(int(numbers.max()) + 1):
+        test = np.flatnonzero(numbers == number)
+        scores[test] = score(np.flatnonzero(numbers != number), test)
+    return scores
+
+
+def by_video(
+    scores: ArrayLike, acts: HeadActivations
+) -> tuple[dict[str, np.ndarray], dict[str, list[tuple[int, int]]]]:
+    """Segment scores and spans per video, in temporal order."""
+    values, groups = np.asarray(scores), acts.groups
+    if bool(acts.examples["start"].isna().to_numpy().any()):
+        raise InputError("some segments have no span; make them with headprobe.video.clips.clip_examples")
+    starts, ends = acts.examples["start"].to_numpy(int), acts.examples["end"].to_numpy(int)
+    per_video: dict[str, np.ndarray] = {}
+    spans: dict[str, list[tuple[int, int]]] = {}
+    for video in dict.fromkeys(groups.tolist()):
+        rows = np.flatnonzero(groups == video)
+        rows = rows[np.argsort(starts[rows])]
+        per_video[video] = values[rows]
+        spans[video] = [(int(starts[i]), int(ends[i])) for i in rows]
+    return per_video, spans

@@ -1,0 +1,1 @@
+"""Families of video language models, one file each."""

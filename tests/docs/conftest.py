@@ -1,0 +1,8 @@
+"""The facts of the house are a script beside the tests that hold it to them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))

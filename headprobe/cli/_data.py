@@ -19,28 +19,22 @@ app = typer.Typer(
     help="Data sets: what is there, what is missing, and which videos to calibrate on.",
 )
 
-
 Root = Annotated[Path, typer.Argument(help="Folder that holds the videos, anywhere beneath it.", show_default=False)]
-
 
 Name = Annotated[
     str,
     typer.Option("--dataset", help="ucf-crime, xd-violence, ped2, shanghaitech, folder or table.", show_default=False),
 ]
 
-
 Annotations = Annotated[
     Path | None, typer.Option(help="Folder with the annotation files, if they are elsewhere.", show_default=False)
 ]
-
 
 Table = Annotated[
     Path | None, typer.Option(help="For --dataset table: a CSV file of videos, events or frames.", show_default=False)
 ]
 
-
 Normal = Annotated[str, typer.Option(help="For --dataset folder: the folder of the normal videos.")]
-
 
 WeakSplit = Annotated[
     bool, typer.Option("--weak-split", help="For --dataset shanghaitech: the weakly supervised split.")
@@ -337,8 +331,6 @@ COVERAGE = {
     "percentile": "Of 20 videos or fewer, resampled intervals of 95 % hold the number in 88 to 92 %: --interval t is "
     "nearer.",
 }
-
-
 """What was measured of intervals on few videos (`analyses/benchmarks/coverage.py`)."""
 
 

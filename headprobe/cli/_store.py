@@ -20,13 +20,8 @@ app = typer.Typer(
     help="Look at a store of activations, check it, put it right, pack or export it.",
 )
 
-
 Folder = Annotated[Path, typer.Argument(help="Folder of the store.", show_default=False)]
-
-
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-
-
 Quick = Annotated[bool, typer.Option("--quick", help="Look at headers and sizes only, not at every byte.")]
 
 

@@ -16,8 +16,6 @@ from headprobe.errors import InputError
 from headprobe.video.spans import Span, stretches
 
 SPLITS = ("train", "test")
-
-
 _VIDEO_COLUMNS = ("abnormal", "class", "split", "n_frames")
 
 

@@ -25,26 +25,12 @@ from headprobe.extraction._sources import Progress, Settings, Unit, Video, clip_
 from headprobe.extraction._worker import PREFIX
 
 _STARTS = 3
-
-
 _START_SECONDS = 120.0
-
-
 _STEP_SECONDS = 0.2
-
-
 _READ_RATE = 50e6  # bytes per second at which a file is read at least, on slow network storage
-
-
 _HEADER_LIMIT = 1 << 28
-
-
 _PIPE_BYTES = 1 << 20
-
-
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-
-
 _BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from headprobe.extraction._worker import main; "
 
 

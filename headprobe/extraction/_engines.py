@@ -86,8 +86,6 @@ class LocalEngine:
 
 
 _DEATHS = 3  # of actors over one unit, after which it is given up
-
-
 _WAIT_SECONDS = 0.2
 
 

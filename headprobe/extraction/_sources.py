@@ -21,11 +21,7 @@ from headprobe.extraction._tables import Row, is_table, rows_of_file, rows_of_hu
 from headprobe.video.clips import VIDEO_SUFFIXES, Segment, _find_videos, segments
 
 LIST_SUFFIXES = frozenset({".txt", ".lst", ".list"})
-
-
 TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson"})
-
-
 HUB = "hf:"
 
 
@@ -219,8 +215,6 @@ def _bounds(stretch: Stretch, times: Float[np.ndarray, " frame"], duration: floa
 
 
 Span = tuple[int, int]
-
-
 """(start, end) of a clip in frames, end exclusive."""
 
 

@@ -18,17 +18,10 @@ from headprobe._files import csv_records, parse_json, read_text
 from headprobe.errors import InputError
 
 COLUMNS = ("path", "name", "label", "group", "start", "end", "start_seconds", "end_seconds")
-
-
 """Columns that mean something; others are left alone."""
 
-
 _LARGEST = 2**63 - 1  # a column of whole numbers has 64 bits
-
-
 _EXACT = 2**53  # up to here floats hold every whole number
-
-
 _MISSING = ("", "<NA>", "NaT", "nan")  # an empty cell, and how pandas prints a missing value
 
 

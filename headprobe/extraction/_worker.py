@@ -24,17 +24,10 @@ from headprobe.video.clips import sample_indices
 from headprobe.video.reader import VideoReader
 
 PREFIX = struct.Struct(">IQ")
-
-
 """Before each message: bytes of its header, which is JSON, and of what follows it."""
 
-
 _ALIVE_SECONDS = 0.5
-
-
 _GIVE_UP = 3  # clips in a row that cannot be decoded
-
-
 _PATIENCE = 3  # times the caller's own limit, after which an abandoned process ends itself
 
 

@@ -26,8 +26,6 @@ from headprobe.provenance import Provenance
 from headprobe.store import Store
 
 _FLUSH_SECONDS = 300.0
-
-
 _FOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}")
 
 
@@ -164,8 +162,6 @@ def _rows_per_clip(acts: HeadActivations) -> int:
 
 
 FILE = "skipped.jsonl"
-
-
 _LIMIT = 1 << 30
 
 

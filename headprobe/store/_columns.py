@@ -28,10 +28,7 @@ _KINDS: dict[str, tuple[type, bool]] = {
     "bool": (bool, False),
 }
 
-
 _PLAIN = ("int64", "float64", "bool")  # numpy's own
-
-
 _LIMIT = 2**63
 
 
@@ -187,8 +184,6 @@ NUMBERS: Mapping[str, Numbers] = {
         Numbers("float32", torch.float32, "F32", 4, torch.finfo(torch.float32).max, "exact"),
     )
 }
-
-
 """The number types by name, with the cost of rounding."""
 
 

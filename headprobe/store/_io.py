@@ -17,10 +17,8 @@ from headprobe.errors import StoreError
 
 MANIFEST = "manifest.json"
 
-
 # Numbers keep the order of writing, the random part keeps two processes apart even where locks do not work.
 _DATA_NAME = re.compile(r"(?:shard|pack)-[0-9]{6,9}-[0-9a-f]{16}\.safetensors")
-
 
 _FULL = {
     errno.ENOSPC: "the disk is full",
@@ -96,14 +94,8 @@ except ImportError:  # Windows
 
 
 LOCK = ".lock"
-
-
 _WAIT_SECONDS = 60.0
-
-
 _STEP_SECONDS = 0.005
-
-
 _PART = re.compile(r"\.[0-9a-f]{16}\.part")
 
 

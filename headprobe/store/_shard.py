@@ -33,11 +33,7 @@ from headprobe.store._columns import NUMBERS, Columns, Numbers
 from headprobe.store._io import is_data_name, is_name
 
 FORMAT = "headprobe.store/1"
-
-
 _MOST_HEADS = 1_000_000
-
-
 _MAPPINGS = {"prompts", "versions"}
 
 
@@ -153,30 +149,18 @@ def _provenance(data: Any, what: object) -> Provenance:
 
 
 KINDS: Mapping[str, str] = dict(zip(_COLUMNS, ("string", "Int64", "string", "Int64", "Int64"), strict=True))
-
-
 """Columns that the table of examples of a shard has, and their types."""
-
 
 READ_KINDS: Mapping[str, str] = dict(
     zip(_READ_COLUMNS[2:], ("Int64", "int64", "int64", "int64", "int64", "Int64", "string"), strict=True)
 )
-
-
 """Columns that the table of what was read has in a shard, and their types."""
 
-
 NO_DIGEST = "0" * 64
-
-
 """Stands for the digest of a file while it is computed."""
 
-
 HEADER_LIMIT = 100_000_000
-
-
 """Most bytes of a header, as in the safetensors library."""
-
 
 _ALIGNMENT = 64
 
@@ -325,8 +309,6 @@ def _sizes(runs: Any, n_heads: int, what: object) -> tuple[int, ...]:
 
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-
-
 _CHUNK = 1 << 22
 
 

@@ -132,8 +132,6 @@ def _typed(columns: Columns, kinds: Mapping[str, str], what: str) -> Columns:
 
 
 Heads = Iterable[Head | str | tuple[int, int]]
-
-
 """Heads as a caller names them."""
 
 

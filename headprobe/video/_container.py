@@ -169,11 +169,8 @@ def _vint(file: BinaryIO, keep_marker: bool) -> tuple[int, int] | None:
 # What FFmpeg, PyAV and the operating system raise while a file is read.
 FAULTS = (FFmpegError, OSError, ValueError, ArithmeticError, LookupError, MemoryError)
 
-
 # Formats that carry presentation times for every frame, and codecs in which every packet is one shown frame.
 _TIMED_FORMATS = {"mov", "matroska", "webm", "mpegts"}
-
-
 _ONE_TO_ONE = {"h264", "hevc", "av1", "libdav1d", "vp9", "mjpeg"}
 
 

@@ -12,10 +12,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from headprobe.errors import InputError
 
 PERSON, VEHICLE, OTHER = 0, 1, 2
-
-
 ARMS = slice(3, 5)  # the parts of a person that are arms
-
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (205, 45, 40),
@@ -26,19 +23,10 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "black": (28, 28, 32),
 }
 
-
 SKIN = ((232, 190, 160), (190, 140, 105), (120, 80, 60))
-
-
 TROUSERS = ((40, 45, 70), (70, 60, 50), (90, 90, 95), (30, 30, 30))
-
-
 WALK_SPEED = (2.0, 3.4)
-
-
 RUN_SPEED = (6.0, 9.0)
-
-
 CAR_SPEED = (3.0, 7.0)
 
 
@@ -158,8 +146,6 @@ def person(
 
 
 STRAP = np.array([235.0, 225, 150])
-
-
 BAG_COLOURS = ((25, 25, 28), (95, 30, 25), (30, 40, 90))
 
 
@@ -267,11 +253,7 @@ def fire(
 
 
 HEIGHT, WIDTH = 48, 64
-
-
 MARGIN = 40
-
-
 FAMILIES = ("plaza", "street", "park", "station", "corridor")
 
 

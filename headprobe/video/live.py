@@ -28,13 +28,8 @@ __all__ = [
 
 
 _log = logging.getLogger(__name__)
-
-
 ENDED = "the source ended"
-
-
 """Reason of a break where nothing went wrong."""
-
 
 _TIMEOUT = 10.0  # seconds without data after which a connection counts as broken
 

@@ -28,25 +28,12 @@ if TYPE_CHECKING:
 
 
 FPS = 10.0
-
-
 FRAMES_PER_STEP = 2  # a clip samples every second frame
-
-
 SEGMENT_FRAMES = 16
-
-
 CLIP_FRAMES = 8
-
-
 SEEN_EVENTS = ("running", "fall", "fight", "vehicle", "bag")
-
-
 HELD_OUT_EVENTS = ("explosion", "panic")
-
-
 EVENTS = SEEN_EVENTS + HELD_OUT_EVENTS
-
 
 SPLITS = {
     "train": (0, 2000),
@@ -206,8 +193,6 @@ def labelled_clips(
 
 
 NORMAL = "normal"
-
-
 UPSCALE = 2  # two file pixels per rendered pixel, so that 4:2:0 chroma loses nothing
 
 

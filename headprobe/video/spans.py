@@ -22,8 +22,6 @@ __all__ = [
 
 
 Span = tuple[int, int]
-
-
 """First frame and end (exclusive) of a stretch of a video, 0-based."""
 
 
@@ -116,8 +114,6 @@ def stretches(labels: ArrayLike) -> list[tuple[int, int]]:
 
 
 Seconds = tuple[float, float]
-
-
 """(start, end) of a stretch of time."""
 
 

@@ -33,22 +33,13 @@ __all__ = [
     "top_heads",
 ]
 
-
 ORIGIN = ("model", "revision", "weights_hash")
-
-
 """Attributes of a score map that say which model it is of (`headprobe.scores`)."""
 
-
 DIMS = ("metric", "prompt", "layer", "head")
-
-
 """Dimensions a score map may have, in their order; `layer` and `head` are always there."""
 
-
 TIED = 1e-12
-
-
 """Scores closer than this share of their size tie: that much depends on the order of a sum, and so on the processor."""
 
 

@@ -17,14 +17,10 @@ from tqdm.auto import tqdm
 from headprobe.metrics._features import CHUNK_BYTES, Block, Chunk, Features, checked_features, chunks, rounding_spread
 
 EXACT_UP_TO = 400
-
-
 """Up to so many examples, or twice as many as a head has dimensions, `mmd` and `nmi` look at all pairs of them."""
-
 
 # Features that pass through on the way to their inner products stay near the processor.
 BLOCK_BYTES = 2**21
-
 
 # Beyond these sums of squares, fourth powers could leave the range of float64.
 SMALLEST, LARGEST = 1e-60, 1e60
@@ -206,13 +202,9 @@ def _copy(block: Block, prompt: int, part: range, x: Tensor) -> None:
 
 
 BAR_DELAY = 3.0
-
-
 """Seconds before a bar is shown: most work is done by then."""
 
-
 Item = TypeVar("Item")
-
 
 Done = TypeVar("Done")
 

@@ -258,8 +258,6 @@ def resolution(z: Any) -> float:
 
 
 KINDS = ("binary", "multiclass", "continuous")
-
-
 """Kinds of target that a metric may be defined for."""
 
 

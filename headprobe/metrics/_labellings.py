@@ -225,10 +225,7 @@ _TOGETHER: dict[str, Callable[[Batch, Tensor, Tensor | None, int], Tensor]] = {
     "r2": _r2,
 }
 
-
 GROUPS_PER_HALF = 2
-
-
 """Groups of every class that a half needs: one shows no variation, and a probe that leaves it out has none left."""
 
 

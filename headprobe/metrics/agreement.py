@@ -17,10 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CORRELATIONS", "FORMS", "Reliability", "icc", "jaccard", "mean_agreement", "rank_correlation"]
 
-
 CORRELATIONS = ("spearman", "kendall", "weighted", "pearson")
-
-
 """Correlations that are known, all but the last of ranks."""
 
 
@@ -178,8 +175,6 @@ def _pairs(matrix: Float[np.ndarray, "map map"], score_map: xr.DataArray, dim: s
 
 
 FORMS = ("1,1", "2,1", "3,1", "1,k", "2,k", "3,k")
-
-
 """The six forms of Shrout and Fleiss."""
 
 

@@ -48,10 +48,7 @@ __all__ = [
     "stable_selection",
 ]
 
-
 FUSION_CONSTANT = 60.0
-
-
 """The constant of reciprocal rank fusion that its authors chose on text retrieval runs."""
 
 
@@ -167,14 +164,9 @@ def _ranks(score_map: xr.DataArray, dim: str) -> tuple[Repeats, Float[np.ndarray
 
 
 EXACT_HEADS = 16
-
-
 """Largest knot of heads that is ordered exactly by default: 2^16 subsets, some hundredths of a second."""
 
-
 LARGEST_EXACT = 20
-
-
 """Largest knot that can be asked for: about a second and 200 MB."""
 
 
@@ -353,13 +345,9 @@ def _distance(prefer: Int[np.ndarray, "head head"], order: list[int] | np.ndarra
 
 
 EXACT_MAPS = 50
-
-
 """Most maps for which the exact p-value is computed."""
 
-
 _UNDERFLOW = 1e-280
-
 
 _EXACT_FROM = 1e-100  # below, scipy's quantiles of the beta distribution fail, and the bound is exact to 0.3 %
 
@@ -495,8 +483,6 @@ METHODS: dict[str, Callable[[xr.DataArray, str, int, float], xr.DataArray]] = {
     "reciprocal_rank_fusion": lambda maps, dim, k, penalty: reciprocal_rank_fusion(maps, dim),
     "selection_frequency": lambda maps, dim, k, penalty: selection_frequency(maps, k, dim),
 }
-
-
 """Methods by name: from stacked maps, their dim, the number of heads and the penalty to one map, higher is better."""
 
 

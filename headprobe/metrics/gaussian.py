@@ -29,7 +29,6 @@ __all__ = [
     "shrunk",
 ]
 
-
 # Above this shrinkage the condition number is at most about d / shrinkage, so eigenvalues are not needed.
 SAFE_SHRINKAGE = 1e-10
 
@@ -168,7 +167,6 @@ def _check_definite(covariance: Covariance, *, outside: bool, names: Sequence[st
 
 # The Woodbury identity loses as many digits as d / shrinkage has: below this share of d, matrices of d x d are used.
 WOODBURY = 1e-9
-
 
 Labels = Bool[Tensor, " example"] | Int[Tensor, " example"]
 

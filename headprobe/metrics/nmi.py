@@ -14,53 +14,38 @@ from headprobe.metrics._batch import Batch, is_large
 
 __all__ = ["RESTARTS", "k_means", "nmi", "two_means"]
 
-
 RESTARTS = 24
-
-
 """Default number of starts."""
-
 
 # Of so many starts, the best that differ, examples are moved one at a time.
 KEPT = 8
 
-
 # Of a step's possible moves, those that gain at least this share of what the best one gains are made together.
 TOGETHER = 0.1
-
 
 # Values this close are the same up to the rounding of float32, relative to the larger.
 SAME = 1e-6
 
-
 # Gains below this share of the between-cluster scatter are rounding.
 ROUNDING = 1e-12
-
 
 # Single moves of one start, as a multiple of the number of examples.
 MOST_MOVES = 20
 
-
 # Sides of as many heads at a time as stay near the processor.
 TOGETHER_BYTES = 2**19
-
 
 # Of many examples, starts are tried on so many of them, for so many steps; so many that differ are gone on with on all,
 # as long as a step takes off so much of the inertia.
 TRIED_ON = 400
 
-
 STEPS_TRIED = 5
-
 
 GONE_ON_WITH = 2
 
-
 ENOUGH = 1e-5
 
-
 MOST_STEPS = 100
-
 
 # Working memory of k-means for the heads it takes at a time.
 K_MEANS_BYTES = 2**25

@@ -33,7 +33,6 @@ __all__ = [
     "step_down_p",
 ]
 
-
 # Scores of the same labelling computed twice differ by rounding; they have to count as equal.
 ROUNDING = 1e-10
 

@@ -214,8 +214,6 @@ def sav(
 
 
 CONTROLS = 20
-
-
 """Default number of control tasks."""
 
 

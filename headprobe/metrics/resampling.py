@@ -27,16 +27,10 @@ __all__ = [
     "stack_maps",
 ]
 
-
 MIN_GROUPS = 2
-
-
 """Different groups that each class has in every resample and subset: copies of one group have no spread."""
 
-
 RESAMPLED_GROUPS = 3
-
-
 """Groups that each class needs in data that are resampled: of two groups, only both together would be drawn."""
 
 

@@ -39,7 +39,6 @@ __all__ = [
     "saliency",
 ]
 
-
 CLASSES = ("binary", "multiclass")
 
 
@@ -162,10 +161,7 @@ _BUILT_IN = (
     Metric("r2", probe_r2, ("continuous",), ("groups",), rows=False, numbers=_square),
 )
 
-
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _BUILT_IN}
-
-
 """Metrics by name."""
 
 
@@ -203,9 +199,7 @@ def _metric(metric: str | Metric | Callable[..., Any]) -> Metric:
 # keep the overhead of small batches low would leave the caches.
 CHUNK_BYTES = 64 * 2**20
 
-
 DEVICE_CHUNK_BYTES = 2**30
-
 
 # A head that varies less over a part of the examples than so much of all of it is looked at on its own.
 ROUNDING = 1e-6

@@ -70,22 +70,13 @@ __all__ = [
     "winners_curse",
 ]
 
-
 MIN_DISTINCT = 20
-
-
 """A design needs this many distinct relabellings: with fewer, no p-value can be 0.05 or less."""
 
-
 RUNS_WARNED = 3.0
-
-
 """Standard errors below the expected number of label changes at which labels are taken for a series."""
 
-
 SCHEMES = ("examples", "groups", "within", "shift")
-
-
 """Ways to relabel; `relabellings` says which null hypothesis each one tests."""
 
 
@@ -294,14 +285,9 @@ def _too_few(
 
 
 OF_MEANS = ("auroc", "lda", "lda_plain", "sav", "selectivity")
-
-
 """Metrics that are meant to say how far the means of the classes lie apart."""
 
-
 SPREAD, SPREAD_P, SPREAD_ALPHA, SPREAD_HEADS = 1.5, 1e-3, 0.05, 50
-
-
 """Of so many of the best significant heads are those named whose spread differs by this factor, and not by chance."""
 
 

@@ -25,10 +25,7 @@ from headprobe.metrics.resampling import _check_count
 
 __all__ = ["KINDS", "HeadProbe"]
 
-
 _NUMBER = int | float | np.integer | np.floating
-
-
 """What a parameter that is a number may be."""
 
 
@@ -69,8 +66,6 @@ def _flatten(X: Any) -> tuple[Any, tuple[int, ...] | None]:
 
 
 KINDS = ("logistic", "ridge", "svm", "mlp", "sav")
-
-
 """Kinds of probe."""
 
 

@@ -63,12 +63,12 @@ def segments(video):
 
 model = headprobe.load("tiny")
 clips = [clip for video in calibration for clip in segments(video)]
-hunter = headprobe.HeadHunt(k=5, segment_frames=16, sample_frames=8, n_permutations=1000)
-hunter.fit(
+detector = headprobe.HeadHunt(k=5, segment_frames=16, sample_frames=8, n_permutations=1000)
+detector.fit(
     model, clips, frame_truth={video.name: video.truth for video in calibration}, progress=False
 )
-print(*hunter.heads_.labels)
-ax = headprobe.heatmap(hunter.rss_, mark=hunter.heads_, label="RSS", title="the hunted heads")
+print(*detector.heads_.labels)
+ax = headprobe.heatmap(detector.rss_, mark=detector.heads_, label="RSS", title="the hunted heads")
 ax.figure
 
 # %% [markdown]
@@ -79,8 +79,8 @@ ax.figure
 # only as far as the heads' outputs do not drift from a video's beginning to its end.
 
 # %%
-print(hunter.experts_.sentence())
-hunter.experts_.table.drop(columns="in_resamples").round(3)
+print(detector.experts_.sentence())
+detector.experts_.table.drop(columns="in_resamples").round(3)
 
 # %% [markdown]
 # Smoothing and threshold were chosen on scores of videos that a fold had not seen,
@@ -88,8 +88,8 @@ hunter.experts_.table.drop(columns="in_resamples").round(3)
 # chosen:
 
 # %%
-print({name: round(value, 3) for name, value in hunter.held_out_.items()})
-hunter.locator_
+print({name: round(value, 3) for name, value in detector.held_out_.items()})
+detector.locator_
 
 # %% [markdown]
 # ## Detection
@@ -99,7 +99,7 @@ hunter.locator_
 # %%
 found = {
     result.path.stem: result
-    for result in hunter.detect(model, [v.path for v in tests], progress=False)
+    for result in detector.detect(model, [v.path for v in tests], progress=False)
 }
 shown = next(video for video in tests if video.event == "running")
 result = found[shown.name]
@@ -110,7 +110,7 @@ ax = headprobe.timeline(
     smoothed=result.smoothed,
     events=result.events,
     truth=shown.truth,
-    tau=hunter.locator_.tau,
+    tau=detector.locator_.tau,
     thumbnails=6,
     video=result.path,
     title=f"{shown.name}: {shown.event}",
@@ -161,7 +161,7 @@ table[["auc", "ap", "within_auc"]].astype(float).round(3)
 # another model than the one it was fitted on.
 
 # %%
-hunter.save_pretrained(folder / "detector")
+detector.save_pretrained(folder / "detector")
 again = headprobe.HeadHunt.from_pretrained(folder / "detector")
 same = np.array_equal(next(again.detect(model, shown.path, progress=False)).scores, result.scores)
 print(sorted(path.name for path in (folder / "detector").iterdir()), "same scores:", same)

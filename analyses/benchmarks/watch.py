@@ -2,9 +2,10 @@
 
     python analyses/benchmarks/watch.py
 
-Rendered frames at 10 per second go round and round through `hunter.stream`, as an iterable and as a live source that is
-faster than the model. Latency beside the time that a segment lasts; memory of the process after a tenth of the run and
-at its end. Writes watch.json beside itself, the lines in README.md and the sentence in docs/howto/headhunt.md.
+Rendered frames at 10 per second go round and round through `detector.stream`, as an iterable and as a live source
+that is faster than the model. Latency beside the time that a segment lasts; memory of the process after a tenth of
+the run and at its end. Writes watch.json beside itself, the lines in README.md and the sentence in
+docs/howto/headhunt.md.
 """
 
 from __future__ import annotations
@@ -46,10 +47,10 @@ def resident() -> float:
 
 def detector(model: Any) -> HeadHunt:
     """Five heads hunted on rendered clips, with a locator that smooths."""
-    hunter = HeadHunt(5, segment_frames=LENGTH, sample_frames=8, n_permutations=0)
-    hunter.fit(model, labelled_clips(40, seed=0), fps=FPS, progress=False)
-    hunter.locator_ = Locator(1.0, 0.5)
-    return hunter
+    fitted = HeadHunt(5, segment_frames=LENGTH, sample_frames=8, n_permutations=0)
+    fitted.fit(model, labelled_clips(40, seed=0), fps=FPS, progress=False)
+    fitted.locator_ = Locator(1.0, 0.5)
+    return fitted
 
 
 def quantiles(values: list[float]) -> dict[str, float]:
@@ -61,12 +62,12 @@ def quantiles(values: list[float]) -> dict[str, float]:
 def measure(n_segments: int) -> dict[str, Any]:
     """Both kinds of source."""
     model = headprobe.load("tiny")
-    hunter = detector(model)
+    fitted = detector(model)
     frames = untrimmed(0, split="test", event="fight", n_frames=240).frames
     endless = itertools.cycle(range(len(frames)))
     steady = (frames[i].copy() for i in itertools.islice(endless, n_segments * LENGTH))
     latencies, early = [], 0.0
-    for number, segment in enumerate(hunter.stream(model, steady, fps=FPS)):
+    for number, segment in enumerate(fitted.stream(model, steady, fps=FPS)):
         latencies.append(segment.latency)
         if number + 1 == n_segments // 10:
             early = resident()
@@ -78,7 +79,7 @@ def measure(n_segments: int) -> dict[str, Any]:
             time.sleep(0.0002)  # 5000 frames per second at most, far more than the model sees
             yield frames[i].copy()
 
-    live = list(hunter.stream(model, hasty, fps=FPS, live=True, reconnect=0))
+    live = list(fitted.stream(model, hasty, fps=FPS, live=True, reconnect=0))
     seen = sum(part.end_frame - part.start_frame - part.n_dropped for part in live)
     return {
         "segments": len(latencies),

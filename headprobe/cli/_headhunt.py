@@ -212,19 +212,19 @@ def watch(
     from headprobe.models.loading import load
 
     def work() -> str:
-        hunter = load_detector(detector)
+        fitted = load_detector(detector)
         if sigma is not None or tau is not None:
-            hunter.locator_ = locator_of(hunter, sigma, tau)
-        judged = hunter.locator_ is not None
-        fitted = hunter.provenance_
+            fitted.locator_ = locator_of(fitted, sigma, tau)
+        judged = fitted.locator_ is not None
+        origin = fitted.provenance_
         options.batches()  # a segment is scored as it comes, so there is nothing to batch
-        loaded = load(model or fitted.model, revision=fitted.revision, **options.loading(fitted.dtype))
+        loaded = load(model or origin.model, revision=origin.revision, **options.loading(origin.dtype))
         name: Any = int(source) if source.isdigit() else source
         live = isinstance(name, int) or "://" in source
         attempts = (None if live else 0) if tries == -1 else tries
         n = n_abnormal = unscored = dropped = 0
         try:
-            for part in stream(hunter, loaded, name, fps=fps or None, reconnect=attempts, wait_seconds=wait):
+            for part in stream(fitted, loaded, name, fps=fps or None, reconnect=attempts, wait_seconds=wait):
                 say(_segment_line(part))
                 if out is not None:
                     with out.open("a", encoding="utf-8") as file:
@@ -298,13 +298,13 @@ def report(
     def work() -> tuple[Path, Mapping[str, Any]]:
         if bool(dataset) != (ground_truth is not None):
             raise InputError("an evaluation needs both --dataset and --ground-truth")
-        hunter = load_detector(detector)
+        fitted = load_detector(detector)
         truth = None if ground_truth is None else truth_of(dataset, ground_truth, read_events(events)[0], normal)
-        fitted = hunter.provenance_
-        name = model or fitted.model
-        loaded = load(name, revision=fitted.revision, **options.loading(fitted.dtype)) if explain else None
+        origin = fitted.provenance_
+        name = model or origin.model
+        loaded = load(name, revision=origin.revision, **options.loading(origin.dtype)) if explain else None
         return report_events(
-            hunter,
+            fitted,
             loaded,
             events,
             out,

@@ -164,16 +164,16 @@ def detect(
     from headprobe.video.clips import _find_videos
 
     def work() -> tuple[EventsFile, bool]:
-        hunter = load_detector(detector)
-        hunter.locator_ = locator_of(hunter, sigma, tau)
+        fitted = load_detector(detector)
+        fitted.locator_ = locator_of(fitted, sigma, tau)
         asked = _find_videos(videos)
-        fitted = hunter.provenance_
+        origin = fitted.provenance_
         size = options.batches()
-        loaded = load(model or fitted.model, revision=fitted.revision, **options.loading(fitted.dtype))
-        hunter.check_model(loaded)
-        events = EventsFile(out, hunter, asked, resume=resume, timelines=timelines)
+        loaded = load(model or origin.model, revision=origin.revision, **options.loading(origin.dtype))
+        fitted.check_model(loaded)
+        events = EventsFile(out, fitted, asked, resume=resume, timelines=timelines)
         try:
-            for result in detect_videos(hunter, loaded, events.todo, batch_size=size) if events.todo else ():
+            for result in detect_videos(fitted, loaded, events.todo, batch_size=size) if events.todo else ():
                 events.add(result)
         except KeyboardInterrupt:
             return events, bool(events.found)

@@ -53,17 +53,17 @@ def comparison_figure(rows: Sequence[Mapping[str, Any]]) -> Any:
 
 def write_figures(demo: Demo) -> dict[str, Path]:
     """Write heatmap, comparison and timelines as PNG files; returns their paths by name."""
-    found = demo.hunter.identification_
+    found = demo.detector.identification_
     assert found is not None
     truth = {v.name: v for v in demo.test_videos}
     drawn: dict[str, Any] = {
-        "heatmap": heatmap_figure(found.rss, demo.hunter.heads_.labels, demo.hunter.experts_.p_values),
+        "heatmap": heatmap_figure(found.rss, demo.detector.heads_.labels, demo.detector.experts_.p_values),
         "comparison": comparison_figure(demo.results["rows"]),
     }
     for name, detection in demo.detections.items():
         video = truth[name]
         drawn[f"timeline_{video.event}"] = timeline_figure(
-            detection, demo.hunter, truth=video.truth, title=f"{name}: {video.event} ({video.scene})"
+            detection, demo.detector, truth=video.truth, title=f"{name}: {video.event} ({video.scene})"
         )
     paths = {}
     for name, figure in drawn.items():
@@ -87,16 +87,16 @@ def write_demo_report(demo: Demo, figures: Mapping[str, Path]) -> Path:
     report = Report("Hunting heads for anomalies in video", summary)
     report.question(_question(r), *_data(r)).found(*_found(r)).add("provenance", _provenance(r))
     report.add("heatmaps", _heatmap(r, figures))
-    found = demo.hunter.identification_
+    found = demo.detector.identification_
     assert found is not None
     report.heads(
-        demo.hunter.heads_,
+        demo.detector.heads_,
         found.combined,
         split="all calibration videos",
-        instability_penalty=demo.hunter.instability_penalty,
-        p_values=demo.hunter.experts_.p_values,
+        instability_penalty=demo.detector.instability_penalty,
+        p_values=demo.detector.experts_.p_values,
         significance_note="p is that of a linear probe's AUROC on the head, on calibration videos that it was not "
-        f"fitted to. {demo.hunter.experts_.sentence()}",
+        f"fitted to. {demo.detector.experts_.sentence()}",
         chosen_in=_frequency(r["experts_per_draw"]),
     )
     report.add("controls", *_comparison(r, figures))

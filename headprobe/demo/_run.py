@@ -90,7 +90,7 @@ class Demo:
     """What a run of the demo gave: ``results`` is what ``results.json`` holds, ``material`` what was compared."""
 
     results: dict[str, Any]
-    hunter: HeadHunt
+    detector: HeadHunt
     detections: dict[str, Detection]
     test_videos: tuple[LabelledVideo, ...]
     folder: Path
@@ -216,7 +216,7 @@ def _demo(
         )
 
     # Neither weighted nor calibrated, as the rows of the comparison.
-    hunter = HeadHunt(
+    detector = HeadHunt(
         size.k,
         segment_frames=SEGMENT_FRAMES,
         sample_frames=CLIP_FRAMES,
@@ -224,35 +224,37 @@ def _demo(
         calibrate=False,
         random_state=seed,
     )
-    hunter.fit(acts["calibration"], frame_truth={v.name: v.truth.astype(int) for v in calibration}, fps=FPS)
-    hunter.save_pretrained(folder / "detector")
-    rows.append(summary(SAVED, [evaluate_segments(material, hunter.score(acts["test"]))]))
+    detector.fit(acts["calibration"], frame_truth={v.name: v.truth.astype(int) for v in calibration}, fps=FPS)
+    detector.save_pretrained(folder / "detector")
+    rows.append(summary(SAVED, [evaluate_segments(material, detector.score(acts["test"]))]))
     shown = _shown(test)
-    detections = {v.name: detect_video(hunter, model, v.path) for v in tqdm(shown, desc="detect", disable=not progress)}
+    detections = {
+        v.name: detect_video(detector, model, v.path) for v in tqdm(shown, desc="detect", disable=not progress)
+    }
 
     results: dict[str, Any] = {
-        "experts": list(hunter.heads_.labels),
+        "experts": list(detector.heads_.labels),
         "n_heads": len(model.heads),
         "rows": rows,
         "bars": [asdict(bar) for bar in bars(rows)],
         "paired_differences": paired_differences(table),
         "experts_per_draw": hunted,
         "per_draw": table,
-        "locator": {"sigma": hunter.locator_.sigma, "tau": hunter.locator_.tau} if hunter.locator_ else None,
+        "locator": {"sigma": detector.locator_.sigma, "tau": detector.locator_.tau} if detector.locator_ else None,
         "data": _describe(calibration, test, segments, size),
         "seconds": 0.0,
         "provenance": {
             "seed": seed,
             "size": size.__dict__,
             "prompts": dict(EMBEDDED_PROMPTS),
-            "scoring_prompt": hunter.prompt_,
+            "scoring_prompt": detector.prompt_,
             "model": acts["calibration"].provenance.to_dict(),
             "fingerprint": acts["calibration"].provenance.fingerprint,
             "versions": versions(),
             "split": "heads, scorers and locator: calibration videos; every number: test videos",
         },
     }
-    demo = Demo(results, hunter, detections, tuple(test), folder, material)
+    demo = Demo(results, detector, detections, tuple(test), folder, material)
     figures = write_figures(demo)
     results["seconds"] = round(time.perf_counter() - began, 1)
     write_demo_report(demo, figures)

@@ -69,12 +69,12 @@ _SETTINGS = (
 )
 
 
-def save_detector(hunter: Detector, folder: str | os.PathLike[str]) -> Path:
+def save_detector(detector: Detector, folder: str | os.PathLike[str]) -> Path:
     """Write a fitted detector."""
     from headprobe.scores import to_json
 
     folder = Path(folder)
-    h: Any = hunter
+    h: Any = detector
     settings = {name: _plain(getattr(h, name), name) for name in _SETTINGS if hasattr(h, name)}
     locator = h.locator_
     state = {
@@ -131,23 +131,23 @@ def load_detector(folder: str | os.PathLike[str], cls: type | None = None) -> An
     parts = {name: read_regular(Path(folder) / name, follow=True) for name in (SETTINGS, NUMBERS, MAPS_FILE)}
     _check_digests(file, state, parts)
     try:
-        hunter = _hunter(made, state)
+        detector = _detector(made, state)
         head_dim = count(state["head_dim"], "head_dim")
-        _fill(hunter, state, parse_json(parts[MAPS_FILE], Path(folder) / MAPS_FILE))
+        _fill(detector, state, parse_json(parts[MAPS_FILE], Path(folder) / MAPS_FILE))
     except KeyError as error:
         raise ArtefactError(f"{file}: {error} is missing; {_AGAIN}.") from error
     except (AttributeError, OverflowError, TypeError, ValueError) as error:
         raise ArtefactError(f"{file}: {error}; {_AGAIN}.") from error
-    hunter.scorer_ = _parse_scorer(parts[SETTINGS], parts[NUMBERS], folder)
-    n_features = math.prod(hunter.scorer_.shape_)
-    k = hunter.k if hunter.kind == "heads" else 1
-    n_heads = len(hunter.heads_) if hunter.kind == "heads" else 1
+    detector.scorer_ = _parse_scorer(parts[SETTINGS], parts[NUMBERS], folder)
+    n_features = math.prod(detector.scorer_.shape_)
+    k = detector.k if detector.kind == "heads" else 1
+    n_heads = len(detector.heads_) if detector.kind == "heads" else 1
     if n_heads != k or n_features != k * head_dim:
         raise ArtefactError(
             f"{file}: k is {k}, with {n_heads} heads of {head_dim} numbers and a scorer of "
             f"{n_features} features, which do not fit together; fit and save the detector again"
         )
-    return hunter
+    return detector
 
 
 def _digest(data: bytes) -> str:
@@ -180,20 +180,20 @@ def _check_digests(file: Path, state: dict[str, Any], parts: dict[str, bytes]) -
         )
 
 
-def _hunter(made: Any, state: Any) -> Any:
+def _detector(made: Any, state: Any) -> Any:
     settings = _of_kind(state["settings"], dict, "settings")
     known = made().get_params()
     unknown = sorted(set(settings) - set(known))
     if unknown:
         raise InputError(f"unknown settings {unknown}")
-    hunter = made(
+    detector = made(
         **{name: _setting(value, known[name], name) for name, value in settings.items()},
         prompts=dict(Provenance.from_dict(state["provenance"]).prompts) or None,
         segment_frames=count(state["segment_frames"], "segment_frames"),
         sample_frames=count(state["sample_frames"], "sample_frames"),
     )
-    hunter._check_settings()
-    return hunter
+    detector._check_settings()
+    return detector
 
 
 def _setting(value: Any, default: Any, name: str) -> Any:
@@ -227,47 +227,47 @@ def _of_kind(value: Any, kind: type, name: str) -> Any:
     return value
 
 
-def _fill(hunter: Any, state: Any, maps: Any) -> None:
+def _fill(detector: Any, state: Any, maps: Any) -> None:
     """Set the fitted attributes, each checked."""
     from headprobe.headhunt._experts import Experts
     from headprobe.scores import from_json
 
     locator, fps = state["locator"], state["fps"]
-    hunter.prompt_ = _of_kind(state["prompt"], str, "prompt")
-    hunter.locator_ = None
+    detector.prompt_ = _of_kind(state["prompt"], str, "prompt")
+    detector.locator_ = None
     if locator is not None:
         if not {"sigma", "tau"} <= set(_of_kind(locator, dict, "locator")) <= set(_LOCATOR):
             raise InputError(f"locator must hold {', '.join(_LOCATOR)}, got {', '.join(sorted(locator))}")
-        hunter.locator_ = Locator(**{name: float(_of_kind(value, float, name)) for name, value in locator.items()})
+        detector.locator_ = Locator(**{name: float(_of_kind(value, float, name)) for name, value in locator.items()})
     if fps is not None and not _of_kind(fps, float, "fps") > 0:
         raise InputError(f"fps must be a positive number or null, got {fps!r}")
-    hunter.fps_ = None if fps is None else float(fps)
-    hunter.balance_ = {n: _of_kind(v, int, "balance") for n, v in _of_kind(state["balance"], dict, "balance").items()}
+    detector.fps_ = None if fps is None else float(fps)
+    detector.balance_ = {n: _of_kind(v, int, "balance") for n, v in _of_kind(state["balance"], dict, "balance").items()}
     held_out = _of_kind(state["held_out"], dict, "held_out")
-    hunter.held_out_ = {name: float(_of_kind(value, float, "held_out")) for name, value in held_out.items()}
+    detector.held_out_ = {name: float(_of_kind(value, float, "held_out")) for name, value in held_out.items()}
     videos = _of_kind(state["calibration_videos"], list, "calibration_videos")
-    hunter.calibration_groups_ = tuple(_of_kind(name, str, "a calibration video") for name in videos)
+    detector.calibration_groups_ = tuple(_of_kind(name, str, "a calibration video") for name in videos)
     # Detectors of earlier versions have no controls, and name their videos only.
-    hunter.controls_ = [_row(row) for row in _of_kind(state.get("controls", []), list, "controls")]
+    detector.controls_ = [_row(row) for row in _of_kind(state.get("controls", []), list, "controls")]
     files = _of_kind(state.get("calibration_files", {}), dict, "calibration_files")
-    hunter.calibration_files_ = {k: _of_kind(v, str, "a calibration file") for k, v in files.items()}
-    hunter.provenance_ = Provenance.from_dict(state["provenance"])
+    detector.calibration_files_ = {k: _of_kind(v, str, "a calibration file") for k, v in files.items()}
+    detector.provenance_ = Provenance.from_dict(state["provenance"])
     read = {name: from_json(json.dumps(one)) for name, one in _of_kind(maps, dict, MAPS_FILE).items()}
-    if hunter.kind == "heads":
-        hunter.heads_ = HeadSet(_of_kind(label, str, "a head") for label in _of_kind(state["heads"], list, "heads"))
-        hunter.identification_ = None
-        hunter.rss_ = _dims(read["rss"], ("layer", "head"))
-        hunter.experts_ = Experts.from_dict(
+    if detector.kind == "heads":
+        detector.heads_ = HeadSet(_of_kind(label, str, "a head") for label in _of_kind(state["heads"], list, "heads"))
+        detector.identification_ = None
+        detector.rss_ = _dims(read["rss"], ("layer", "head"))
+        detector.experts_ = Experts.from_dict(
             state["experts"], _dims(read["p"], ("layer", "head")) if "p" in read else None
         )
-        _check_there(hunter.heads_, hunter.rss_)
+        _check_there(detector.heads_, detector.rss_)
     else:
-        hunter.layer_ = _of_kind(state["layer"], int, "layer")
+        detector.layer_ = _of_kind(state["layer"], int, "layer")
         layers = _of_kind(state["fold_layers"], list, "fold_layers")
-        hunter.fold_layers_ = tuple(_of_kind(one, int, "fold_layers") for one in layers)
-        hunter.curves_ = _dims(read["curves"], ("metric", "layer", "head")).isel(head=0, drop=True)
-        if hunter.layer_ not in hunter.curves_.coords["layer"].values:
-            raise InputError(f"layer is {hunter.layer_}, which {MAPS_FILE} does not have")
+        detector.fold_layers_ = tuple(_of_kind(one, int, "fold_layers") for one in layers)
+        detector.curves_ = _dims(read["curves"], ("metric", "layer", "head")).isel(head=0, drop=True)
+        if detector.layer_ not in detector.curves_.coords["layer"].values:
+            raise InputError(f"layer is {detector.layer_}, which {MAPS_FILE} does not have")
 
 
 def _dims(score_map: Any, dims: tuple[str, ...]) -> Any:

@@ -65,9 +65,9 @@ def shown_name(path: str | os.PathLike[str]) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def locator_of(hunter: Detector, sigma: float | None = None, tau: float | None = None) -> Locator:
+def locator_of(detector: Detector, sigma: float | None = None, tau: float | None = None) -> Locator:
     """The locator of a detector, with another smoothing width or threshold where they are given."""
-    own = hunter.locator_
+    own = detector.locator_
     if own is not None:
         return replace(own, sigma=own.sigma if sigma is None else sigma, tau=own.tau if tau is None else tau)
     if sigma is None or tau is None:
@@ -75,28 +75,28 @@ def locator_of(hunter: Detector, sigma: float | None = None, tau: float | None =
             "the detector has no locator, which cuts scores into events: give both a smoothing width and a threshold "
             "(--sigma 1.5 --tau 0.65 are the published ones), or fit it on videos whose events are annotated"
         )
-    return Locator(sigma, tau, hunter.release, hunter.min_seconds)
+    return Locator(sigma, tau, detector.release, detector.min_seconds)
 
 
-def detect_video(hunter: Detector, model: Model, path: str | os.PathLike[str], batch_size: Batches = 16) -> Detection:
+def detect_video(detector: Detector, model: Model, path: str | os.PathLike[str], batch_size: Batches = 16) -> Detection:
     """Score every segment of one video with what the detector reads only, and locate the events."""
     from headprobe.trace.tracer import HeadTracer
 
-    hunter.check_model(model)
-    locator = locator_of(hunter)
+    detector.check_model(model)
+    locator = locator_of(detector)
     path = Path(path)
     reader = shared_reader(path)
     info = reader.info
-    length = hunter.segment_length(info.fps)
-    examples = clip_examples(path, length, hunter.sample_frames, name=shown_name(path.stem))
+    length = detector.segment_length(info.fps)
+    examples = clip_examples(path, length, detector.sample_frames, name=shown_name(path.stem))
     acts = HeadTracer(model).capture(
         examples,
-        prompts={"scoring": hunter.prompt_},
+        prompts={"scoring": detector.prompt_},
         batch_size=batch_size,
         progress=False,
-        **hunter._wanted(model, False),
+        **detector._wanted(model, False),
     )
-    scores = hunter.score(acts)
+    scores = detector.score(acts)
     spans = tuple(e.span for e in examples if e.span is not None)
     edges = frame_edges(path)
     found = locator.events(scores, spans, info.fps, edges)
@@ -111,7 +111,7 @@ def frame_edges(path: str | os.PathLike[str]) -> Float[np.ndarray, " edge"]:
 
 
 def detect_videos(
-    hunter: Detector,
+    detector: Detector,
     model: Model,
     sources: Iterable[str | os.PathLike[str]],
     *,
@@ -125,6 +125,6 @@ def detect_videos(
     with tqdm(_find_videos(list(sources)), desc="detect", unit="video", disable=not progress) as bar:
         for path in bar:
             try:
-                yield detect_video(hunter, model, path, size)
+                yield detect_video(detector, model, path, size)
             except VideoError as error:
                 yield error

@@ -43,7 +43,7 @@ class EventsFile:
     def __init__(
         self,
         folder: str | os.PathLike[str],
-        hunter: Detector,
+        detector: Detector,
         asked: Iterable[str | os.PathLike[str]] = (),
         *,
         resume: bool = False,
@@ -51,7 +51,7 @@ class EventsFile:
         thumbnails: int = 6,
     ) -> None:
         self.folder = Path(folder)
-        self.hunter = hunter
+        self.detector = detector
         self.asked = [Path(path) for path in asked]
         self.timelines = timelines
         self.thumbnails = thumbnails
@@ -104,13 +104,13 @@ class EventsFile:
 
     def write(self) -> None:
         """Write ``events.json``."""
-        hunter, locator = self.hunter, self.hunter.locator_
+        detector, locator = self.detector, self.detector.locator_
         run = self._run or (self.found[0].provenance.to_dict() if self.found else {"versions": versions()})
         write_json(
             self.path,
             {
                 "detector": {
-                    **_fitted(hunter),
+                    **_fitted(detector),
                     "sigma": None if locator is None else locator.sigma,
                     "tau": None if locator is None else locator.tau,
                     "release": None if locator is None else locator.release,
@@ -134,7 +134,7 @@ class EventsFile:
 
     def _go_on(self) -> None:
         """Take over the record that is there."""
-        fitted = _fitted(self.hunter)
+        fitted = _fitted(self.detector)
         record = read_run(self.path)
         differ = [name for name, value in fitted.items() if record.detector.get(name) != value]
         if differ:
@@ -150,7 +150,7 @@ class EventsFile:
         earlier = [Path(name) for name in record.asked if _key(name) not in known]
         self.asked = [*earlier, *self.asked]
         self.failed = [VideoError(path, record.failed[str(path)]) for path in earlier if str(path) in record.failed]
-        locator = locator_of(self.hunter)
+        locator = locator_of(self.detector)
         same = record.locator == locator
         if missing and not same:
             name, reason = next(iter(missing.items()))
@@ -172,7 +172,7 @@ class EventsFile:
     def _draw(self, detection: Detection) -> None:
         if self.timelines:
             name = self._picture_name(detection.path)
-            figure = timeline_figure(detection, self.hunter, thumbnails=self.thumbnails)
+            figure = timeline_figure(detection, self.detector, thumbnails=self.thumbnails)
             with replacing(self.folder / name, ".png") as part:
                 figure.savefig(os.fspath(part), dpi=110, bbox_inches="tight")
             self.pictures[detection.path] = name
@@ -331,18 +331,18 @@ def _located(detection: Detection, locator: Locator) -> Detection:
     return replace(detection, smoothed=locator.smooth(detection.scores), events=tuple(found))
 
 
-def _fitted(hunter: Detector) -> dict[str, Any]:
+def _fitted(detector: Detector) -> dict[str, Any]:
     """What tells one detector from another, without its locator."""
     return {
-        **_what_is_read(hunter),
-        "prompt": hunter.prompt_,
-        "scorer": hunter.scorer_.kind,
-        "scorer_digest": _digest(hunter.scorer_),
-        "calibrated": hunter.scorer_.platt_ is not None,
-        "fps": hunter.fps_,
-        "segment_frames": hunter.segment_frames,
-        "sample_frames": hunter.sample_frames,
-        "calibration": json.loads(json.dumps(hunter.provenance_.to_dict())),
+        **_what_is_read(detector),
+        "prompt": detector.prompt_,
+        "scorer": detector.scorer_.kind,
+        "scorer_digest": _digest(detector.scorer_),
+        "calibrated": detector.scorer_.platt_ is not None,
+        "fps": detector.fps_,
+        "segment_frames": detector.segment_frames,
+        "sample_frames": detector.sample_frames,
+        "calibration": json.loads(json.dumps(detector.provenance_.to_dict())),
     }
 
 
@@ -355,15 +355,15 @@ def _digest(scorer: Scorer) -> str:
     return digest.hexdigest()
 
 
-def _what_is_read(hunter: Any) -> dict[str, Any]:
-    if hunter.kind == "heads":
-        return {"kind": "heads", "heads": list(hunter.heads_.labels)}
-    return {"kind": "layer", "layer": hunter.layer_}
+def _what_is_read(detector: Any) -> dict[str, Any]:
+    if detector.kind == "heads":
+        return {"kind": "heads", "heads": list(detector.heads_.labels)}
+    return {"kind": "layer", "layer": detector.layer_}
 
 
 def timeline_figure(
     detection: Detection,
-    hunter: Detector,
+    detector: Detector,
     *,
     truth: np.ndarray | None = None,
     thumbnails: int = 6,
@@ -394,7 +394,7 @@ def timeline_figure(
         smoothed=detection.smoothed,
         events=detection.events,
         truth=abnormal,
-        tau=None if hunter.locator_ is None else hunter.locator_.tau,
+        tau=None if detector.locator_ is None else detector.locator_.tau,
         thumbnails=pictures,
         ax=figure.add_subplot(),
         title=name.replace("$", r"\$"),  # a name is not a formula

@@ -58,7 +58,7 @@ class Explanation:
 
 
 def explain(
-    hunter: Detector,
+    detector: Detector,
     model: Model,
     example: Example,
     *,
@@ -70,7 +70,7 @@ def explain(
     from headprobe.trace.attention import attention
     from headprobe.trace.generate import generate
 
-    hunter.check_model(model)
+    detector.check_model(model)
     question = description_prompt(model) if prompt is None else _chosen_prompts(model, prompt)["p1"]
     content = _read_content(example)
     if isinstance(content, str):
@@ -83,16 +83,16 @@ def explain(
         text, finished = made.texts[0].strip(), made.finished[0]
     except UnsupportedModelError as error:
         notes.append(f"no description: {error}")
-    z = hunter.read(model, [shown], progress=False)
-    decision = hunter.scorer_.decision(z)
-    score = float(hunter.scorer_.link(decision)[0])
+    z = detector.read(model, [shown], progress=False)
+    decision = detector.scorer_.decision(z)
+    score = float(detector.scorer_.link(decision)[0])
     labels: tuple[str, ...] = ()
     contributions, pattern = np.zeros(0), None
-    heads = getattr(hunter, "heads_", None)
+    heads = getattr(detector, "heads_", None)
     if heads is not None:
-        labels, contributions = heads.labels, hunter.scorer_.contributions(z)[0]
+        labels, contributions = heads.labels, detector.scorer_.contributions(z)[0]
         try:
-            found = attention(model, [shown], heads, {"scoring": hunter.prompt_}, progress=False)
+            found = attention(model, [shown], heads, {"scoring": detector.prompt_}, progress=False)
             pattern = found.patterns[0][0]
         except UnsupportedModelError as error:
             notes.append(f"no attention: {error}")
@@ -106,7 +106,7 @@ def explain(
         finished=finished,
         heads=labels,
         contributions=contributions,
-        intercept=None if heads is None else hunter.scorer_.intercept,
+        intercept=None if heads is None else detector.scorer_.intercept,
         decision=float(decision[0]),
         score=score,
         attention=pattern,
@@ -116,7 +116,7 @@ def explain(
 
 
 def explain_events(
-    hunter: Detector,
+    detector: Detector,
     model: Model,
     detection: Detection,
     *,
@@ -126,12 +126,12 @@ def explain_events(
 ) -> list[Explanation]:
     """Explain the events of a video, each by the segment with its highest score, as detection saw it."""
     chosen = sorted(detection.events, key=lambda event: -event.peak)[:max_events]
-    examples = clip_examples(detection.path, detection.segment_frames, hunter.sample_frames)
+    examples = clip_examples(detection.path, detection.segment_frames, detector.sample_frames)
     out = []
     for event in sorted(chosen, key=lambda event: event.start_frame):
         inside = [i for i, (a, b) in enumerate(detection.spans) if event.start_frame <= a and b <= event.end_frame]
         peak = max(inside, key=lambda i: (detection.scores[i], -i))
-        out.append(explain(hunter, model, examples[peak], prompt=prompt, max_new_tokens=max_new_tokens, event=event))
+        out.append(explain(detector, model, examples[peak], prompt=prompt, max_new_tokens=max_new_tokens, event=event))
     return out
 
 

@@ -44,7 +44,7 @@ _SAME = ("weights_hash", "processor", "dtype", "attention", "prompts", "position
 
 
 def kept_activations(
-    hunter: HeadHunt,
+    detector: HeadHunt,
     model: Model,
     examples: Sequence[Example],
     folder: str | os.PathLike[str],
@@ -59,9 +59,9 @@ def kept_activations(
 
     store: Store | None = Store.open(folder) if (Path(folder) / MANIFEST).exists() else None
     if store is not None:
-        _check(store, hunter, model)
+        _check(store, detector, model)
         if store.provenance.sampling:
-            return _extracted(store, hunter, examples)
+            return _extracted(store, detector, examples)
     # A run that was killed may have left a store without a shard.
     there = set() if store is None or not len(store) else set(store.examples["id"])
     videos: dict[Any, list[Example]] = {}
@@ -71,7 +71,7 @@ def kept_activations(
     size = BatchSize.of(batch_size, model.device)
     forecast, n_done = Forecast("capture", model.device, batches=min(2, len(videos))), 0
     for missing in tqdm(videos.values(), desc="capture", unit="video", disable=not progress):
-        acts = hunter.capture(model, missing, batch_size=size, progress=False)
+        acts = detector.capture(model, missing, batch_size=size, progress=False)
         if store is None:
             store = Store.resume(folder, acts.provenance, acts.heads, acts.prompts, dtype="float32")
         store.append(acts)
@@ -85,7 +85,7 @@ def kept_activations(
     return with_labels(acts, [e.label or 0 for e in examples], [str(e.group) for e in examples])
 
 
-def _extracted(store: Store, hunter: HeadHunt, examples: Sequence[Example]) -> HeadActivations:
+def _extracted(store: Store, detector: HeadHunt, examples: Sequence[Example]) -> HeadActivations:
     """The clips out of a store of `headprobe.extract`, by the file and the frames of each."""
     rows: dict[Any, str] = {}
     if len(store):
@@ -113,14 +113,14 @@ def _extracted(store: Store, hunter: HeadHunt, examples: Sequence[Example]) -> H
     return with_labels(acts, [e.label or 0 for e in examples], [str(e.group) for e in examples])
 
 
-def _check(store: Store, hunter: HeadHunt, model: Model) -> None:
+def _check(store: Store, detector: HeadHunt, model: Model) -> None:
     from headprobe.extraction._reading import sampling_text
     from headprobe.trace.tracer import HeadTracer
 
-    expected = HeadTracer(model).provenance(_chosen_prompts(model, hunter.prompts), frames=hunter.sample_frames)
+    expected = HeadTracer(model).provenance(_chosen_prompts(model, detector.prompts), frames=detector.sample_frames)
     differ = [name for name in _SAME if getattr(store.provenance, name) != getattr(expected, name)]
-    whole = hunter.calibration_clips == "whole_video"
-    sampling = sampling_text(None if whole else hunter.segment_frames, hunter.sample_frames)
+    whole = detector.calibration_clips == "whole_video"
+    sampling = sampling_text(None if whole else detector.segment_frames, detector.sample_frames)
     if store.provenance.sampling not in ("", sampling):
         differ.append(f"sampling ({store.provenance.sampling}; wanted are {sampling})")
     absent = [head.label for head in model.heads if head not in store.headset]
@@ -149,32 +149,32 @@ CONTROL_CLIPS = 96
 class Fitted:
     """A detector that was fitted, and where it is."""
 
-    hunter: Any
+    detector: Any
     folder: Path
     no_locator: str = ""
     without: str = ""
 
     def lines(self) -> list[str]:
         """What a user wants to know, a line each."""
-        hunter, balance, quality = self.hunter, self.hunter.balance_, self.hunter.held_out_
+        detector, balance, quality = self.detector, self.detector.balance_, self.detector.held_out_
         out = [
             f"calibrated on {balance['normal']} normal and {balance['abnormal']} abnormal clips of "
             f"{counted(balance['videos'], 'video')}"
         ]
-        if hunter.kind == "heads":
-            out.append(f"expert heads: {', '.join(hunter.heads_.labels)}")
-            out += [line for line in [hunter.experts_.sentence()] if line]
+        if detector.kind == "heads":
+            out.append(f"expert heads: {', '.join(detector.heads_.labels)}")
+            out += [line for line in [detector.experts_.sentence()] if line]
         else:
-            out.append(f"layer: {hunter.layer_}; without a fold of the videos each: {list(hunter.fold_layers_)}")
+            out.append(f"layer: {detector.layer_}; without a fold of the videos each: {list(detector.fold_layers_)}")
         if quality:
             out.append(
                 f"on calibration videos that were held out: AUC {quality['auc']:.3f}, Brier score "
                 f"{quality['brier']:.3f}, calibration error {quality['ece']:.3f}"
             )
-        out += controls_lines(hunter.controls_)
+        out += controls_lines(detector.controls_)
         if self.without:
             out.append(self.without)
-        where = hunter.locator_
+        where = detector.locator_
         out.append(
             f"no locator: {self.no_locator}; give --sigma and --tau to detect"
             if where is None
@@ -219,15 +219,15 @@ def fit_detector(
     data = data.only(chosen.videos)
     located, _ = match_videos(data, listing)
     paths = _paths(chosen, located)
-    hunter = _hunter(layer, preset, dict(settings or {}) | _heads(heads, layer), prompts)
-    how = hunter.calibration_clips
+    detector = _detector(layer, preset, dict(settings or {}) | _heads(heads, layer), prompts)
+    how = detector.calibration_clips
     truth = {} if how == "whole_video" else _truth(data, paths)
     examples = _calibration_examples(
         chosen,
         paths,
         how=how,
-        segment_frames=hunter.segment_frames,
-        sample_frames=hunter.sample_frames,
+        segment_frames=detector.segment_frames,
+        sample_frames=detector.sample_frames,
         truth=truth or None,
     )
     annotated = [name for name, one in truth.items() if one.any()]
@@ -238,21 +238,21 @@ def fit_detector(
     if heads is not None:
         _check_published(heads, loaded)
     located_by = truth if complete and locator is None else None
-    hunter.check_examples(loaded, examples, located=located_by is not None)
+    detector.check_examples(loaded, examples, located=located_by is not None)
     if store is None:
-        acts = hunter.capture(loaded, examples, batch_size=batch_size, progress=progress)
+        acts = detector.capture(loaded, examples, batch_size=batch_size, progress=progress)
     else:
-        acts = kept_activations(hunter, loaded, examples, store, batch_size=batch_size, progress=progress)
-    hunter.fit(acts, frame_truth=located_by, progress=progress)
+        acts = kept_activations(detector, loaded, examples, store, batch_size=batch_size, progress=progress)
+    detector.fit(acts, frame_truth=located_by, progress=progress)
     if locator is not None:
-        hunter.locator_ = locator
-    hunter.calibration_files_ = file_digests(examples)
-    without = _control(hunter, loaded, acts, examples, controls, batch_size, progress)
-    folder = hunter.save_pretrained(out)
+        detector.locator_ = locator
+    detector.calibration_files_ = file_digests(examples)
+    without = _control(detector, loaded, acts, examples, controls, batch_size, progress)
+    folder = detector.save_pretrained(out)
     chosen.save(folder / VIDEOS_FILE)
-    _report(hunter, chosen, annotated, folder, without)
-    no_locator = "" if hunter.locator_ is not None else _no_locator(how, chosen, annotated)
-    return Fitted(hunter, folder, no_locator, without)
+    _report(detector, chosen, annotated, folder, without)
+    no_locator = "" if detector.locator_ is not None else _no_locator(how, chosen, annotated)
+    return Fitted(detector, folder, no_locator, without)
 
 
 def _chosen(data: Dataset, sample: Any, videos: str, split: str) -> CalibrationSample:
@@ -321,7 +321,7 @@ def _truth(data: Dataset, paths: Mapping[str, Path]) -> dict[str, np.ndarray]:
     }
 
 
-def _hunter(layer: bool, preset: str, settings: dict[str, Any], prompts: Any) -> Any:
+def _detector(layer: bool, preset: str, settings: dict[str, Any], prompts: Any) -> Any:
     base = settings_of(preset)
     if layer:
         base.pop("metrics")  # of heads
@@ -366,7 +366,7 @@ LIMITS = (
 
 
 def _control(
-    hunter: Any,
+    detector: Any,
     model: Any,
     acts: HeadActivations,
     examples: Sequence[Example],
@@ -377,7 +377,7 @@ def _control(
     """Put the controls beside the held-out number; what is returned says which is missing."""
     groups, labels = acts.groups, binary_labels(acts.labels)
     try:
-        fold_numbers(labels, groups, hunter.n_folds, hunter.random_state)
+        fold_numbers(labels, groups, detector.n_folds, detector.random_state)
     except InputError as error:
         return f"no held-out number and no controls: {error}"
     motion, untrained, without = None, None, []
@@ -397,17 +397,17 @@ def _control(
     else:
         rows = np.arange(len(labels))
         if controls == "subset":
-            rows = some_of_each(labels, groups, CONTROL_CLIPS, hunter.random_state)
+            rows = some_of_each(labels, groups, CONTROL_CLIPS, detector.random_state)
         try:
-            untrained = hunter.capture(
-                never_trained(model, hunter.random_state),
+            untrained = detector.capture(
+                never_trained(model, detector.random_state),
                 [examples[row] for row in rows.tolist()],
                 batch_size=batch_size,
                 progress=progress,
             )
         except (UnsupportedModelError, OutOfMemoryError) as error:
             without.append(f"no never-trained copy was read: {str(error).splitlines()[0]}")
-    hunter.controls_ = hunter.held_out_rows(acts, motion=motion, untrained=untrained)
+    detector.controls_ = detector.held_out_rows(acts, motion=motion, untrained=untrained)
     return "; ".join(without)
 
 
@@ -504,17 +504,17 @@ def _labelled_by(how: str, chosen: CalibrationSample, annotated: Sequence[str]) 
     )
 
 
-def _report(hunter: Any, chosen: CalibrationSample, annotated: Sequence[str], folder: Path, without: str) -> None:
-    held_out = hunter.held_out_
-    summary = f"Fitted on {counted(len(chosen.videos), 'video')}; reads {read_by(hunter)}."
+def _report(detector: Any, chosen: CalibrationSample, annotated: Sequence[str], folder: Path, without: str) -> None:
+    held_out = detector.held_out_
+    summary = f"Fitted on {counted(len(chosen.videos), 'video')}; reads {read_by(detector)}."
     if held_out:
         clips = counted(int(held_out["n"]), "clip")
         summary += f" Held-out AUC {held_out['auc']:.3f} over {clips} of calibration videos."
     report = Report("Fitted detector", summary)
     report.question(
         "Which parts of the model tell abnormal from normal clips of these videos, and how far can they be relied on?",
-        detector_facts(hunter),
-        _labelled_by(hunter.calibration_clips, chosen, annotated),
+        detector_facts(detector),
+        _labelled_by(detector.calibration_clips, chosen, annotated),
         Table(
             ["video", "class", "events annotated"],
             [
@@ -530,10 +530,10 @@ def _report(hunter: Any, chosen: CalibrationSample, annotated: Sequence[str], fo
             f"{held_out['auc']:.3f}, Brier score {held_out['brier']:.3f}, calibration error {held_out['ece']:.3f}, "
             f"{counted(int(held_out['n']), 'clip')}."
         )
-    describe_detector(report, hunter)
-    if hunter.controls_:
+    describe_detector(report, detector)
+    if detector.controls_:
         report.controls(
-            hunter.controls_,
+            detector.controls_,
             {"name": "read", "auc": "AUC over clips", "n_clips": "clips", "n_videos": "videos"},
             split="calibration videos that a fold did not see, everything chosen anew without them",
             highlight=DETECTOR,
@@ -544,7 +544,7 @@ def _report(hunter: Any, chosen: CalibrationSample, annotated: Sequence[str], fo
             "numbers on how much a clip changes from frame to frame. The never-trained copy has the model's "
             "architecture and random weights; its heads are chosen and its scorer is fitted in the same way, on as "
             "many clips as stand there.",
-            *verdicts(hunter.controls_),
+            *verdicts(detector.controls_),
         )
     report.add(
         "controls",

@@ -60,26 +60,26 @@ if TYPE_CHECKING:
 CALIBRATION = "the calibration videos"
 
 
-def read_by(hunter: Any) -> str:
+def read_by(detector: Any) -> str:
     """What a detector reads, in a few words."""
-    where = f"the heads {', '.join(hunter.heads_.labels)}" if hunter.kind == "heads" else f"layer {hunter.layer_}"
-    return f"{where} of {hunter.provenance_.model}"
+    where = f"the heads {', '.join(detector.heads_.labels)}" if detector.kind == "heads" else f"layer {detector.layer_}"
+    return f"{where} of {detector.provenance_.model}"
 
 
-def detector_facts(hunter: Any) -> Facts:
+def detector_facts(detector: Any) -> Facts:
     """Settings of a detector and what it was calibrated on."""
-    balance, held_out, locator = hunter.balance_, hunter.held_out_, hunter.locator_
+    balance, held_out, locator = detector.balance_, detector.held_out_, detector.locator_
     facts: dict[str, Any] = {
-        "Reads": read_by(hunter),
-        "Prompt": hunter.prompt_,
-        "Segments": f"{hunter.segment_frames} frames, {hunter.sample_frames} of them shown to the model"
-        + ("" if hunter.fps_ is None else f", at {hunter.fps_:g} frames per second"),
+        "Reads": read_by(detector),
+        "Prompt": detector.prompt_,
+        "Segments": f"{detector.segment_frames} frames, {detector.sample_frames} of them shown to the model"
+        + ("" if detector.fps_ is None else f", at {detector.fps_:g} frames per second"),
         "Calibration": f"{balance['normal']} normal and {balance['abnormal']} abnormal clips of "
         f"{counted(balance['videos'], 'video')} ({balance['videos_with_abnormal']} with abnormal clips)",
-        "Scorer": f"{hunter.scorer_.kind}, "
-        + ("classes weighted to count the same" if hunter.class_weight else "clips weighted alike"),
+        "Scorer": f"{detector.scorer_.kind}, "
+        + ("classes weighted to count the same" if detector.class_weight else "clips weighted alike"),
         "Probabilities": "calibrated on held-out calibration videos"
-        if hunter.scorer_.platt_ is not None
+        if detector.scorer_.platt_ is not None
         else "not calibrated",
     }
     if held_out:
@@ -96,9 +96,9 @@ def detector_facts(hunter: Any) -> Facts:
     return Facts(facts)
 
 
-def describe_detector(report: Report, hunter: Any) -> Report:
+def describe_detector(report: Report, detector: Any) -> Report:
     """Put provenance, heatmap and chosen heads (or layer) of a detector into a report."""
-    fitted = hunter.provenance_
+    fitted = detector.provenance_
     prompts = fitted.prompts.values()
     report.provenance(
         {
@@ -108,17 +108,17 @@ def describe_detector(report: Report, hunter: Any) -> Report:
             "Number type": fitted.dtype,
             **{f"Prompt {number} of the hunt": text for number, text in enumerate(prompts, 1)},
             "Fingerprint of the calibration": fitted.fingerprint,
-            "Seed": hunter.random_state,
+            "Seed": detector.random_state,
             "Versions": fitted.versions,
         }
     )
-    if hunter.kind == "layer":
-        return _layer(report, hunter)
-    experts = hunter.experts_
+    if detector.kind == "layer":
+        return _layer(report, detector)
+    experts = detector.experts_
     report.heatmaps(
-        hunter.rss_,
+        detector.rss_,
         split=CALIBRATION,
-        mark=hunter.heads_,
+        mark=detector.heads_,
         p_values=experts.p_values,
         label="Stability-adjusted saliency (RSS)",
     )
@@ -145,9 +145,9 @@ def describe_detector(report: Report, hunter: Any) -> Report:
         " ".join(text for key, text in _COLUMN_TEXTS.items() if key in shown),
         experts.sentence() or "Stability and significance were not computed.",
     )
-    found = hunter.identification_
+    found = detector.identification_
     if found is not None and found.combined.sizes["prompt"] > 1:
-        report.add("heads", *heads_figures(hunter.heads_, found.combined, CALIBRATION, hunter.instability_penalty))
+        report.add("heads", *heads_figures(detector.heads_, found.combined, CALIBRATION, detector.instability_penalty))
     return report
 
 
@@ -163,20 +163,20 @@ _COLUMN_TEXTS = {
 """What the columns of the table of heads mean; only those that are there are explained."""
 
 
-def _layer(report: Report, hunter: Any) -> Report:
-    folds = ", ".join(map(str, hunter.fold_layers_)) or "none"
-    names = ", ".join(hunter.curves_.metric.values)
+def _layer(report: Report, detector: Any) -> Report:
+    folds = ", ".join(map(str, detector.fold_layers_)) or "none"
+    names = ", ".join(detector.curves_.metric.values)
     report.add("heatmaps", "The detector reads one layer and no heads, so there is no map of heads.")
     return report.add(
         "heads",
         Figure(
-            hunter.plot(),
-            alt=f"Curves of {names} over layers; layer {hunter.layer_} is chosen.",
+            detector.plot(),
+            alt=f"Curves of {names} over layers; layer {detector.layer_} is chosen.",
             caption=f"Each figure over the layers, brought to 0 to 1, on {CALIBRATION}. Their combination is this "
             "project's choice.",
             dpi=110,
         ),
-        f"Layer {hunter.layer_} was chosen. Layers chosen without one fold of the videos each: {folds}. Significance "
+        f"Layer {detector.layer_} was chosen. Layers chosen without one fold of the videos each: {folds}. Significance "
         "is not computed for layers.",
     )
 
@@ -410,7 +410,7 @@ SHOWN_IOUS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 def report_events(
-    hunter: Detector,
+    detector: Detector,
     model: Model | None,
     events: str | os.PathLike[str],
     out: str | os.PathLike[str] | None = None,
@@ -427,19 +427,21 @@ def report_events(
     page.parent.mkdir(parents=True, exist_ok=True)
     detections, missing = read_events(events)
     ran = read_run(events)
-    hunter = _as_it_ran(hunter, ran)
+    detector = _as_it_ran(detector, ran)
     known = {} if truth is None else labels_by_video(detections, truth)
-    judged = None if truth is None else judge(detections, known, hunter.calibration_groups_, hunter.calibration_files_)
+    judged = (
+        None if truth is None else judge(detections, known, detector.calibration_groups_, detector.calibration_files_)
+    )
     explained: dict[str, list[Explanation]] = {}
-    report = Report("Events in video", _summary(hunter, detections, judged, ran))
+    report = Report("Events in video", _summary(detector, detections, judged, ran))
     report.question(
         "Where in these videos is something abnormal, by a detector that reads a frozen model's insides, and what does "
         "the model say about it?",
         _videos(detections, judged),
-        detector_facts(hunter),
+        detector_facts(detector),
     )
     report.found(*_found(detections, judged))
-    describe_detector(report, hunter)
+    describe_detector(report, detector)
     if detections:
         report.provenance(
             {"Fingerprint of this run": detections[0].provenance.fingerprint},
@@ -451,11 +453,11 @@ def report_events(
         told: list[Explanation] = []
         if model is not None:
             told = explain_events(
-                hunter, model, detection, prompt=prompt, max_new_tokens=max_new_tokens, max_events=max_events
+                detector, model, detection, prompt=prompt, max_new_tokens=max_new_tokens, max_events=max_events
             )
         explained[name] = told
         own = known.get(name)
-        _timeline(report, detection, hunter, None if own is None or np.ndim(own) == 0 else own)
+        _timeline(report, detection, detector, None if own is None or np.ndim(own) == 0 else own)
         for one in told:
             _explanation(report, detection, one, model)
     if model is None:
@@ -476,16 +478,16 @@ def report_events(
     return page, explained
 
 
-def _as_it_ran(hunter: Detector, ran: Run) -> Detector:
+def _as_it_ran(detector: Detector, ran: Run) -> Detector:
     """The detector with the locator of the run, which may have been given another one."""
-    hunter = copy(hunter)
-    hunter.locator_ = ran.locator or hunter.locator_
-    return hunter
+    detector = copy(detector)
+    detector.locator_ = ran.locator or detector.locator_
+    return detector
 
 
-def _summary(hunter: Detector, detections: Sequence[Detection], judged: Judgement | None, ran: Run) -> str:
+def _summary(detector: Detector, detections: Sequence[Detection], judged: Judgement | None, ran: Run) -> str:
     n_events = sum(len(d.events) for d in detections)
-    text = f"{counted(n_events, 'event')} in {counted(len(detections), 'video')}, found by {read_by(hunter)}."
+    text = f"{counted(n_events, 'event')} in {counted(len(detections), 'video')}, found by {read_by(detector)}."
     if judged is not None and judged.rows:
         own = judged.rows[0]
         text += f" Frame AUC {own['auc']:.3f} on {counted(len(judged.videos), 'video')} with ground truth."
@@ -620,14 +622,14 @@ def _number(value: float | None) -> str:
     return "none" if value is None else f"{value:.1f}"
 
 
-def _timeline(report: Report, detection: Detection, hunter: Detector, truth: ArrayLike | None) -> None:
+def _timeline(report: Report, detection: Detection, detector: Detector, truth: ArrayLike | None) -> None:
     name = shown_name(detection.path.name)
     events = detection.events
     found = "; ".join(f"{e.start_seconds:.1f} to {e.end_seconds:.1f} s (peak {e.peak:.2f})" for e in events)
     report.timeline(
         name,
         timeline_figure(
-            detection, hunter, truth=None if truth is None else np.asarray(truth).astype(int), thumbnails=6
+            detection, detector, truth=None if truth is None else np.asarray(truth).astype(int), thumbnails=6
         ),
         caption=f"Events: {found}." if events else "No event was found.",
         alt=f"Timeline of {name}: score of every segment, with {counted(len(events), 'event')}.",

@@ -82,7 +82,7 @@ class _Alarm:
 
 
 def stream(
-    hunter: Detector,
+    detector: Detector,
     model: Model,
     source: Any,
     *,
@@ -94,16 +94,16 @@ def stream(
     sleep: Callable[[float], Any] = time.sleep,
 ) -> Iterator[StreamSegment]:
     """Score a source segment by segment as its frames come."""
-    hunter.check_model(model)
+    detector.check_model(model)
     if capacity is not None and capacity < 1:
         raise InputError(f"capacity must be at least 1 frame, got {capacity!r}")
     feed = _open_feed(source, fps, live)
     tries = (None if feed.live else 0) if reconnect == -1 else reconnect
-    return _segments(hunter, model, feed, tries, wait_seconds, capacity, sleep)
+    return _segments(detector, model, feed, tries, wait_seconds, capacity, sleep)
 
 
 def _segments(
-    hunter: Detector,
+    detector: Detector,
     model: Model,
     feed: _Feed,
     tries: int | None,
@@ -112,12 +112,12 @@ def _segments(
     sleep: Callable[[float], Any],
 ) -> Iterator[StreamSegment]:
     items = feed.items(reconnect=tries, wait_seconds=wait_seconds, sleep=sleep)
-    cutter = _Cutter(hunter, model, feed)
+    cutter = _Cutter(detector, model, feed)
     if not feed.live and not feed.waits:
         with closing(items):
             yield from cutter.run(items)
         return
-    reader = _Reader(items, hunter.segment_frames if capacity is None else capacity, drop=feed.live)
+    reader = _Reader(items, detector.segment_frames if capacity is None else capacity, drop=feed.live)
     try:
         yield from cutter.run(iter(reader))
     finally:
@@ -127,14 +127,14 @@ def _segments(
 class _Cutter:
     """Cuts frames into segments and scores them."""
 
-    def __init__(self, hunter: Detector, model: Model, feed: _Feed) -> None:
-        locator = hunter.locator_
-        self.hunter, self.model, self.feed = hunter, model, feed
+    def __init__(self, detector: Detector, model: Model, feed: _Feed) -> None:
+        locator = detector.locator_
+        self.detector, self.model, self.feed = detector, model, feed
         self.smoother = CausalSmoother(0.0 if locator is None else locator.sigma)
         self.alarm = None if locator is None else _Alarm(locator.tau, locator.release, locator.min_seconds)
         # The last segment's worth of frames: a short last segment looks back beyond its start.
         self.window: deque[Frame] = deque()
-        self.length, self.connection = hunter.segment_frames, 0
+        self.length, self.connection = detector.segment_frames, 0
         self.index, self.total_dropped = 0, 0
         self.start, self.next_number = 0, 0
         self.step, self.ended = 0.0, 0.0  # seconds of a frame, and when the last segment ended
@@ -159,7 +159,7 @@ class _Cutter:
     def begin(self, first: Frame) -> None:
         """A connection began: numbers start anew, and what was before says nothing of what comes."""
         rate = self.feed.rate()
-        self.length = self.hunter.segment_frames if rate is None else self.hunter.segment_length(rate)
+        self.length = self.detector.segment_frames if rate is None else self.detector.segment_length(rate)
         self.connection, self.ended = first.connection, first.seconds
         self.step = 0.0 if rate is None else 1 / rate
 
@@ -190,7 +190,7 @@ class _Cutter:
             self.smoother.forget()
         else:
             example = Example(frames, id=f"{self.index}:{start}-{end}")
-            score = float(self.hunter.score(self.model, [example], progress=False)[0])
+            score = float(self.detector.score(self.model, [example], progress=False)[0])
             smoothed = self.smoother(score)
             abnormal = None if self.alarm is None else self.alarm(smoothed, begins, self.ended)
         self.index += 1
@@ -214,10 +214,10 @@ class _Cutter:
         """The frames that the model is shown; None where one of them and its neighbours were not seen."""
         there = {frame.number: frame for frame in self.window if frame.number < end}
         first = max(end - self.length, 0)
-        wanted = sample_indices((first, end), self.hunter.sample_frames)
+        wanted = sample_indices((first, end), self.detector.sample_frames)
         numbers = np.array(sorted(there))
         nearest = numbers[np.abs(numbers[None] - wanted[:, None]).argmin(1)]
-        apart = max((end - first) / self.hunter.sample_frames, 1.0)
+        apart = max((end - first) / self.detector.sample_frames, 1.0)
         if (np.abs(nearest - wanted) > apart).any():
             return None
         chosen = [there[int(number)] for number in nearest]

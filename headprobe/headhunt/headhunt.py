@@ -206,10 +206,10 @@ class HeadHunt(Hunt):
     >>> table = example_table([Example("x", id=str(i), label=int(y[i]), group=f"v{i // 4}") for i in range(40)])
     >>> heads = HeadSet([(layer, head) for layer in range(2) for head in range(3)])
     >>> acts = HeadActivations(torch.tensor(z, dtype=torch.float32), heads, {"p1": "?"}, table, Provenance(model="m"))
-    >>> hunter = HeadHunt(k=1, n_permutations=0).fit(acts)
-    >>> hunter.heads_.labels
+    >>> detector = HeadHunt(k=1, n_permutations=0).fit(acts)
+    >>> detector.heads_.labels
     ('L1H1',)
-    >>> hunter.score(acts).round(1)[:2].tolist()
+    >>> detector.score(acts).round(1)[:2].tolist()
     [0.0, 1.0]
     """
 

@@ -126,11 +126,11 @@ def test_04_causal(run):
 
 def test_05_headhunt_vad(run):
     names, _, figures = run(5)
-    hunter = names["hunter"]
-    assert len(hunter.heads_) == 5
-    assert hunter.n_permutations == 1000
-    assert (hunter.experts_.table["p"] <= 0.05).all()
-    assert hunter.experts_.table["in_folds"].between(0, 1).all()
+    detector = names["detector"]
+    assert len(detector.heads_) == 5
+    assert detector.n_permutations == 1000
+    assert (detector.experts_.table["p"] <= 0.05).all()
+    assert detector.experts_.table["in_folds"].between(0, 1).all()
     assert names["same"]
     table = names["table"].astype(float)
     blind = table.drop("HeadHunt-VAD")

@@ -36,14 +36,14 @@ def detector(tmp_path_factory) -> Path:
 
 
 def test_a_detector_of_real_clips(detector) -> None:
-    hunter = HeadHunt.from_pretrained(detector)
-    assert hunter.fps_ == 10.0
-    assert hunter.balance_["videos"] == 6
-    assert hunter.balance_["videos_with_abnormal"] == 4
-    assert hunter.locator_ is not None
-    assert hunter.held_out_["n"] == sum(hunter.balance_[label] for label in ("normal", "abnormal"))
-    assert 0 < hunter.held_out_["brier"] < 0.5
-    assert np.isfinite(hunter.rss_.values).all()
+    fitted = HeadHunt.from_pretrained(detector)
+    assert fitted.fps_ == 10.0
+    assert fitted.balance_["videos"] == 6
+    assert fitted.balance_["videos_with_abnormal"] == 4
+    assert fitted.locator_ is not None
+    assert fitted.held_out_["n"] == sum(fitted.balance_[label] for label in ("normal", "abnormal"))
+    assert 0 < fitted.held_out_["brier"] < 0.5
+    assert np.isfinite(fitted.rss_.values).all()
 
 
 def test_excerpts_of_another_frame_rate_are_cut_by_time_and_explained(detector, tmp_path) -> None:

@@ -86,10 +86,10 @@ def test_files_are_there_and_the_report_loads_nothing(demo_run) -> None:
 
 
 def test_the_saved_detector_gives_the_demo_s_detections(demo_run) -> None:
-    hunter = HeadHunt.from_pretrained(demo_run.folder / "detector")
-    assert list(hunter.heads_.labels) == demo_run.results["experts"]
+    detector = HeadHunt.from_pretrained(demo_run.folder / "detector")
+    assert list(detector.heads_.labels) == demo_run.results["experts"]
     name, shown = next(iter(demo_run.detections.items()))
-    again = detect_video(hunter, load("tiny"), shown.path)
+    again = detect_video(detector, load("tiny"), shown.path)
     assert close(again.scores, shown.scores, torch.float32)
     assert [(e.start_frame, e.end_frame) for e in again.events] == [(e.start_frame, e.end_frame) for e in shown.events]
     assert close([e.peak for e in again.events], [e.peak for e in shown.events], torch.float32)

@@ -334,9 +334,9 @@ def test_resume_locates_anew_keeps_what_cannot_be_read_and_refuses_another_detec
 
 def test_a_detector_without_a_locator_is_given_one(detector, films, tmp_path) -> None:
     bare = tmp_path / "bare"
-    hunter = HeadHunt.from_pretrained(detector)
-    hunter.locator_ = None
-    hunter.save_pretrained(bare)
+    fitted = HeadHunt.from_pretrained(detector)
+    fitted.locator_ = None
+    fitted.save_pretrained(bare)
     command = ["detect", str(films / "a.mp4"), "--detector", str(bare), "--out", str(tmp_path / "out")]
     for more in ([], ["--tau", "0.5"]):
         refused = run(app, [*command, *more, "--model", "not loaded"])

@@ -66,14 +66,14 @@ def detector(folder, tmp_path_factory) -> Path:
 
 
 def test_fit_writes_a_detector_its_videos_and_a_report(detector) -> None:
-    hunter = HeadHunt.from_pretrained(detector)
-    assert len(hunter.heads_) == 5
-    assert hunter.fps_ == 10.0
-    assert hunter.balance_["videos"] == NORMAL + ABNORMAL
-    assert hunter.balance_["videos_with_abnormal"] == ABNORMAL
+    fitted = HeadHunt.from_pretrained(detector)
+    assert len(fitted.heads_) == 5
+    assert fitted.fps_ == 10.0
+    assert fitted.balance_["videos"] == NORMAL + ABNORMAL
+    assert fitted.balance_["videos_with_abnormal"] == ABNORMAL
     # Labelled by the annotated events: an abnormal video has normal segments too.
-    assert 0 < hunter.balance_["abnormal"] < hunter.balance_["normal"]
-    assert hunter.held_out_["auc"] > 0.6
+    assert 0 < fitted.balance_["abnormal"] < fitted.balance_["normal"]
+    assert fitted.held_out_["auc"] > 0.6
     sample = CalibrationSample.load(detector / VIDEOS_FILE)
     assert len(sample.videos) == NORMAL + ABNORMAL
     assert sum(sample.labels.values()) == ABNORMAL
@@ -86,8 +86,8 @@ def test_fit_writes_a_detector_its_videos_and_a_report(detector) -> None:
         "In folds: share of the choices",
     ):
         assert text in page
-    rows = {row["name"]: row for row in hunter.controls_}
-    assert rows["this detector"]["auc"] == pytest.approx(hunter.held_out_["auc"], abs=0.05)  # before and after Platt
+    rows = {row["name"]: row for row in fitted.controls_}
+    assert rows["this detector"]["auc"] == pytest.approx(fitted.held_out_["auc"], abs=0.05)  # before and after Platt
     assert list(rows)[1:3] == ["random heads (mean of 5 sets)", "frame differences"]
     copy = rows["a never-trained copy of the model"]
     assert (copy["n_clips"], copy["n_videos"]) == (rows["this detector"]["n_clips"], NORMAL + ABNORMAL)
@@ -192,9 +192,9 @@ def test_prompts_from_a_file_and_some_of_the_videos(folder, tmp_path) -> None:
     )
     assert done.exit_code == 0, done.output
     assert len(Store.open(tmp_path / "z").examples["group"].unique()) == 9
-    hunter = HeadHunt.from_pretrained(tmp_path / "d")
-    assert list(hunter.provenance_.prompts.values()) == ["is something wrong ?", "is anyone running ?"]
-    assert hunter.calibration_groups_ == tuple(names[:9])
+    fitted = HeadHunt.from_pretrained(tmp_path / "d")
+    assert list(fitted.provenance_.prompts.values()) == ["is something wrong ?", "is anyone running ?"]
+    assert fitted.calibration_groups_ == tuple(names[:9])
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 import torch
+from detectors import clips, head_detector, layer_detector, model, video
 from equality import close, same
-from hunters import clips, head_hunter, layer_hunter, model, video
 
 from headprobe.errors import ArtefactError, InputError, VideoError
 from headprobe.examples import Example
@@ -29,73 +29,73 @@ def tiny():
 
 
 @pytest.fixture(scope="module")
-def hunter(tiny):
-    made = head_hunter(tiny)
+def detector(tiny):
+    made = head_detector(tiny)
     made.locator_ = Locator(0.0, 1e-9)  # everything is an event: the report has something to show
     return made
 
 
 @pytest.fixture(scope="module")
-def run(tiny, hunter, tmp_path_factory):
+def run(tiny, detector, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     video(folder / "a <b> & c.mp4", 40)
-    events = EventsFile(folder / "out", hunter)
-    events.add(detect_video(hunter, tiny, folder / "a <b> & c.mp4"))
+    events = EventsFile(folder / "out", detector)
+    events.add(detect_video(detector, tiny, folder / "a <b> & c.mp4"))
     assert events.finish()
     return folder
 
 
-def test_an_explanation_is_what_the_model_says_and_what_the_heads_say(tiny, hunter) -> None:
+def test_an_explanation_is_what_the_model_says_and_what_the_heads_say(tiny, detector) -> None:
     example = clips(4, seed=9)[1]
-    told = explain(hunter, tiny, example, max_new_tokens=8)
+    told = explain(detector, tiny, example, max_new_tokens=8)
     made = generate(tiny, [Example(example.content, id="x")], EMBEDDED_DESCRIBE, 8, progress=False)
     assert told.prompt == EMBEDDED_DESCRIBE
     assert told.text == made.texts[0].strip() != ""
     assert told.finished == made.finished[0]
-    assert told.heads == hunter.heads_.labels
-    assert told.score == pytest.approx(hunter.score(tiny, [example], progress=False)[0])
-    intercept = hunter.scorer_.arrays_["intercept"][0]
-    decision = hunter.scorer_.decision(hunter.read(tiny, [example], progress=False))[0]
+    assert told.heads == detector.heads_.labels
+    assert told.score == pytest.approx(detector.score(tiny, [example], progress=False)[0])
+    intercept = detector.scorer_.arrays_["intercept"][0]
+    decision = detector.scorer_.decision(detector.read(tiny, [example], progress=False))[0]
     assert told.contributions.sum() + intercept == pytest.approx(decision)
     assert (told.intercept, told.decision) == (pytest.approx(intercept), pytest.approx(decision))
     kept = json.loads(json.dumps(told.to_dict()))
     assert sum(kept["contributions"].values()) + kept["intercept"] == pytest.approx(kept["decision"])
-    pattern = attention(tiny, [example], hunter.heads_, hunter.prompt_, progress=False).patterns[0][0]
+    pattern = attention(tiny, [example], detector.heads_, detector.prompt_, progress=False).patterns[0][0]
     assert close(told.attention.weights, pattern.weights)
     assert same(told.frames, example.content)
-    assert json.loads(json.dumps(told.to_dict()))["contributions"].keys() == set(hunter.heads_.labels)
+    assert json.loads(json.dumps(told.to_dict()))["contributions"].keys() == set(detector.heads_.labels)
 
 
-def test_a_question_of_one_s_own_in_words_that_the_model_knows(tiny, hunter) -> None:
+def test_a_question_of_one_s_own_in_words_that_the_model_knows(tiny, detector) -> None:
     example = clips(4, seed=9)[1]
-    assert explain(hunter, tiny, example, prompt="what happens here ?").prompt == "what happens here ?"
+    assert explain(detector, tiny, example, prompt="what happens here ?").prompt == "what happens here ?"
     with pytest.raises(InputError, match=r"tiny has no tokens for words of the prompt 'p1' \('Why\?'\)"):
-        explain(hunter, tiny, example, prompt="Why?")
+        explain(detector, tiny, example, prompt="Why?")
     with pytest.raises(InputError, match="is text; an explanation is for clips"):
-        explain(hunter, tiny, Example("words", id="t"))
+        explain(detector, tiny, Example("words", id="t"))
 
 
-def test_events_are_explained_by_their_highest_segment(tiny, hunter, run) -> None:
-    detection = detect_video(hunter, tiny, run / "a <b> & c.mp4")
-    (told,) = explain_events(hunter, tiny, detection, max_new_tokens=4)
+def test_events_are_explained_by_their_highest_segment(tiny, detector, run) -> None:
+    detection = detect_video(detector, tiny, run / "a <b> & c.mp4")
+    (told,) = explain_events(detector, tiny, detection, max_new_tokens=4)
     assert told.event == detection.events[0]
     assert told.span == detection.spans[int(detection.scores.argmax())]
     assert close(told.score, float(detection.scores.max()), torch.float32)
     assert told.seconds[0] == pytest.approx(told.span[0] / 10, abs=0.2)
-    assert explain_events(hunter, tiny, detection, max_events=0) == []
+    assert explain_events(detector, tiny, detection, max_events=0) == []
 
 
-def test_figures(tiny, hunter) -> None:
-    told = explain(hunter, tiny, clips(4, seed=9)[1], max_new_tokens=4)
+def test_figures(tiny, detector) -> None:
+    told = explain(detector, tiny, clips(4, seed=9)[1], max_new_tokens=4)
     figure = attention_figure(told, tiny)
-    assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["frame", *hunter.heads_.labels]
+    assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["frame", *detector.heads_.labels]
     bars = contributions_figure(told).axes[0]
     np.testing.assert_allclose([bar.get_width() for bar in bars.patches], [*told.contributions, told.intercept])
     assert [label.get_text() for label in bars.get_yticklabels()] == [*told.heads, "intercept"]
 
 
-def test_the_report_shows_all_of_it(tiny, hunter, run) -> None:
-    page, told = report_events(hunter, tiny, run / "out", max_new_tokens=8, progress=False)
+def test_the_report_shows_all_of_it(tiny, detector, run) -> None:
+    page, told = report_events(detector, tiny, run / "out", max_new_tokens=8, progress=False)
     ((name, (one,)),) = told.items()
     text = page.read_text()
     assert page == run / "out" / "report.html"
@@ -106,7 +106,7 @@ def test_the_report_shows_all_of_it(tiny, hunter, run) -> None:
     assert "1 event in 1 video, found by" in text
     assert "1 videos" not in text
     assert EMBEDDED_DESCRIBE in text
-    for head in hunter.heads_.labels:
+    for head in detector.heads_.labels:
         assert head in text
     assert "Stability of the choice" in text
     for heading in PARTS.values():
@@ -119,12 +119,12 @@ def test_the_report_shows_all_of_it(tiny, hunter, run) -> None:
     assert record[name][0]["text"] == one.text
 
 
-def test_a_report_without_a_model_and_of_a_layer(tiny, hunter, run, tmp_path) -> None:
-    page, told = report_events(hunter, None, run / "out" / "events.json", tmp_path / "plain.html", progress=False)
+def test_a_report_without_a_model_and_of_a_layer(tiny, detector, run, tmp_path) -> None:
+    page, told = report_events(detector, None, run / "out" / "events.json", tmp_path / "plain.html", progress=False)
     assert list(told.values()) == [[]]
     assert page.read_text().count("<img ") == 4  # heatmap, 2 of stability, timeline
     assert "The model was not asked in this run." in page.read_text()
-    layered = layer_hunter(tiny)
+    layered = layer_detector(tiny)
     layered.locator_ = Locator(0.0, 1e-9)
     events = EventsFile(tmp_path / "layer", layered)
     events.add(detect_video(layered, tiny, run / "a <b> & c.mp4"))
@@ -136,21 +136,21 @@ def test_a_report_without_a_model_and_of_a_layer(tiny, hunter, run, tmp_path) ->
         contributions_figure(one)
 
 
-def test_videos_that_are_gone_or_changed_are_named(tiny, hunter, run, tmp_path) -> None:
+def test_videos_that_are_gone_or_changed_are_named(tiny, detector, run, tmp_path) -> None:
     video(tmp_path / "b.mp4", 20)
-    events = EventsFile(tmp_path / "out", hunter)
-    events.add(detect_video(hunter, tiny, tmp_path / "b.mp4"))
+    events = EventsFile(tmp_path / "out", detector)
+    events.add(detect_video(detector, tiny, tmp_path / "b.mp4"))
     video(tmp_path / "b.mp4", 25)
     found, missing = read_events(tmp_path / "out")
     assert found == []
     assert "it has 25 frames now and had 20 when it was scored" in missing[str(tmp_path / "b.mp4")]
     (tmp_path / "b.mp4").unlink()
-    page, _ = report_events(hunter, None, tmp_path / "out", progress=False)
+    page, _ = report_events(detector, None, tmp_path / "out", progress=False)
     assert "there is no such file" in page.read_text()
 
 
-def test_detections_come_back_from_their_record(tiny, hunter, run) -> None:
-    before = detect_video(hunter, tiny, run / "a <b> & c.mp4")
+def test_detections_come_back_from_their_record(tiny, detector, run) -> None:
+    before = detect_video(detector, tiny, run / "a <b> & c.mp4")
     ((after,), missing) = read_events(run / "out")
     assert missing == {}
     assert close(after.to_dict(), before.to_dict(), torch.float32)
@@ -165,20 +165,20 @@ def test_records_that_cannot_be_used(tmp_path, content) -> None:
         read_events(tmp_path)
 
 
-def test_ground_truth_gives_controls_and_what_failed_is_said(tiny, hunter, tmp_path) -> None:
-    events = EventsFile(tmp_path / "out", hunter)
+def test_ground_truth_gives_controls_and_what_failed_is_said(tiny, detector, tmp_path) -> None:
+    events = EventsFile(tmp_path / "out", detector)
     truth = {}
     for number, name in enumerate("abcd"):
         film = tmp_path / f"{name}.mp4"
         video(film, 48, seed=number)
-        events.add(detect_video(hunter, tiny, film))
+        events.add(detect_video(detector, tiny, film))
         truth[name if number else str(film)] = np.repeat([0, number % 2, 0], 16)
     events.add(VideoError(tmp_path / "<e>.mp4", "cut short"))
-    hunter.calibration_groups_, before = ("d",), hunter.calibration_groups_
+    detector.calibration_groups_, before = ("d",), detector.calibration_groups_
     try:
-        page, _ = report_events(hunter, None, tmp_path / "out", truth=truth, progress=False)
+        page, _ = report_events(detector, None, tmp_path / "out", truth=truth, progress=False)
     finally:
-        hunter.calibration_groups_ = before
+        detector.calibration_groups_ = before
     text = page.read_text()
     for words in (
         "this detector, smoothed",
@@ -195,4 +195,4 @@ def test_ground_truth_gives_controls_and_what_failed_is_said(tiny, hunter, tmp_p
         assert words in text, words
     wrong = {**truth, str(tmp_path / "a.mp4"): [0] * 46 + [1]}
     with pytest.raises(InputError, match=r"a\.mp4 has 48 frames, but its ground truth 47"):
-        report_events(hunter, None, tmp_path / "out", truth=wrong, progress=False)
+        report_events(detector, None, tmp_path / "out", truth=wrong, progress=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hunters
+import detectors
 import numpy as np
 import pytest
 import torch
@@ -16,12 +16,12 @@ from headprobe.headhunt.headhunt import HeadHunt
 from headprobe.store import Store
 from headprobe.trace.tracer import HeadTracer
 
-SETTINGS = {"k": 2, "n_permutations": 0} | hunters.SETTINGS
+SETTINGS = {"k": 2, "n_permutations": 0} | detectors.SETTINGS
 
 
 @pytest.fixture(scope="module")
 def tiny():
-    return hunters.model()
+    return detectors.model()
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def examples(tmp_path_factory):
     folder = tmp_path_factory.mktemp("films")
     files = [folder / f"v{i}.mp4" for i in range(6)]
     for i, file in enumerate(files):
-        hunters.video(file, 32, seed=i)
+        detectors.video(file, 32, seed=i)
     return labelled_examples(files, [i % 2 for i in range(6)], None, 16, 8)
 
 
@@ -45,20 +45,20 @@ def test_a_fit_that_is_stopped_goes_on_and_ends_the_same(tiny, examples, tmp_pat
         return capture(tracer, clips, *more, **options)
 
     monkeypatch.setattr(HeadTracer, "capture", counted)
-    hunter = HeadHunt(**SETTINGS)
+    detector = HeadHunt(**SETTINGS)
     stop = True
     with pytest.raises(KeyboardInterrupt):
-        kept_activations(hunter, tiny, examples, tmp_path / "z", progress=False)
+        kept_activations(detector, tiny, examples, tmp_path / "z", progress=False)
     assert len(read) == 4  # two videos of two segments
     stop = False
-    acts = kept_activations(hunter, tiny, examples, tmp_path / "z", progress=False)
+    acts = kept_activations(detector, tiny, examples, tmp_path / "z", progress=False)
     assert sorted(read) == sorted(example.id for example in examples)
-    again = kept_activations(hunter, tiny, examples[::-1], tmp_path / "z", progress=False)
+    again = kept_activations(detector, tiny, examples[::-1], tmp_path / "z", progress=False)
     assert len(read) == len(examples)
     assert again.examples["id"].tolist() == [example.id for example in examples[::-1]]
     assert acts.labels.tolist() == [example.label for example in examples]
     whole = HeadHunt(**SETTINGS).fit(tiny, examples, progress=False)
-    kept = hunter.fit(acts)
+    kept = detector.fit(acts)
     assert kept.heads_ == whole.heads_
     assert (kept.fps_, kept.calibration_groups_) == (whole.fps_, whole.calibration_groups_)
     assert close(kept.score(acts), whole.score(acts), torch.float32)
@@ -75,7 +75,7 @@ def test_what_other_prompts_or_another_model_gave_is_refused(tiny, examples, tmp
 
 
 def test_a_run_killed_before_its_first_append_does_not_block_the_folder(tiny, examples, tmp_path, monkeypatch) -> None:
-    hunter = HeadHunt(**SETTINGS)
+    detector = HeadHunt(**SETTINGS)
 
     def killed(*more, **options):
         raise KeyboardInterrupt
@@ -83,21 +83,21 @@ def test_a_run_killed_before_its_first_append_does_not_block_the_folder(tiny, ex
     with monkeypatch.context() as patch:
         patch.setattr(Store, "append", killed)
         with pytest.raises(KeyboardInterrupt):
-            kept_activations(hunter, tiny, examples[:2], tmp_path / "z", progress=False)
+            kept_activations(detector, tiny, examples[:2], tmp_path / "z", progress=False)
     assert len(Store.open(tmp_path / "z")) == 0
-    acts = kept_activations(hunter, tiny, examples[:2], tmp_path / "z", progress=False)
+    acts = kept_activations(detector, tiny, examples[:2], tmp_path / "z", progress=False)
     assert acts.examples["id"].tolist() == [example.id for example in examples[:2]]
 
 
 def test_a_store_of_an_extraction_takes_the_place_of_reading(tiny, examples, tmp_path, monkeypatch) -> None:
     folder = examples[0].content.path.rpartition("/")[0]
     options = {"segments": 16, "frames": 8, "store_dtype": "float32", "progress": False}
-    headprobe.extract(folder, "tiny", hunters.PROMPTS, tmp_path / "z", **options)
-    hunter = HeadHunt(**SETTINGS)
-    expected = hunter.capture(tiny, examples, progress=False)
+    headprobe.extract(folder, "tiny", detectors.PROMPTS, tmp_path / "z", **options)
+    detector = HeadHunt(**SETTINGS)
+    expected = detector.capture(tiny, examples, progress=False)
     with monkeypatch.context() as patch:
         patch.delattr(HeadTracer, "capture")
-        acts = kept_activations(hunter, tiny, examples[::-1], tmp_path / "z", progress=False)
+        acts = kept_activations(detector, tiny, examples[::-1], tmp_path / "z", progress=False)
     assert acts.labels.tolist() == [example.label for example in examples[::-1]]
     assert acts.groups.tolist() == [example.group for example in examples[::-1]]
     np.testing.assert_allclose(acts.values.flip(1), expected.values, atol=1e-5)
@@ -107,19 +107,19 @@ def test_a_store_of_an_extraction_takes_the_place_of_reading(tiny, examples, tmp
     with pytest.raises(FingerprintError, match="prompts differ"):
         kept_activations(other, tiny, examples, tmp_path / "z")
     lone = tmp_path / "lone.mp4"
-    hunters.video(lone, 32, seed=9)
+    detectors.video(lone, 32, seed=9)
     more = [*examples, *labelled_examples([lone], [1], None, 16, 8)]
     with pytest.raises(InputError, match="lacks 2 of 14 calibration clips, the first is 'lone:0-16'; extract all"):
-        kept_activations(hunter, tiny, more, tmp_path / "z", progress=False)
-    headprobe.extract(folder, "tiny", hunters.PROMPTS, tmp_path / "few", heads=["L0H0"], **options)
+        kept_activations(detector, tiny, more, tmp_path / "z", progress=False)
+    headprobe.extract(folder, "tiny", detectors.PROMPTS, tmp_path / "few", heads=["L0H0"], **options)
     with pytest.raises(FingerprintError, match=r"heads .*of the model's are not there"):
-        kept_activations(hunter, tiny, examples, tmp_path / "few")
+        kept_activations(detector, tiny, examples, tmp_path / "few")
 
 
 def test_heads_that_are_given_are_taken_and_nothing_is_said_of_their_stability(tiny, examples) -> None:
-    hunter = HeadHunt(**SETTINGS | {"heads": ["L5H3", "L0H0", "L2H1"], "n_resamples": 3, "calibrate": False})
-    acts = hunter.capture(tiny, examples, progress=False)
-    fitted = hunter.fit(acts, progress=False)
+    detector = HeadHunt(**SETTINGS | {"heads": ["L5H3", "L0H0", "L2H1"], "n_resamples": 3, "calibrate": False})
+    acts = detector.capture(tiny, examples, progress=False)
+    fitted = detector.fit(acts, progress=False)
     assert fitted.heads_.labels == ("L5H3", "L0H0", "L2H1")
     assert fitted.rss_.size == len(tiny.heads)
     assert "folds" not in fitted.experts_.stability

@@ -8,8 +8,8 @@ import json
 import numpy as np
 import pytest
 import torch
+from detectors import layer_detector, model, video
 from equality import close
-from hunters import layer_hunter, model, video
 from sklearn.base import clone
 
 from headprobe.errors import ArtefactError, InputError
@@ -28,8 +28,8 @@ def tiny():
 
 
 @pytest.fixture(scope="module")
-def hunter(tiny):
-    return layer_hunter(tiny)
+def detector(tiny):
+    return layer_detector(tiny)
 
 
 def material(planted=3, seed=0):
@@ -81,14 +81,14 @@ def test_it_has_the_interface_of_head_hunt() -> None:
     assert list(inspect.signature(LayerHunt.fit).parameters) == list(inspect.signature(HeadHunt.fit).parameters)
 
 
-def test_it_detects_and_comes_back(tiny, hunter, tmp_path) -> None:
+def test_it_detects_and_comes_back(tiny, detector, tmp_path) -> None:
     video(tmp_path / "a.mp4", 40)
-    found = detect_video(hunter, tiny, tmp_path / "a.mp4")
+    found = detect_video(detector, tiny, tmp_path / "a.mp4")
     assert len(found.scores) == 3
-    again = LayerHunt.from_pretrained(hunter.save_pretrained(tmp_path / "detector"))
+    again = LayerHunt.from_pretrained(detector.save_pretrained(tmp_path / "detector"))
     assert close(detect_video(again, tiny, tmp_path / "a.mp4").scores, found.scores)
-    assert (again.layer_, again.fold_layers_) == (hunter.layer_, hunter.fold_layers_)
-    assert close(again.curves_.values, hunter.curves_.values)
+    assert (again.layer_, again.fold_layers_) == (detector.layer_, detector.fold_layers_)
+    assert close(again.curves_.values, detector.curves_.values)
     assert type(load_detector(tmp_path / "detector")) is LayerHunt
     with pytest.raises(ArtefactError, match="this is a LayerHunt, not a HeadHunt"):
         HeadHunt.from_pretrained(tmp_path / "detector")
@@ -99,24 +99,24 @@ def test_it_detects_and_comes_back(tiny, hunter, tmp_path) -> None:
         LayerHunt.from_pretrained(tmp_path / "detector")
 
 
-def test_its_features_are_the_residual_stream_of_that_layer(tiny, hunter) -> None:
-    from hunters import clips
+def test_its_features_are_the_residual_stream_of_that_layer(tiny, detector) -> None:
+    from detectors import clips
 
     shown = clips(4, seed=8)
-    z = hunter.read(tiny, shown, progress=False)
+    z = detector.read(tiny, shown, progress=False)
     caught = []
-    block = tiny.module.get_submodule(f"model.language_model.layers.{hunter.layer_}")
+    block = tiny.module.get_submodule(f"model.language_model.layers.{detector.layer_}")
     handle = block.register_forward_hook(lambda _, __, out: caught.append(out[0] if isinstance(out, tuple) else out))
     try:
-        hunter.read(tiny, shown, progress=False)
+        detector.read(tiny, shown, progress=False)
     finally:
         handle.remove()
     np.testing.assert_allclose(z[:, 0], caught[0][:, -1].float().numpy(), atol=1e-5)
 
 
-def test_the_curves_are_drawn_with_the_chosen_layer(hunter) -> None:
-    ax = hunter.plot()
-    assert [line.get_label() for line in ax.lines] == ["kl", "ldr", "entropy", COMBINED, f"layer {hunter.layer_}"]
+def test_the_curves_are_drawn_with_the_chosen_layer(detector) -> None:
+    ax = detector.plot()
+    assert [line.get_label() for line in ax.lines] == ["kl", "ldr", "entropy", COMBINED, f"layer {detector.layer_}"]
     for line in ax.lines[:4]:
         assert (min(line.get_ydata()), max(line.get_ydata())) == (0.0, 1.0)
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import hunters
+import detectors
 import numpy as np
 import pytest
 import torch
@@ -74,18 +74,18 @@ def frame_truth() -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    hunter = HeadHunt(k=2, segment_frames=LENGTH, n_permutations=99).fit(activations(), frame_truth=frame_truth())
-    return hunter.save_pretrained(tmp_path_factory.mktemp("detector"))
+    detector = HeadHunt(k=2, segment_frames=LENGTH, n_permutations=99).fit(activations(), frame_truth=frame_truth())
+    return detector.save_pretrained(tmp_path_factory.mktemp("detector"))
 
 
 def test_controls_stand_beside_the_held_out_number(tmp_path) -> None:
     acts = activations()
-    hunter = HeadHunt(k=1, segment_frames=LENGTH, n_permutations=0).fit(acts, frame_truth=frame_truth())
+    detector = HeadHunt(k=1, segment_frames=LENGTH, n_permutations=0).fit(acts, frame_truth=frame_truth())
     rng = np.random.default_rng(0)
     motion = np.c_[rng.normal(size=len(acts.labels)), acts.labels + 0.1 * rng.normal(size=len(acts.labels))]
     rows = np.concatenate([np.arange(0, 30), np.arange(42, 72)])
     blind = activations(seed=9, planted=()).subset(rows)
-    found = hunter.held_out_rows(acts, motion=motion, untrained=blind)
+    found = detector.held_out_rows(acts, motion=motion, untrained=blind)
     by_name = {row["name"]: row for row in found}
     assert list(by_name) == [
         "this detector",
@@ -106,49 +106,49 @@ def test_controls_stand_beside_the_held_out_number(tmp_path) -> None:
     assert 0 < copy["difference_low"] < copy["difference"] < copy["difference_high"]
     assert any("better than a never-trained copy by" in line for line in verdicts(found))
     # A copy that knows as much is said to do as well; so does motion.
-    same = hunter.held_out_rows(acts, motion=motion * [0, 1], untrained=activations(seed=9).subset(rows))
+    same = detector.held_out_rows(acts, motion=motion * [0, 1], untrained=activations(seed=9).subset(rows))
     assert any(line.startswith("A never-trained copy does as well") for line in verdicts(same))
-    hunter.controls_ = found
-    assert HeadHunt.from_pretrained(hunter.save_pretrained(tmp_path)).controls_ == found
+    detector.controls_ = found
+    assert HeadHunt.from_pretrained(detector.save_pretrained(tmp_path)).controls_ == found
     with pytest.raises(InputError, match="saw clips that the detector was not fitted on"):
-        hunter.held_out_rows(acts.subset(np.arange(60)), untrained=acts)
+        detector.held_out_rows(acts.subset(np.arange(60)), untrained=acts)
 
 
 def test_planted_heads_are_hunted_and_score_new_videos() -> None:
-    hunter = HeadHunt(k=2, segment_frames=LENGTH, n_permutations=0).fit(
+    detector = HeadHunt(k=2, segment_frames=LENGTH, n_permutations=0).fit(
         activations(0, planted=(5, 2)), frame_truth=frame_truth()
     )
-    assert set(hunter.heads_.labels) == {"L1H1", "L0H2"}
+    assert set(detector.heads_.labels) == {"L1H1", "L0H2"}
     fresh = activations(1, planted=(5, 2))
-    scores = hunter.score(fresh)
+    scores = detector.score(fresh)
     assert scores.shape == (72,)
     assert scores[fresh.labels == 1].mean() > 0.8
     assert scores[fresh.labels == 0].mean() < 0.15
-    assert hunter.locator_ is not None
+    assert detector.locator_ is not None
     values, spans = by_video(scores, fresh)
-    (event,) = hunter.locator_.events(values["v1"], spans["v1"], fps=10.0)
+    (event,) = detector.locator_.events(values["v1"], spans["v1"], fps=10.0)
     assert (event.start_frame, event.end_frame, event.end_seconds) == (20, 40, 4.0)
 
 
 def test_scores_need_only_the_expert_heads_and_the_scoring_prompt() -> None:
     acts = activations()
-    hunter = HeadHunt(k=2, segment_frames=LENGTH, n_permutations=0, scoring_prompt="b").fit(acts)
+    detector = HeadHunt(k=2, segment_frames=LENGTH, n_permutations=0, scoring_prompt="b").fit(acts)
     slim = HeadActivations(
-        acts.select(hunter.heads_)[1:2],
-        hunter.heads_,
+        acts.select(detector.heads_)[1:2],
+        detector.heads_,
         {"other name": "second ?"},
         acts.examples,
         acts.provenance,
     )
-    assert close(hunter.score(slim), hunter.score(acts))
+    assert close(detector.score(slim), detector.score(acts))
 
 
 def test_segments_are_sorted_in_time_whatever_their_order() -> None:
     acts = activations()
     shuffled = acts.subset(np.random.default_rng(0).permutation(72))
-    hunter = HeadHunt(k=2, segment_frames=LENGTH, n_permutations=0).fit(acts)
-    a, spans_a = by_video(hunter.score(acts), acts)
-    b, spans_b = by_video(hunter.score(shuffled), shuffled)
+    detector = HeadHunt(k=2, segment_frames=LENGTH, n_permutations=0).fit(acts)
+    a, spans_a = by_video(detector.score(acts), acts)
+    b, spans_b = by_video(detector.score(shuffled), shuffled)
     assert spans_a == spans_b
     assert all(np.allclose(a[v], b[v]) for v in a)
 
@@ -166,12 +166,12 @@ def test_same_seed_same_detector() -> None:
 
 
 def test_saved_and_loaded_gives_the_same_scores(tmp_path) -> None:
-    hunter = HeadHunt(k=2, segment_frames=LENGTH, n_permutations=0, sample_frames=8).fit(
+    detector = HeadHunt(k=2, segment_frames=LENGTH, n_permutations=0, sample_frames=8).fit(
         activations(), frame_truth=frame_truth()
     )
-    again = HeadHunt.from_pretrained(hunter.save_pretrained(tmp_path / "detector"))
-    assert close(again.score(activations(3)), hunter.score(activations(3)))
-    assert (again.heads_, again.locator_, again.prompt_) == (hunter.heads_, hunter.locator_, hunter.prompt_)
+    again = HeadHunt.from_pretrained(detector.save_pretrained(tmp_path / "detector"))
+    assert close(again.score(activations(3)), detector.score(activations(3)))
+    assert (again.heads_, again.locator_, again.prompt_) == (detector.heads_, detector.locator_, detector.prompt_)
     assert (again.segment_frames, again.sample_frames) == (LENGTH, 8)
     assert {p.suffix for p in (tmp_path / "detector").iterdir()} == {".json", ".safetensors"}
 
@@ -225,7 +225,7 @@ import os, sys
 from pathlib import Path
 from headprobe import _files
 from headprobe.headhunt._artefact import load_detector, save_detector
-hunter, folder, name, number = load_detector(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
+detector, folder, name, number = load_detector(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
 owner = {"write_bytes": Path, "unlink": Path, "replace": os}[name]
 plain, seen = getattr(owner, name), []
 def dies(*given, **options):
@@ -234,16 +234,16 @@ def dies(*given, **options):
         os.kill(os.getpid(), 9)
     return plain(*given, **options)
 setattr(owner, name, dies)
-save_detector(hunter, folder)
+save_detector(detector, folder)
 """
 
 
 def swapped(folder: Path, out: Path) -> Path:
     """The detector with its two heads changed over, as a refit might give; its scorer fits them."""
-    hunter = HeadHunt.from_pretrained(folder)
-    hunter.heads_ = HeadSet(list(hunter.heads_)[::-1])
-    hunter.scorer_.arrays_ = {name: values[::-1].copy() for name, values in hunter.scorer_.arrays_.items()}
-    return hunter.save_pretrained(out)
+    detector = HeadHunt.from_pretrained(folder)
+    detector.heads_ = HeadSet(list(detector.heads_)[::-1])
+    detector.scorer_.arrays_ = {name: values[::-1].copy() for name, values in detector.scorer_.arrays_.items()}
+    return detector.save_pretrained(out)
 
 
 @pytest.mark.parametrize(
@@ -326,15 +326,15 @@ def test_missing_and_foreign_folders(tmp_path) -> None:
 
 
 def test_another_model_is_refused() -> None:
-    hunter = HeadHunt(k=2, segment_frames=LENGTH, n_permutations=0).fit(activations())
-    hunter.check_model(SimpleNamespace(weights_hash="abc", name="m", processor_hash="p", dtype="float32"))  # type: ignore[arg-type]
+    detector = HeadHunt(k=2, segment_frames=LENGTH, n_permutations=0).fit(activations())
+    detector.check_model(SimpleNamespace(weights_hash="abc", name="m", processor_hash="p", dtype="float32"))  # type: ignore[arg-type]
     with pytest.raises(FingerprintError, match=r"fitted on m with weights abc, but n has weights def"):
-        hunter.check_model(SimpleNamespace(weights_hash="def", name="n", processor_hash="p", dtype="float32"))  # type: ignore[arg-type]
+        detector.check_model(SimpleNamespace(weights_hash="def", name="n", processor_hash="p", dtype="float32"))  # type: ignore[arg-type]
     with pytest.raises(FingerprintError, match=r"processor p of m, but m has q: tokenizer, chat template or pixel"):
-        hunter.check_model(SimpleNamespace(weights_hash="abc", name="m", processor_hash="q", dtype="float32"))  # type: ignore[arg-type]
+        detector.check_model(SimpleNamespace(weights_hash="abc", name="m", processor_hash="q", dtype="float32"))  # type: ignore[arg-type]
     foreign = replace(activations(), provenance=Provenance(model="n", weights_hash="def", processor="p"))
     with pytest.raises(FingerprintError, match="n has weights def"):
-        hunter.score(foreign)
+        detector.score(foreign)
 
 
 def test_what_fit_and_score_refuse() -> None:
@@ -350,10 +350,10 @@ def test_what_fit_and_score_refuse() -> None:
     sampled = replace(acts, provenance=replace(acts.provenance, frames=8))
     with pytest.raises(InputError, match="calibration clips have 8 frames but sample_frames is 16"):
         HeadHunt(k=2, segment_frames=LENGTH, n_permutations=0).fit(sampled)
-    hunter = HeadHunt(k=2, segment_frames=LENGTH, n_permutations=0).fit(acts)
+    detector = HeadHunt(k=2, segment_frames=LENGTH, n_permutations=0).fit(acts)
     renamed = HeadActivations(acts.values[:1], acts.heads, {"a": "third ?"}, acts.examples, acts.provenance)
     with pytest.raises(InputError, match="scores under the prompt 'first \\?'"):
-        hunter.score(renamed)
+        detector.score(renamed)
 
 
 def fitted_on(x: np.ndarray, y: np.ndarray):
@@ -381,16 +381,16 @@ def test_held_out_scores_choose_the_heads_without_the_videos_they_score() -> Non
     aucs = []
     for seed in range(6):
         acts = activations(seed, planted=())
-        hunter = HeadHunt(k=2, segment_frames=LENGTH, n_permutations=0)
-        aucs.append(roc_auc_score(acts.labels, hunter._held_out(acts, acts.labels, 0)[0]))
+        detector = HeadHunt(k=2, segment_frames=LENGTH, n_permutations=0)
+        aucs.append(roc_auc_score(acts.labels, detector._held_out(acts, acts.labels, 0)[0]))
     assert abs(np.mean(aucs) - 0.5) < 0.09
 
 
 def test_it_is_a_scikit_learn_estimator() -> None:
     from sklearn.base import clone
 
-    hunter = HeadHunt(k=3, scoring_prompt="b", taus=(0.2, 0.4))
-    assert clone(hunter).get_params() == hunter.get_params()
+    detector = HeadHunt(k=3, scoring_prompt="b", taus=(0.2, 0.4))
+    assert clone(detector).get_params() == detector.get_params()
 
 
 def test_out_of_fold_needs_two_videos_of_each_class() -> None:
@@ -403,14 +403,14 @@ def test_out_of_fold_needs_two_videos_of_each_class() -> None:
 
 @pytest.mark.parametrize("scorer", KINDS)
 def test_every_scorer_fits_scores_and_comes_back(tmp_path, scorer) -> None:
-    hunter = HeadHunt(k=2, scorer=scorer, segment_frames=LENGTH, n_permutations=0).fit(
+    detector = HeadHunt(k=2, scorer=scorer, segment_frames=LENGTH, n_permutations=0).fit(
         activations(0, planted=(5, 2)), frame_truth=frame_truth()
     )
     fresh = activations(1, planted=(5, 2))
-    scores = hunter.score(fresh)
+    scores = detector.score(fresh)
     assert roc_auc_score(fresh.labels, scores) > 0.9
-    assert hunter.scorer_.platt_ is not None
-    again = HeadHunt.from_pretrained(hunter.save_pretrained(tmp_path))
+    assert detector.scorer_.platt_ is not None
+    again = HeadHunt.from_pretrained(detector.save_pretrained(tmp_path))
     assert close(again.score(fresh), scores)
     assert again.get_params()["scorer"] == scorer
 
@@ -431,13 +431,13 @@ def test_probabilities_are_calibrated_on_videos_that_were_not_fitted_on() -> Non
 
 def test_a_fold_s_probabilities_do_not_depend_on_its_labels() -> None:
     acts = activations(0, strength=1.0)
-    hunter = HeadHunt(k=2, segment_frames=LENGTH, n_permutations=0).fit(acts)
-    decisions, numbers, _ = hunter._held_out(acts, acts.labels, 0)
-    before = hunter._calibrated(decisions, numbers, acts.labels)
+    detector = HeadHunt(k=2, segment_frames=LENGTH, n_permutations=0).fit(acts)
+    decisions, numbers, _ = detector._held_out(acts, acts.labels, 0)
+    before = detector._calibrated(decisions, numbers, acts.labels)
     changed = acts.labels.copy()
     fold = numbers == 0
     changed[np.flatnonzero(fold)[:2]] ^= 1
-    after = hunter._calibrated(decisions, numbers, changed)
+    after = detector._calibrated(decisions, numbers, changed)
     assert close(before[fold], after[fold])
     assert not close(before[~fold], after[~fold])
 
@@ -447,9 +447,9 @@ def test_heads_that_know_nothing_stay_uncalibrated_and_that_is_said() -> None:
         acts = activations(seed, planted=())
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
-            hunter = HeadHunt(k=2, segment_frames=LENGTH, n_permutations=0).fit(acts)
+            detector = HeadHunt(k=2, segment_frames=LENGTH, n_permutations=0).fit(acts)
         told = [str(w.message) for w in said if "probabilities stay uncalibrated" in str(w.message)]
-        assert bool(told) == (hunter.scorer_.platt_ is None)
+        assert bool(told) == (detector.scorer_.platt_ is None)
         if told:
             assert "do not rise with the label" in told[0]
             return
@@ -457,9 +457,9 @@ def test_heads_that_know_nothing_stay_uncalibrated_and_that_is_said() -> None:
 
 
 def test_the_balance_of_the_classes_is_said(saved) -> None:
-    hunter = HeadHunt.from_pretrained(saved)
-    assert hunter.balance_ == {"normal": 60, "abnormal": 12, "videos": 12, "videos_with_abnormal": 6}
-    assert hunter.get_params()["class_weight"] == "balanced"
+    detector = HeadHunt.from_pretrained(saved)
+    assert detector.balance_ == {"normal": 60, "abnormal": 12, "videos": 12, "videos_with_abnormal": 6}
+    assert detector.get_params()["class_weight"] == "balanced"
 
 
 def test_a_loaded_detector_has_its_tables_and_maps(saved) -> None:
@@ -498,24 +498,24 @@ def test_clips_of_whole_videos_and_a_locator_from_other_videos() -> None:
     settings = {"k": 2, "segment_frames": LENGTH, "n_permutations": 0, "calibration_clips": "whole_video"}
     with pytest.raises(InputError, match="clips of whole videos say nothing about when"):
         HeadHunt(**settings).fit(whole, frame_truth=frame_truth())
-    hunter = HeadHunt(**settings).fit(whole)
-    assert hunter.locator_ is None
+    detector = HeadHunt(**settings).fit(whole)
+    assert detector.locator_ is None
     with pytest.raises(InputError, match=r"12 validation videos are calibration videos too: \['v0', 'v1'"):
-        hunter.fit_locator(acts, frame_truth=frame_truth())
+        detector.fit_locator(acts, frame_truth=frame_truth())
     other = activations(3, planted=(5, 2))
     other = replace(other, examples=other.examples.assign(group=["w" + g for g in other.groups]))
-    hunter.fit_locator(other, frame_truth={f"w{v}": t for v, t in frame_truth().items()})
-    assert hunter.locator_ is not None
+    detector.fit_locator(other, frame_truth={f"w{v}": t for v, t in frame_truth().items()})
+    assert detector.locator_ is not None
     with pytest.raises(InputError, match=r"calibration_clips must be one of \['segments', 'whole_video'\]"):
         HeadHunt(calibration_clips="frames").fit(acts)
 
 
 def test_segments_last_as_long_as_in_calibration(saved) -> None:
-    hunter = HeadHunt(k=2, segment_frames=LENGTH, n_permutations=0).fit(activations(), fps=10.0)
-    assert [hunter.segment_length(fps) for fps in (10.0, 10.001, 25.0, 12.5, 0.1)] == [10, 10, 25, 12, 1]
-    hunter.set_params(match_frame_rate=False)
+    detector = HeadHunt(k=2, segment_frames=LENGTH, n_permutations=0).fit(activations(), fps=10.0)
+    assert [detector.segment_length(fps) for fps in (10.0, 10.001, 25.0, 12.5, 0.1)] == [10, 10, 25, 12, 1]
+    detector.set_params(match_frame_rate=False)
     with pytest.warns(HeadprobeWarning, match=r"calibrated at 10 frames per second and the video has 25.*0.40 times"):
-        assert hunter.segment_length(25.0) == 10
+        assert detector.segment_length(25.0) == 10
     assert HeadHunt.from_pretrained(saved).fps_ is None
     assert HeadHunt.from_pretrained(saved).segment_length(25.0) == LENGTH
 
@@ -540,9 +540,9 @@ def test_a_metric_that_is_a_function_cannot_be_saved(tmp_path) -> None:
     def mean(x, y):
         return x[:, y == 1].mean((1, 2)).abs() + 1e-3 * x.abs().amax((1, 2))
 
-    hunter = HeadHunt(k=2, metrics=("lda", mean), segment_frames=LENGTH, n_permutations=0).fit(activations())
+    detector = HeadHunt(k=2, metrics=("lda", mean), segment_frames=LENGTH, n_permutations=0).fit(activations())
     with pytest.raises(InputError, match="a metric that is a function cannot be saved"):
-        hunter.save_pretrained(tmp_path)
+        detector.save_pretrained(tmp_path)
 
 
 def test_stability_over_resamples_and_folds() -> None:
@@ -569,13 +569,13 @@ def test_one_prompt_gives_maps_without_a_prompt(tmp_path) -> None:
         prompts={"a": "first ?"},
         provenance=replace(acts.provenance, prompts={"a": "first ?"}),
     )
-    hunter = HeadHunt(k=2, segment_frames=LENGTH, n_permutations=99).fit(single)
-    assert hunter.experts_.p_values.dims == ("layer", "head")
-    assert hunter.experts_.table["p"].iloc[0] == pytest.approx(0.01)
-    assert "prompts" not in hunter.experts_.stability
-    again = HeadHunt.from_pretrained(hunter.save_pretrained(tmp_path))
-    assert close(again.experts_.p_values.values, hunter.experts_.p_values.values)
-    assert again.experts_.to_dict() == hunter.experts_.to_dict()
+    detector = HeadHunt(k=2, segment_frames=LENGTH, n_permutations=99).fit(single)
+    assert detector.experts_.p_values.dims == ("layer", "head")
+    assert detector.experts_.table["p"].iloc[0] == pytest.approx(0.01)
+    assert "prompts" not in detector.experts_.stability
+    again = HeadHunt.from_pretrained(detector.save_pretrained(tmp_path))
+    assert close(again.experts_.p_values.values, detector.experts_.p_values.values)
+    assert again.experts_.to_dict() == detector.experts_.to_dict()
 
 
 def test_few_videos_give_no_p_values_and_a_note() -> None:
@@ -583,9 +583,9 @@ def test_few_videos_give_no_p_values_and_a_note() -> None:
     settings = {"k": 2, "segment_frames": LENGTH, "n_permutations": 99, "calibrate": False}
     blocks = replace(acts, examples=acts.examples.assign(label=[int(g in ("v1", "v3")) for g in acts.groups]))
     with pytest.warns(HeadprobeWarning, match="No p-values: permuting whole groups allows only"):
-        hunter = HeadHunt(**settings).fit(blocks)
-    assert hunter.experts_.table["p"].isna().all()
-    assert "No p-values" in hunter.experts_.sentence()
+        detector = HeadHunt(**settings).fit(blocks)
+    assert detector.experts_.table["p"].isna().all()
+    assert "No p-values" in detector.experts_.sentence()
     with pytest.raises(InputError, match="n_permutations must be a whole number, 0 or more, got -1"):
         HeadHunt(**settings | {"n_permutations": -1}).fit(acts)
 
@@ -594,19 +594,19 @@ def test_few_videos_give_no_p_values_and_a_note() -> None:
 
 
 def test_fit_takes_a_model_clips_labels_and_groups(tmp_path) -> None:
-    tiny = hunters.model()
-    shown = hunters.clips(24)
-    settings = {"k": 2, "n_permutations": 0} | hunters.SETTINGS
+    tiny = detectors.model()
+    shown = detectors.clips(24)
+    settings = {"k": 2, "n_permutations": 0} | detectors.SETTINGS
     arrays = [example.content for example in shown]
     labels, groups = [e.label for e in shown], [e.group for e in shown]
-    hunter = HeadHunt(**settings).fit(tiny, arrays, labels, groups, progress=False)
+    detector = HeadHunt(**settings).fit(tiny, arrays, labels, groups, progress=False)
     same = HeadHunt(**settings).fit(tiny, shown, progress=False)
-    assert hunter.heads_ == same.heads_
-    assert close(hunter.score(tiny, arrays, progress=False), same.score(tiny, arrays, progress=False))
-    acts = hunter.capture(tiny, shown, progress=False)
-    assert close(HeadHunt(**settings).fit(acts).score(acts), hunter.score(acts))
-    assert hunter.prompt_ == "what happens here ?"
-    assert hunter.fps_ is None
+    assert detector.heads_ == same.heads_
+    assert close(detector.score(tiny, arrays, progress=False), same.score(tiny, arrays, progress=False))
+    acts = detector.capture(tiny, shown, progress=False)
+    assert close(HeadHunt(**settings).fit(acts).score(acts), detector.score(acts))
+    assert detector.prompt_ == "what happens here ?"
+    assert detector.fps_ is None
     with pytest.raises(InputError, match="24 clips but 2 labels"):
         HeadHunt(**settings).fit(tiny, arrays, [0, 1], groups)
     with pytest.raises(InputError, match=r"the example '0' has no group \(video\)"):
@@ -618,9 +618,9 @@ def test_fit_takes_a_model_clips_labels_and_groups(tmp_path) -> None:
 
 
 def test_what_can_be_refused_is_refused_before_anything_is_read(monkeypatch) -> None:
-    tiny = hunters.model()
-    shown = hunters.clips(24)
-    settings = {"n_permutations": 0} | hunters.SETTINGS
+    tiny = detectors.model()
+    shown = detectors.clips(24)
+    settings = {"n_permutations": 0} | detectors.SETTINGS
     monkeypatch.setattr(HeadTracer, "capture", lambda *_, **__: pytest.fail("the clips were read"))
     with pytest.raises(InputError, match="k must be a whole number from 1 to 48"):
         HeadHunt(49, **settings).fit(tiny, shown)
@@ -636,17 +636,17 @@ def test_what_can_be_refused_is_refused_before_anything_is_read(monkeypatch) -> 
 
 
 def test_fit_takes_files(tmp_path) -> None:
-    tiny = hunters.model()
+    tiny = detectors.model()
     files = [tmp_path / f"v{i}.mp4" for i in range(8)]
     for i, file in enumerate(files):
-        hunters.video(file, 32, seed=i)
-    settings = {"k": 2, "n_permutations": 0, "calibrate": False} | hunters.SETTINGS
+        detectors.video(file, 32, seed=i)
+    settings = {"k": 2, "n_permutations": 0, "calibrate": False} | detectors.SETTINGS
     labels = [i % 2 for i in range(8)]
-    hunter = HeadHunt(**settings).fit(tiny, files, labels, progress=False)
-    assert hunter.balance_ == {"normal": 8, "abnormal": 8, "videos": 8, "videos_with_abnormal": 4}
-    assert hunter.fps_ == 10.0
-    assert hunter.calibration_groups_ == tuple(f"v{i}" for i in range(8))
-    assert len(hunter.score(tiny, files[:2], progress=False)) == 4
+    detector = HeadHunt(**settings).fit(tiny, files, labels, progress=False)
+    assert detector.balance_ == {"normal": 8, "abnormal": 8, "videos": 8, "videos_with_abnormal": 4}
+    assert detector.fps_ == 10.0
+    assert detector.calibration_groups_ == tuple(f"v{i}" for i in range(8))
+    assert len(detector.score(tiny, files[:2], progress=False)) == 4
     whole = HeadHunt(**settings | {"calibration_clips": "whole_video"}).fit(tiny, files, labels, progress=False)
     assert whole.balance_["normal"] == whole.balance_["abnormal"] == 4
 
@@ -674,9 +674,9 @@ def test_layers_of_different_widths_are_hunted_whole() -> None:
     acts = activations()
     kept = HeadSet([head for head in acts.heads if (head.layer, head.head) != (1, 2)])
     ragged = HeadActivations(acts.select(kept), kept, PROMPTS, acts.examples, acts.provenance)
-    hunter = HeadHunt(k=1, n_permutations=19, segment_frames=LENGTH).fit(ragged)
+    detector = HeadHunt(k=1, n_permutations=19, segment_frames=LENGTH).fit(ragged)
     whole = HeadHunt(k=1, n_permutations=19, segment_frames=LENGTH).fit(acts)
-    assert np.isnan(hunter.rss_.values).sum() == 1
+    assert np.isnan(detector.rss_.values).sum() == 1
     assert np.isnan(whole.rss_.values).sum() == 0
-    assert len(hunter.heads_) == 1
-    assert hunter.experts_.stability["prompts"]["n_sets"] == len(acts.prompts)
+    assert len(detector.heads_) == 1
+    assert detector.experts_.stability["prompts"]["n_sets"] == len(acts.prompts)

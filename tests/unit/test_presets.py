@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hunters import model
+from detectors import model
 
 from headprobe.errors import InputError
 from headprobe.headhunt.headhunt import HeadHunt

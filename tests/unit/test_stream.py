@@ -13,8 +13,8 @@ import av
 import numpy as np
 import pytest
 import torch
+from detectors import head_detector, layer_detector, model, video
 from equality import close
-from hunters import head_hunter, layer_hunter, model, video
 
 from headprobe.errors import InputError, VideoError
 from headprobe.headhunt._detect import detect_video
@@ -30,8 +30,8 @@ def tiny():
 
 
 @pytest.fixture(scope="module")
-def hunter(tiny):
-    return head_hunter(tiny)
+def detector(tiny):
+    return head_detector(tiny)
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +41,9 @@ def file(tmp_path_factory):
     return path
 
 
-def test_a_file_gets_the_scores_of_detection(hunter, tiny, file) -> None:
-    offline = detect_video(hunter, tiny, file)
-    online = list(hunter.stream(tiny, file))
+def test_a_file_gets_the_scores_of_detection(detector, tiny, file) -> None:
+    offline = detect_video(detector, tiny, file)
+    online = list(detector.stream(tiny, file))
     assert [(p.start_frame, p.end_frame) for p in online] == list(offline.spans) == [(0, 16), (16, 32), (32, 40)]
     assert close([p.score for p in online], list(offline.scores), torch.float32)
     assert [p.start_seconds for p in online] == pytest.approx([0.0, 1.6, 3.2])
@@ -57,7 +57,7 @@ def test_a_file_gets_the_scores_of_detection(hunter, tiny, file) -> None:
 
 
 def test_any_iterable_of_frames_and_a_layer(tiny, file) -> None:
-    layered = layer_hunter(tiny)
+    layered = layer_detector(tiny)
     frames = read_frames(file, range(40))
     offline = detect_video(layered, tiny, file)
     for source in (frames, ((i / 10, f) for i, f in enumerate(frames)), lambda: iter(frames)):
@@ -65,7 +65,7 @@ def test_any_iterable_of_frames_and_a_layer(tiny, file) -> None:
         assert close([p.score for p in online], list(offline.scores), torch.float32)
 
 
-def test_only_the_expert_heads_are_read_and_the_pass_ends_early(hunter, tiny, file, monkeypatch) -> None:
+def test_only_the_expert_heads_are_read_and_the_pass_ends_early(detector, tiny, file, monkeypatch) -> None:
     from headprobe.trace.tracer import HeadTracer
 
     asked = []
@@ -84,19 +84,19 @@ def test_only_the_expert_heads_are_read_and_the_pass_ends_early(hunter, tiny, fi
         for i in range(6)
     ]
     try:
-        next(iter(hunter.stream(tiny, file)))
+        next(iter(detector.stream(tiny, file)))
     finally:
         for hook in hooks:
             hook.remove()
     (options,) = asked
-    assert options["heads"] == hunter.heads_
-    assert list(options["prompts"].values()) == [hunter.prompt_]
-    deepest = max(head.layer for head in hunter.heads_)
+    assert options["heads"] == detector.heads_
+    assert list(options["prompts"].values()) == [detector.prompt_]
+    deepest = max(head.layer for head in detector.heads_)
     # The block of the deepest head is entered and not left.
     assert sorted(set(ran)) == list(range(deepest))
 
 
-def test_a_score_comes_with_the_last_frame_of_its_segment_and_not_later(hunter, tiny, file) -> None:
+def test_a_score_comes_with_the_last_frame_of_its_segment_and_not_later(detector, tiny, file) -> None:
     frames = read_frames(file, range(40))
     given = []
 
@@ -105,7 +105,7 @@ def test_a_score_comes_with_the_last_frame_of_its_segment_and_not_later(hunter, 
             given.append(i)
             yield frame
 
-    parts = hunter.stream(tiny, source(), fps=10.0)
+    parts = detector.stream(tiny, source(), fps=10.0)
     assert given == []
     next(parts)
     assert given[-1] == 15
@@ -134,8 +134,10 @@ def clock_that_jumps_back():
     ],
 )
 @pytest.mark.parametrize("live", [False, True])
-def test_a_change_within_a_connection_is_a_break(hunter, tiny, source, note, live) -> None:
-    parts = list(hunter.stream(tiny, source() if not live else source, fps=10.0, live=live, reconnect=0, capacity=1000))
+def test_a_change_within_a_connection_is_a_break(detector, tiny, source, note, live) -> None:
+    parts = list(
+        detector.stream(tiny, source() if not live else source, fps=10.0, live=live, reconnect=0, capacity=1000)
+    )
     parts = parts[: 1 + [part.note for part in parts].index(ENDED)]
     assert [(p.connection, p.start_frame, p.end_frame) for p in parts] == [
         (0, 0, 16),
@@ -151,8 +153,8 @@ def test_a_change_within_a_connection_is_a_break(hunter, tiny, source, note, liv
         assert starts == pytest.approx([0.0, 1.6, 2.4, 4.0])
 
 
-def test_frames_without_times_go_on_after_a_change_of_size(hunter, tiny) -> None:
-    parts = list(hunter.stream(tiny, of_size(20, 48, 64) + of_size(20, 32, 48), fps=10.0))
+def test_frames_without_times_go_on_after_a_change_of_size(detector, tiny) -> None:
+    parts = list(detector.stream(tiny, of_size(20, 48, 64) + of_size(20, 32, 48), fps=10.0))
     assert [(p.connection, p.start_frame, p.end_frame) for p in parts] == [
         (0, 0, 16),
         (0, 16, 20),
@@ -163,9 +165,9 @@ def test_frames_without_times_go_on_after_a_change_of_size(hunter, tiny) -> None
 
 
 @pytest.mark.parametrize("seconds", [float("nan"), float("inf"), "soon"])
-def test_a_time_that_is_none_is_refused(hunter, tiny, seconds) -> None:
+def test_a_time_that_is_none_is_refused(detector, tiny, seconds) -> None:
     with pytest.raises(InputError, match="the time of a frame must be a"):
-        list(hunter.stream(tiny, [(seconds, frame) for frame in of_size(3, 48, 64)]))
+        list(detector.stream(tiny, [(seconds, frame) for frame in of_size(3, 48, 64)]))
 
 
 def transport_stream(n: int, height: int, width: int, seed: int) -> bytes:
@@ -209,10 +211,10 @@ def camera():
     server.server_close()
 
 
-def test_a_camera_that_restarts_and_then_changes_its_size(hunter, tiny, camera) -> None:
+def test_a_camera_that_restarts_and_then_changes_its_size(detector, tiny, camera) -> None:
     address = f"http://admin:hush@{camera}/cam"
     parts = []
-    for part in hunter.stream(tiny, address, live=False, reconnect=None, wait_seconds=0.0):
+    for part in detector.stream(tiny, address, live=False, reconnect=None, wait_seconds=0.0):
         if part.connection > 2:
             break
         parts.append(part)
@@ -223,10 +225,10 @@ def test_a_camera_that_restarts_and_then_changes_its_size(hunter, tiny, camera) 
     assert all(part.score is not None for part in parts)
 
 
-def test_no_password_is_printed(hunter, tiny, camera, caplog, capfd) -> None:
+def test_no_password_is_printed(detector, tiny, camera, caplog, capfd) -> None:
     address = f"http://admin:wrong-hush@{camera}/cam?token=hush-hush"
     with pytest.raises(VideoError) as caught:
-        list(hunter.stream(tiny, address, reconnect=2, sleep=lambda _: None))
+        list(detector.stream(tiny, address, reconnect=2, sleep=lambda _: None))
     said = str(caught.value) + caplog.text + "".join(capfd.readouterr())
     assert said.count(f"http://***@{camera}/cam?token=***: ") == 3, said
     assert "hush" not in said
@@ -249,19 +251,19 @@ def test_addresses_without_what_is_secret(address, shown) -> None:
     assert _without_secrets(address) == shown
 
 
-def test_memory_holds_one_segment(hunter, tiny, file) -> None:
+def test_memory_holds_one_segment(detector, tiny, file) -> None:
     frames = read_frames(file, range(40))
     feed = _open_feed((frames[i % 40] for i in range(100)), fps=10.0)
-    cutter = _Cutter(hunter, tiny, feed)
+    cutter = _Cutter(detector, tiny, feed)
     most = 0
     for _ in cutter.run(feed.items(reconnect=0)):
         most = max(most, len(cutter.window))
     assert most == 16
 
 
-def test_segments_last_as_long_as_in_calibration(hunter, tiny) -> None:
+def test_segments_last_as_long_as_in_calibration(detector, tiny) -> None:
     frames = np.zeros((80, 48, 64, 3), np.uint8)
-    parts = list(hunter.stream(tiny, frames, fps=20.0))
+    parts = list(detector.stream(tiny, frames, fps=20.0))
     assert [(p.start_frame, p.end_frame) for p in parts] == [(0, 32), (32, 64), (64, 80)]
     assert parts[0].end_seconds == pytest.approx(1.6)
 
@@ -282,11 +284,11 @@ def broken(frames, breaks):
     return connect
 
 
-def test_a_source_that_breaks_and_returns_goes_on(hunter, tiny, file) -> None:
+def test_a_source_that_breaks_and_returns_goes_on(detector, tiny, file) -> None:
     frames = read_frames(file, range(40))
     waits = []
     source = broken(frames, [(20, OSError("cable")), *[(0, OSError("still out"))] * 2, (16, None), (0, None)])
-    stream = hunter.stream(tiny, source, fps=10.0, reconnect=None, wait_seconds=1.0, sleep=waits.append)
+    stream = detector.stream(tiny, source, fps=10.0, reconnect=None, wait_seconds=1.0, sleep=waits.append)
     parts = [next(stream) for _ in range(3)]
     stream.close()
     assert [(p.connection, p.start_frame, p.end_frame) for p in parts] == [(0, 0, 16), (0, 16, 20), (3, 0, 16)]
@@ -300,15 +302,15 @@ def test_a_source_that_breaks_and_returns_goes_on(hunter, tiny, file) -> None:
     assert parts[2].smoothed == parts[2].score
 
 
-def test_tries_end_and_the_break_is_raised(hunter, tiny, file) -> None:
+def test_tries_end_and_the_break_is_raised(detector, tiny, file) -> None:
     frames = read_frames(file, range(40))
     source = broken(frames, [(16, OSError("cable"))] + [(0, OSError("still out"))] * 3)
     parts, waits = [], []
     with pytest.raises(VideoError, match="still out"):
-        parts.extend(hunter.stream(tiny, source, fps=10.0, reconnect=3, sleep=waits.append))
+        parts.extend(detector.stream(tiny, source, fps=10.0, reconnect=3, sleep=waits.append))
     assert waits == [1.0, 2.0, 4.0]
     with pytest.raises(VideoError, match="there were no frames"):
-        list(hunter.stream(tiny, [], fps=10.0))
+        list(detector.stream(tiny, [], fps=10.0))
 
 
 def test_waiting_grows_and_has_an_end() -> None:
@@ -320,7 +322,7 @@ def test_waiting_grows_and_has_an_end() -> None:
 
 
 @pytest.mark.parametrize("times", [2])
-def test_an_address_that_hangs_up_and_answers_again(hunter, tiny, tmp_path, times, caplog) -> None:
+def test_an_address_that_hangs_up_and_answers_again(detector, tiny, tmp_path, times, caplog) -> None:
     """A local server gives the same recording to every caller and hangs up after it, as a camera that restarts."""
     video(tmp_path / "cut.mkv", 32)
     data = (tmp_path / "cut.mkv").read_bytes()
@@ -337,10 +339,10 @@ def test_an_address_that_hangs_up_and_answers_again(hunter, tiny, tmp_path, time
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
     address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
-    offline = detect_video(hunter, tiny, tmp_path / "cut.mkv")
+    offline = detect_video(detector, tiny, tmp_path / "cut.mkv")
     parts = []
     with pytest.raises(VideoError, match=r"[Cc]onnection refused"):
-        parts.extend(hunter.stream(tiny, address, reconnect=1, wait_seconds=0.0, capacity=100))
+        parts.extend(detector.stream(tiny, address, reconnect=1, wait_seconds=0.0, capacity=100))
     thread.join(30)
     spans = [(p.connection, p.start_frame, p.end_frame) for p in parts]
     assert spans == [(0, 0, 16), (0, 16, 32), (1, 0, 16), (1, 16, 32)]
@@ -367,7 +369,7 @@ def test_rtsp_asks_for_tcp_first_and_takes_udp(monkeypatch) -> None:
 # Drops
 
 
-def test_a_slow_reader_gets_the_newest_frames_and_drops_are_counted(hunter, tiny, file) -> None:
+def test_a_slow_reader_gets_the_newest_frames_and_drops_are_counted(detector, tiny, file) -> None:
     frames = read_frames(file, range(40))
     items = [Frame(i, i / 10, frames[i], 0, 0.0) for i in range(40)] + [_Break(0, "the source ended", True)]
     reader = _Reader(iter(items), capacity=10)
@@ -394,17 +396,17 @@ def test_without_drops_the_source_waits_for_a_slow_reader() -> None:
     assert numbers == list(range(40))
 
 
-def test_where_a_file_ends_the_stream_ends_whatever_the_tries(hunter, tiny, file) -> None:
-    assert len(list(hunter.stream(tiny, file, reconnect=None))) == 3
-    assert len(list(hunter.stream(tiny, read_frames(file, range(40)), fps=10.0, reconnect=None))) == 3
+def test_where_a_file_ends_the_stream_ends_whatever_the_tries(detector, tiny, file) -> None:
+    assert len(list(detector.stream(tiny, file, reconnect=None))) == 3
+    assert len(list(detector.stream(tiny, read_frames(file, range(40)), fps=10.0, reconnect=None))) == 3
 
 
-def test_segments_of_dropped_frames(hunter, tiny, file) -> None:
+def test_segments_of_dropped_frames(detector, tiny, file) -> None:
     frames = read_frames(file, range(40))
     feed = _open_feed(frames, fps=10.0)
     there = [i for i in range(40) if i not in (4, 5) and not 14 <= i < 30]
     items = [Frame(i, i / 10, frames[i], 0, 0.0) for i in there] + [_Break(0, "the source ended", True)]
-    parts = list(_Cutter(hunter, tiny, feed).run(iter(items)))
+    parts = list(_Cutter(detector, tiny, feed).run(iter(items)))
     assert [(p.start_frame, p.end_frame, p.n_dropped, p.total_dropped) for p in parts] == [
         (0, 16, 4, 4),
         (16, 32, 14, 18),
@@ -419,15 +421,15 @@ def test_segments_of_dropped_frames(hunter, tiny, file) -> None:
     assert [p.start_seconds for p in parts] == pytest.approx([0, 1.6, 3.2])
 
 
-def test_a_failing_frame_is_raised_where_the_frames_are_used(hunter, tiny) -> None:
+def test_a_failing_frame_is_raised_where_the_frames_are_used(detector, tiny) -> None:
     wrong = [np.zeros((48, 64), np.uint8)]
     with pytest.raises(InputError, match=r"a frame must be a uint8 RGB array \[height, width, 3\]"):
-        list(hunter.stream(tiny, wrong, fps=10.0, live=True))
+        list(detector.stream(tiny, wrong, fps=10.0, live=True))
     with pytest.raises(InputError, match="frames without times need a frame rate"):
-        list(hunter.stream(tiny, np.zeros((3, 48, 64, 3), np.uint8)))
+        list(detector.stream(tiny, np.zeros((3, 48, 64, 3), np.uint8)))
 
 
-def test_what_is_no_source(hunter, tiny, tmp_path) -> None:
+def test_what_is_no_source(detector, tiny, tmp_path) -> None:
     with pytest.raises(InputError, match="a source is a file, an address, a camera or an iterable of frames"):
         _open_feed(3.5)
     with pytest.raises(InputError, match="got True"):
@@ -438,7 +440,7 @@ def test_what_is_no_source(hunter, tiny, tmp_path) -> None:
         _open_feed(tmp_path / "none.mp4")
     assert _open_feed("rtsp://camera/1").live
     with pytest.raises(InputError, match="capacity must be at least 1 frame, got 0"):
-        hunter.stream(tiny, [], fps=1.0, capacity=0)
+        detector.stream(tiny, [], fps=1.0, capacity=0)
     assert not _open_feed([], fps=1).live
 
 
@@ -449,14 +451,14 @@ def test_alarm_with_hysteresis_and_duration_knows_no_future() -> None:
 
 
 def test_without_a_locator_nothing_is_called_abnormal(tiny, file) -> None:
-    bare = head_hunter(tiny, located=False)
+    bare = head_detector(tiny, located=False)
     parts = list(bare.stream(tiny, file))
     assert {p.abnormal for p in parts} == {None}
     assert all(p.smoothed == p.score for p in parts)
     assert parts[0].to_dict()["score"] == parts[0].score
 
 
-def test_a_named_pipe(hunter, tiny, tmp_path) -> None:
+def test_a_named_pipe(detector, tiny, tmp_path) -> None:
     import os
 
     write_video(tmp_path / "a.mkv", np.zeros((20, 48, 64, 3), np.uint8), fps=10)
@@ -470,7 +472,7 @@ def test_a_named_pipe(hunter, tiny, tmp_path) -> None:
 
     thread = threading.Thread(target=write, daemon=True)
     thread.start()
-    parts = list(hunter.stream(tiny, pipe))
+    parts = list(detector.stream(tiny, pipe))
     thread.join(10)
     assert [(p.start_frame, p.end_frame) for p in parts] == [(0, 16), (16, 20)]
 

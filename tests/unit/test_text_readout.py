@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from detectors import clips, model
 from equality import close
-from hunters import clips, model
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import softmax

@@ -25,16 +25,16 @@ def clips(n: int = 32, seed: int = 0) -> list[Any]:
     return labelled_clips(n, seed=seed)
 
 
-def head_hunter(loaded: Any, located: bool = True, **settings: Any) -> HeadHunt:
-    hunter = HeadHunt(k=3, n_permutations=0, **SETTINGS | settings).fit(loaded, clips(), fps=10.0, progress=False)
-    hunter.locator_ = Locator(0.7, 0.5) if located else None
-    return hunter
+def head_detector(loaded: Any, located: bool = True, **settings: Any) -> HeadHunt:
+    detector = HeadHunt(k=3, n_permutations=0, **SETTINGS | settings).fit(loaded, clips(), fps=10.0, progress=False)
+    detector.locator_ = Locator(0.7, 0.5) if located else None
+    return detector
 
 
-def layer_hunter(loaded: Any, **settings: Any) -> LayerHunt:
-    hunter = LayerHunt(**SETTINGS | settings).fit(loaded, clips(), fps=10.0, progress=False)
-    hunter.locator_ = Locator(0.0, 0.5)
-    return hunter
+def layer_detector(loaded: Any, **settings: Any) -> LayerHunt:
+    detector = LayerHunt(**SETTINGS | settings).fit(loaded, clips(), fps=10.0, progress=False)
+    detector.locator_ = Locator(0.0, 0.5)
+    return detector
 
 
 def video(path: Any, n: int = 40, seed: int = 0, fps: float = 10) -> np.ndarray:

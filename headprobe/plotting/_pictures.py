@@ -1,10 +1,12 @@
-"""Pictures inside a page: figures as PNG or WebP, frames as JPEG, and their data addresses."""
+"""What pages are made of: templates that escape every text, and pictures as data addresses."""
 
 from __future__ import annotations
 
 import base64
 import io
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -84,3 +86,21 @@ def address(data: bytes) -> str:
     """The data address of a PNG, JPEG or WebP."""
     kind = "png" if data[:8] == PNG else "jpeg" if data[:2] == b"\xff\xd8" else "webp"
     return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def templates(package: str, **filters: Callable[..., Any]) -> Any:
+    """The templates of pages in a package; what HTML or UTF-8 cannot hold becomes a mark."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    def plain(value: Any) -> Any:
+        if hasattr(value, "__html__"):
+            return value
+        text = str(value).encode("utf-8", "backslashreplace").decode("utf-8")
+        return re.sub("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffe\uffff]", "\ufffd", text)
+
+    loader = PackageLoader(package, ".")
+    environment = Environment(
+        loader=loader, autoescape=True, finalize=plain, undefined=StrictUndefined, keep_trailing_newline=True
+    )
+    environment.filters |= filters
+    return environment

@@ -84,4 +84,4 @@ class Section:
     blocks: Sequence[Block | str]
 
 
-Block = Paragraph | Quote | Table | Figure | Pictures | Facts | Bullets | Section
+Block = Paragraph | Table | Figure | Pictures | Facts | Bullets | Quote | Section

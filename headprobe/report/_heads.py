@@ -9,8 +9,8 @@ import numpy as np
 
 from headprobe.errors import InputError
 from headprobe.heads import Head, HeadSet
-from headprobe.plotting._pictures import figure_png
 from headprobe.report._blocks import Figure, Table
+from headprobe.report._html import drawn
 
 if TYPE_CHECKING:
     from xarray import DataArray
@@ -52,7 +52,7 @@ def map_figures(
         words = f"Heatmaps of {name} over layers and heads, one for each {others}."
         caption = f"{name} by {others}, {split}."
     words += f" Marked: {', '.join(marked.labels)}." if marked else ""
-    return [_drawn(ax, words, caption)]
+    return [drawn(Figure(ax, words, caption))]
 
 
 def heads_table(
@@ -72,33 +72,31 @@ def heads_table(
     if not chosen:
         raise InputError("no head is chosen: name the heads of the report")
     repeated = "prompt" in scores.dims
-    columns: dict[str, dict[Head, Any]] = {}
+    ranked = rss(scores, instability_penalty) if repeated else scores
+    columns: dict[str, list[Any]] = {
+        "head": list(chosen.labels),
+        "RSS" if repeated else str(scores.name or "score"): _at(ranked, chosen),
+    }
     if repeated:
-        stable, n = rss(scores, instability_penalty), scores.sizes["prompt"]
-        single = ranks(scores)
-        columns["RSS"] = {head: _at(stable, head) for head in chosen}
-        columns["mean"] = {head: _at(mean(scores), head) for head in chosen}
-        columns[f"SD over {n} prompts"] = {head: _at(standard_deviation(scores), head) for head in chosen}
-        columns["rank"] = {head: _rank(stable, head) for head in chosen}
-        columns["ranks under single prompts"] = {
-            head: ", ".join(f"{_at(single.isel(prompt=i), head):g}" for i in range(n)) for head in chosen
-        }
-    else:
-        columns[str(scores.name or "score")] = {head: _at(scores, head) for head in chosen}
-        columns["rank"] = {head: _rank(scores, head) for head in chosen}
+        columns["mean"] = _at(mean(scores), chosen)
+        columns[f"SD over {scores.sizes['prompt']} prompts"] = _at(standard_deviation(scores), chosen)
+    # 1 for the highest; heads of equal score share the best rank.
+    columns["rank"] = [1 + int((ranked.values > value).sum()) for value in _at(ranked, chosen)]
+    if repeated:
+        single = zip(*(_at(one, chosen) for one in ranks(scores)), strict=True)
+        columns["ranks under single prompts"] = [", ".join(f"{rank:g}" for rank in own) for own in single]
     if chosen_in is not None:
-        columns["chosen in"] = {head: f"{100 * chosen_in.get(head.label, 0):.0f} %" for head in chosen}
+        columns["chosen in"] = [f"{100 * chosen_in.get(label, 0):.0f} %" for label in chosen.labels]
     if significance is not None:
         p_values = significance.p_step_down
         p_values = p_values.min("prompt") if "prompt" in p_values.dims else p_values
     if p_values is not None:
-        columns["p (family-wise)"] = {head: _at(p_values, head) for head in chosen}
+        columns["p (family-wise)"] = _at(p_values, chosen)
     count = int(np.isfinite(scores.values).any(tuple(range(scores.ndim - 2))).sum())
     caption = f"The {len(chosen)} chosen of {count} heads; scores from {split}."
     if repeated:
         caption += f" RSS = mean - {instability_penalty:g} SD over prompts; SD is what the prompt's words change."
-    rows = [[head.label, *(values[head] for values in columns.values())] for head in chosen]
-    return Table(["head", *columns], rows, caption)
+    return Table(list(columns), [list(row) for row in zip(*columns.values(), strict=True)], caption)
 
 
 def heads_figures(
@@ -120,12 +118,11 @@ def heads_figures(
             "Mean over prompts against standard deviation: heads at the upper left are high and stable; lines of "
             f"equal RSS, {split}."
         )
-        figures.append(_drawn(ax, words, caption))
+        figures.append(drawn(Figure(ax, words, caption)))
         ax = consensus_plot(scores, chosen, k=len(chosen))
         words = f"Ranks of {named} under each of {scores.sizes['prompt']} prompts."
-        figures.append(
-            _drawn(ax, words, f"Rank of the chosen heads under each prompt: level lines are stable, {split}.")
-        )
+        caption = f"Rank of the chosen heads under each prompt: level lines are stable, {split}."
+        figures.append(drawn(Figure(ax, words, caption)))
     if significance is not None:
         prompt = None
         if "prompt" in significance.scores.dims:
@@ -138,25 +135,17 @@ def heads_figures(
             f"Permutation test of {significance.metric}{under}, {significance.n_permutations} relabellings: grey is "
             f"what the best of all heads reaches by chance, {split}."
         )
-        figures.append(_drawn(ax, words, caption))
+        figures.append(drawn(Figure(ax, words, caption)))
     return figures
 
 
-def _drawn(source: Any, alt: str, caption: str = "", dpi: int = 150) -> Figure:
-    """A figure as it stands now."""
-    return Figure(figure_png(source, dpi), alt, caption, dpi)
-
-
-def _at(scores: DataArray, head: Head) -> float:
+def _at(scores: DataArray, heads: HeadSet) -> list[float]:
     layers, numbers = scores.coords["layer"].values.tolist(), scores.coords["head"].values.tolist()
-    if head.layer not in layers or head.head not in numbers:
-        raise InputError(f"{head} is among the chosen heads, but the scores have no such head")
-    value = float(scores.sel(layer=head.layer, head=head.head))
-    if not np.isfinite(value):
-        raise InputError(f"{head} is among the chosen heads, but it has no score")
-    return value
-
-
-def _rank(scores: DataArray, head: Head) -> int:
-    """1 for the highest; heads of equal score share the best rank."""
-    return 1 + int((scores.values > _at(scores, head)).sum())
+    values = []
+    for head in heads:
+        if head.layer not in layers or head.head not in numbers:
+            raise InputError(f"{head} is among the chosen heads, but the scores have no such head")
+        values.append(float(scores.sel(layer=head.layer, head=head.head)))
+        if not np.isfinite(values[-1]):
+            raise InputError(f"{head} is among the chosen heads, but it has no score")
+    return values

@@ -55,14 +55,9 @@ PARTS: dict[str, str] = {
     "failed": "What failed",
     "limits": "Limits",
 }
-
-
 """The parts of a `Report` in their order, with their headings."""
 
-
 _MUST = {"failed": "failed({})", "limits": "limits([...])"}
-
-
 _SHED = ("timelines", "explanations")  # whose pictures are left out of a page that is too large
 
 

@@ -74,7 +74,7 @@ def headings(text: str, level: int) -> list[str]:
 def test_the_parts_stand_in_their_order_whatever_the_calls(tmp_path):
     text = full(3).write(tmp_path / "r.html").read_text(encoding="utf-8")
     assert headings(text, 2) == list(PARTS.values())
-    assert headings(text, 3)[0] == "&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt;.mp4, 1.0 to 2.0 s"
+    assert headings(text, 3)[0] == "&lt;script&gt;alert(&#34;x&#34;)&lt;/script&gt;.mp4, 1.0 to 2.0 s"
     assert "Not part of this run." not in text
     assert "<script" not in text
     assert "0.914\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}0.020" in text

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import html
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from headprobe.errors import InputError
 from headprobe.examples import Example, _read_content
 from headprobe.heads import Head, HeadSet
 from headprobe.plotting._cells import as_map, on_map
-from headprobe.plotting._pictures import address, frame_jpeg, within
+from headprobe.plotting._pictures import address, frame_jpeg, templates, within
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -201,16 +200,8 @@ def explorer_page(title: str, content: Mapping[str, Any]) -> str:
     # Within an element of data only "<" could end it or open a comment.
     data = json.dumps(content, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    heading = html.escape(title.encode("utf-8", "backslashreplace").decode("utf-8"))
-    return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{heading}</title>\n<style>{style}</style>\n</head>\n<body>\n<main>\n<h1>{heading}</h1>\n"
-        '<div id="app"><noscript>This page needs JavaScript, which it brings along.</noscript></div>\n</main>\n'
-        f'<script type="application/json" id="data">{data}</script>\n<script>{script}</script>\n</body>\n</html>\n'
-    )
+    page = templates("headprobe.plotting.explorer").get_template("page.html")
+    return page.render(title=title, style=style, script=script, digest=digest, data=data)
 
 
 _COLOURS = 64

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from scipy.special import log_softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.neural_network import MLPClassifier
@@ -84,7 +85,8 @@ class HeadProbe(ClassifierMixin, BaseEstimator):
         `"logistic"`: logistic regression with an L2 penalty. `"ridge"`: ridge regression on the labels. `"svm"`: linear
         support vector machine. `"mlp"`: one hidden layer. All four see the heads' outputs concatenated and every
         feature standardised. `"sav"`: every head votes for the class whose mean output is nearest by cosine (sparse
-        attention vectors), without standardising; ties go to the larger mean cosine.
+        attention vectors), without standardising; a head between two classes gives half a vote to each, and ties go to
+        the larger mean cosine.
     C
         Inverse strength of the penalty of `logistic` and `svm`; `1 / C` is the penalty of `ridge`. Above 0.
     hidden
@@ -93,6 +95,13 @@ class HeadProbe(ClassifierMixin, BaseEstimator):
         L2 penalty of `mlp`.
     max_iter
         Iterations of `logistic`, `svm` and `mlp`.
+    balanced
+        Whether every class counts the same when the probe is fitted, whatever its size: by weights, and for `mlp` by
+        showing examples of smaller classes several times; otherwise every example counts the same. `sav` takes a mean
+        per class, so sizes do not matter to it.
+    standardise
+        Whether every feature is divided by its spread over the examples, so that the penalty is the same for a head
+        with small outputs; otherwise features are centred only. `sav` does neither.
     random_state
         Seed of `svm` and `mlp`; the other kinds draw nothing.
 
@@ -138,6 +147,8 @@ class HeadProbe(ClassifierMixin, BaseEstimator):
         hidden: int = 64,
         alpha: float = 1e-4,
         max_iter: int = 1000,
+        balanced: bool = False,
+        standardise: bool = True,
         random_state: int | np.random.RandomState | None = 0,
     ) -> None:
         self.kind = kind
@@ -145,6 +156,8 @@ class HeadProbe(ClassifierMixin, BaseEstimator):
         self.hidden = hidden
         self.alpha = alpha
         self.max_iter = max_iter
+        self.balanced = balanced
+        self.standardise = standardise
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any) -> HeadProbe:
@@ -175,6 +188,9 @@ class HeadProbe(ClassifierMixin, BaseEstimator):
             raise InputError(f"alpha must be a finite number of 0 or more, got {self.alpha!r}")
         _check_count(self.hidden, "hidden")
         _check_count(self.max_iter, "max_iter")
+        for name, value in (("balanced", self.balanced), ("standardise", self.standardise)):
+            if not isinstance(value, bool):
+                raise InputError(f"{name} is {value!r}; it must be True or False.")
         X, self.layout_ = _flatten(X)
         X, y = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(y)
@@ -186,7 +202,14 @@ class HeadProbe(ClassifierMixin, BaseEstimator):
             self.class_means_ = np.stack([z[codes == c].mean(0) for c in range(len(self.classes_))])
             self.n_iter_ = 1
         else:
-            self.model_ = make_pipeline(StandardScaler(), self._classifier()).fit(X, y)
+            scale = StandardScaler(with_std=self.standardise).fit(X)
+            rows = np.arange(len(y))
+            if self.kind == "mlp" and self.balanced:
+                sizes = np.bincount(codes)
+                for code, size in enumerate(sizes):
+                    times = round(sizes.max() / size)
+                    rows = np.concatenate([rows, np.tile(np.flatnonzero(codes == code), times - 1)])
+            self.model_ = make_pipeline(scale, self._classifier().fit(scale.transform(X[rows]), y[rows]))
             steps = getattr(self.model_[-1], "n_iter_", None)
             self.n_iter_ = 1 if steps is None else int(np.max(steps))
         return self
@@ -229,11 +252,42 @@ class HeadProbe(ClassifierMixin, BaseEstimator):
             score = (votes + cosine / 4) / votes[0].sum()
             return score[:, 1] - score[:, 0] if len(self.classes_) == 2 else score
         if self.kind == "mlp":
-            p = self.model_.predict_proba(X)
-            tiny = np.finfo(np.float64).tiny
-            log_p = np.log(p.clip(min=tiny))
-            return log_p[:, 1] - log_p[:, 0] if len(self.classes_) == 2 else log_p
+            out = self._last_layer(X)
+            return out[:, 0] if len(self.classes_) == 2 else log_softmax(out, axis=1)
         return self.model_.decision_function(X)
+
+    def contributions(self, X: Any) -> Float[np.ndarray, "example head"]:
+        """What each head adds to the decision between two classes.
+
+        Parameters
+        ----------
+        X
+            Head outputs in the layout fitted to.
+
+        Returns
+        -------
+        ndarray [example, head]
+            For `logistic`, `ridge` and `svm` the head's own terms of the sum, which with the intercept add up to the
+            decision; for `sav` its vote (-1, 0 or 1) over the number of heads; for `mlp` the decision less what it is
+            with this head at its mean over the examples fitted to, which does not add up.
+
+        Raises
+        ------
+        InputError
+            There are more than two classes.
+        """
+        X = self._checked(X)
+        if len(self.classes_) != 2:
+            raise InputError(f"classes are {self.classes_.tolist()}; heads add to a decision between two of them.")
+        if self.kind == "sav":
+            cosine = self._cosines(X)
+            return np.sign(cosine[:, 1] - cosine[:, 0]) / cosine.shape[2]
+        scale, machine = self.model_[0], self.model_[-1]
+        if self.kind == "mlp":
+            z, means = self._heads(X), self._heads(scale.mean_[None])[0]
+            rest = [np.where(np.arange(len(means))[:, None] == head, means, z) for head in range(len(means))]
+            return self._last_layer(X) - np.hstack([self._last_layer(one.reshape(X.shape)) for one in rest])
+        return self._heads(scale.transform(X) * machine.coef_).sum(2)
 
     @available_if(_gives_probabilities)
     def predict_proba(self, X: Any) -> Float[np.ndarray, "example class"]:
@@ -255,12 +309,13 @@ class HeadProbe(ClassifierMixin, BaseEstimator):
         return self.model_.predict_proba(X)
 
     def _classifier(self) -> Any:
+        weights = "balanced" if self.balanced else None
         if self.kind == "logistic":
-            return LogisticRegression(C=self.C, max_iter=self.max_iter)
+            return LogisticRegression(C=self.C, max_iter=self.max_iter, class_weight=weights)
         if self.kind == "ridge":
-            return RidgeClassifier(alpha=1 / self.C)
+            return RidgeClassifier(alpha=1 / self.C, class_weight=weights)
         if self.kind == "svm":
-            return LinearSVC(C=self.C, max_iter=self.max_iter, random_state=self.random_state)
+            return LinearSVC(C=self.C, max_iter=self.max_iter, class_weight=weights, random_state=self.random_state)
         return MLPClassifier(
             (self.hidden,), alpha=self.alpha, max_iter=self.max_iter, random_state=self.random_state, solver="lbfgs"
         )
@@ -276,12 +331,19 @@ class HeadProbe(ClassifierMixin, BaseEstimator):
         """Features as [example, head, d_head]."""
         return X[:, None] if self.layout_ is None else X.reshape(len(X), -1, self.layout_[-1])
 
+    def _last_layer(self, X: np.ndarray) -> np.ndarray:
+        """What `mlp` makes probabilities of: where these are 0 and 1 they have lost how sure it is."""
+        (w0, w1), (b0, b1) = self.model_[-1].coefs_, self.model_[-1].intercepts_
+        return np.maximum(self.model_[0].transform(X) @ w0 + b0, 0) @ w1 + b1
+
     def _votes(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Votes [example, class], and the mean cosine with the class means."""
+        cosine = self._cosines(X)
+        nearest = cosine == cosine.max(1, keepdims=True)
+        return (nearest / nearest.sum(1, keepdims=True)).sum(2), cosine.mean(2)
+
+    def _cosines(self, X: np.ndarray) -> Float[np.ndarray, "example class head"]:
         z, means = self._heads(X), self.class_means_
         dots = np.einsum("nhd,chd->nch", z, means)
         sizes = np.linalg.norm(z, axis=-1)[:, None] * np.linalg.norm(means, axis=-1)
-        cosine = np.divide(dots, sizes, out=np.zeros_like(dots), where=sizes > 0)
-        winners = cosine.argmax(1)
-        votes = np.stack([(winners == c).sum(1) for c in range(len(self.classes_))], 1).astype(np.float64)
-        return votes, cosine.mean(2)
+        return np.divide(dots, sizes, out=np.zeros_like(dots), where=sizes > 0)

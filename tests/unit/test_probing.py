@@ -13,10 +13,12 @@ from equality import close, same, same_bits
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.exceptions import FitFailedWarning, NotFittedError
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold, cross_val_score
+from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from headprobe.activations import HeadActivations, example_table
@@ -162,6 +164,57 @@ def test_the_vote_of_heads_by_hand() -> None:
     np.testing.assert_allclose(probe.predict_proba(new), [[1, 0], [0, 1], [0.5, 0.5]])
     assert np.sign(probe.decision_function(new)).tolist() == [-1, 1, 1]
     assert 0 < probe.decision_function(new)[2] < probe.decision_function(new)[1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_heads_add_to_the_decision(kind: str) -> None:
+    z, new = heads(1), heads(3)
+    probe = HeadProbe(kind, hidden=4).fit(z, Y)
+    parts = probe.contributions(new)
+    assert parts.shape == (48, 6)
+    if kind == "sav":
+        assert set(np.round(6 * parts).ravel().tolist()) == {-1.0, 1.0}
+    elif kind == "mlp":
+        without = new.copy()
+        without[:, 0, 2] = z[:, 0, 2].mean(0)
+        expected = probe.decision_function(new) - probe.decision_function(without)
+        np.testing.assert_allclose(parts[:, 2], expected, atol=1e-12)
+    else:
+        intercept = np.reshape(probe.model_[-1].intercept_, -1)
+        np.testing.assert_allclose(parts.sum(1) + intercept, probe.decision_function(new), atol=1e-12)
+    with pytest.raises(InputError, match=r"classes are \[0, 1, 2\]; heads add to a decision between two of them"):
+        HeadProbe(kind, hidden=4).fit(z, np.arange(48) % 3).contributions(new)
+
+
+def test_a_head_between_two_classes_gives_half_a_vote_to_each() -> None:
+    probe = HeadProbe("sav").fit(np.eye(2)[:, None], [0, 1])
+    assert probe.predict_proba(np.array([[[3.0, 3.0]], [[0.0, 0.0]], [[2.0, 1.0]]])).tolist() == [[0.5, 0.5]] * 2 + [
+        [1, 0]
+    ]
+
+
+def test_balanced_classes_count_the_same_and_centring_keeps_the_scale() -> None:
+    z, y = heads(1)[:32], np.r_[np.zeros(24, int), np.ones(8, int)]
+    x, again = z.reshape(32, 24), np.r_[np.arange(32), np.tile(np.arange(24, 32), 2)]
+    scaled = StandardScaler().fit(x).transform(x)
+    for kind, machine in (
+        ("logistic", LogisticRegression(C=1.0, class_weight="balanced", max_iter=1000)),
+        ("ridge", RidgeClassifier(class_weight="balanced")),
+        ("svm", LinearSVC(class_weight="balanced", max_iter=1000, random_state=0)),
+    ):
+        made = HeadProbe(kind, balanced=True).fit(z, y)
+        expected = machine.fit(scaled, y).decision_function(scaled)
+        np.testing.assert_allclose(made.decision_function(z), expected, atol=1e-9)
+    layers = MLPClassifier((4,), alpha=1e-4, solver="lbfgs", max_iter=1000, random_state=0)
+    expected = layers.fit(scaled[again], y[again]).predict_proba(scaled)
+    np.testing.assert_allclose(
+        HeadProbe("mlp", hidden=4, balanced=True).fit(z, y).predict_proba(z), expected, atol=1e-9
+    )
+    centred = x - x.mean(0)
+    plain = LogisticRegression(max_iter=1000).fit(centred, y).decision_function(centred)
+    np.testing.assert_allclose(HeadProbe(standardise=False).fit(z, y).decision_function(z), plain, atol=1e-9)
+    with pytest.raises(InputError, match="balanced is 'yes'; it must be True or False"):
+        HeadProbe(balanced="yes").fit(z, y)
 
 
 def test_scale_of_one_head_does_not_change_the_vote() -> None:

@@ -151,7 +151,7 @@ def _decoded(column: dict[str, Any]) -> list[Any] | None:
 
 @dataclass(frozen=True)
 class Numbers:
-    """A number type of a store."""
+    """A number type of a store: its name here, in torch and in a file, bytes, range, and what rounding to it costs."""
 
     name: str
     dtype: torch.dtype
@@ -161,30 +161,20 @@ class Numbers:
     rounding: str
 
 
+_ROUNDING = {
+    "float16": "to nearest, relative error at most 2^-11 = 0.05 %; below 6.1e-5 absolute error at most 2^-25 = 3e-8; "
+    "values beyond 65504 are refused",
+    "bfloat16": "to nearest, relative error at most 2^-8 = 0.4 % (exact for a model that runs in bfloat16)",
+    "float32": "exact",
+}
 NUMBERS: Mapping[str, Numbers] = {
-    numbers.name: numbers
-    for numbers in (
-        Numbers(
-            "float16",
-            torch.float16,
-            "F16",
-            2,
-            torch.finfo(torch.float16).max,
-            "to nearest, relative error at most 2^-11 = 0.05 %; below 6.1e-5 absolute error at most 2^-25 = 3e-8; "
-            "values beyond 65504 are refused",
-        ),
-        Numbers(
-            "bfloat16",
-            torch.bfloat16,
-            "BF16",
-            2,
-            torch.finfo(torch.bfloat16).max,
-            "to nearest, relative error at most 2^-8 = 0.4 % (exact for a model that runs in bfloat16)",
-        ),
-        Numbers("float32", torch.float32, "F32", 4, torch.finfo(torch.float32).max, "exact"),
+    name: Numbers(name, dtype, code, dtype.itemsize, torch.finfo(dtype).max, _ROUNDING[name])
+    for name, dtype, code in (
+        ("float16", torch.float16, "F16"),
+        ("bfloat16", torch.bfloat16, "BF16"),
+        ("float32", torch.float32, "F32"),
     )
 }
-"""The number types by name, with the cost of rounding."""
 
 
 def numbers_of(name: object) -> Numbers:

@@ -9,6 +9,7 @@ import stat
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from headprobe._forks import free_in_children
 from headprobe._validation import notice
 from headprobe.errors import InputError, StoreError
 from headprobe.store._io import MANIFEST, abandoned, exclusive, is_data_name, is_name, listing, mark, publish, writing
-from headprobe.store._reading import Index, Mappings
-from headprobe.store._shard import FORMAT, Contents, Record, Shard, differences, read_shard, write_file
+from headprobe.store._reading import Index
+from headprobe.store._shard import FORMAT, Contents, Record, Shard, differences, map_blocks, read_shard, write_file
 
 
 @dataclass(frozen=True)
@@ -70,20 +71,17 @@ class Catalog:
             del self.entries[name]
 
     def add(self, entries: Sequence[Entry]) -> None:
-        """Take in more files."""
+        """Take in more files, all or, where one does not fit, none."""
+        if not entries:
+            return
         if any(entry.replaces for entry in (*self.entries.values(), *entries)):
             grown = Catalog(self.folder, self.record, (*self.entries.values(), *entries))
             self.entries, self.live, self._have = grown.entries, grown.live, grown._have
             return
-        taken: list[Entry] = []
-        try:
-            for entry in entries:
-                self._take(entry)
-                taken.append(entry)
-        except StoreError:
-            for entry in taken:
-                self._give_back(entry)
-            raise
+        have = self._have if len(entries) == 1 else dict(self._have)  # of which nothing is taken where one is refused
+        for entry in entries:
+            self._take(entry, have)
+        self._have = have
         self.entries |= {entry.name: entry for entry in entries}
         self.live = sorted((*self.live, *entries), key=lambda entry: entry.order)
 
@@ -120,14 +118,9 @@ class Catalog:
             if not there:
                 yield key
 
-    def held(self, entry: Entry) -> list[str]:
-        """Examples of an entry of which the store has one under one of its prompts already."""
-        bits = self._mask(entry)
-        return [example for example in entry.examples if self._have.get(example, 0) & bits]
-
     def refuse_held(self, entry: Entry) -> None:
         """Raise if the store has something of what an entry holds."""
-        twice = self.held(entry)
+        twice = self._held(entry, self._have)
         if twice:
             prompt = next(prompt for prompt in entry.prompts if (twice[0], prompt) in self)
             raise StoreError(
@@ -147,14 +140,19 @@ class Catalog:
                     f"`headprobe store repair {self.folder}`."
                 )
         for entry in live:
-            self._take(entry)
+            self._take(entry, self._have)
         self.live = live
 
     def _mask(self, entry: Entry) -> int:
         return sum(self._bits[prompt] for prompt in entry.prompts)
 
-    def _take(self, entry: Entry) -> None:
-        twice = self.held(entry)
+    def _held(self, entry: Entry, have: Mapping[str, int]) -> list[str]:
+        """Examples of an entry of which there is something under one of its prompts already."""
+        bits = self._mask(entry)
+        return [example for example in entry.examples if have.get(example, 0) & bits]
+
+    def _take(self, entry: Entry, have: dict[str, int]) -> None:
+        twice = self._held(entry, have)
         if twice:
             others = [other.name for other in (*self.live, *self.entries.values()) if twice[0] in other.examples]
             raise StoreError(
@@ -163,17 +161,11 @@ class Catalog:
             )
         bits = self._mask(entry)
         for example in entry.examples:
-            self._have[example] = self._have.get(example, 0) | bits
-
-    def _give_back(self, entry: Entry) -> None:
-        bits = self._mask(entry)
-        for example in entry.examples:
-            self._have[example] &= ~bits
-            if not self._have[example]:
-                del self._have[example]
+            have[example] = have.get(example, 0) | bits
 
 
-_LIMIT = 1 << 30
+_LIMIT = 1 << 30  # bytes of a manifest
+_MOST_MAPPED = 128  # of files mapped into memory, of which systems allow some ten thousands
 
 
 def write_manifest(folder: Path, record: Record, entries: Sequence[Entry]) -> None:
@@ -248,7 +240,7 @@ class Holdings:
             raise StoreError(f"{folder}: the folder has no {MANIFEST}; {advice}")
         self.record, entries = read_manifest(folder)
         self.catalog = Catalog(folder, self.record)
-        self.maps = Mappings()
+        self.maps = lru_cache(_MOST_MAPPED)(map_blocks)  # a map is closed when nobody uses it any more
         self.turn = free_in_children(threading.RLock())
         self._sizes: tuple[int, ...] | None = None
         self._shards: dict[str, Shard] = {}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +12,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from headprobe._forks import free_in_children
 from headprobe.activations import _row_index
 from headprobe.errors import InputError, StoreError
 from headprobe.store._columns import Columns
-from headprobe.store._shard import Shard, entries_by_size, map_blocks
+from headprobe.store._shard import Shard, entries_by_size
 
-_MOST_MAPPINGS = 128  # each keeps a file open, and systems allow about a thousand
+Blocks = Callable[[Shard], Mapping[int, Float[Tensor, "head prompt example d_head"]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,27 +102,8 @@ class Index:
             )
 
 
-class Mappings:
-    """Memory maps of the files used last, shared by threads."""
-
-    def __init__(self) -> None:
-        self._lock = free_in_children(threading.Lock())
-        self._maps: OrderedDict[str, dict[int, Tensor]] = OrderedDict()
-
-    def __getitem__(self, shard: Shard) -> Mapping[int, Float[Tensor, "head prompt example d_head"]]:
-        name = shard.path.name
-        with self._lock:
-            blocks = self._maps.get(name)
-            if blocks is None:
-                blocks = self._maps[name] = map_blocks(shard)
-                if len(self._maps) > _MOST_MAPPINGS:
-                    self._maps.popitem(last=False)  # closed when nobody uses it any more
-            self._maps.move_to_end(name)
-            return blocks
-
-
 def gather(
-    index: Index, maps: Mappings, sizes: Sequence[int], entries: Sequence[int], prompts: Sequence[str], rows: np.ndarray
+    index: Index, maps: Blocks, sizes: Sequence[int], entries: Sequence[int], prompts: Sequence[str], rows: np.ndarray
 ) -> dict[int, Float[Tensor, "prompt row k d_head"]]:
     """Read some heads of some rows under some prompts."""
     place = {entry: i for of_size in entries_by_size(sizes).values() for i, entry in enumerate(of_size)}
@@ -143,7 +121,7 @@ def gather(
         pairs = [(i, here.index(prompt)) for i, prompt in enumerate(prompts) if prompt in here]
         if len(taken) and pairs:
             for size, heads in wanted.items():
-                _copy(out[size], maps[shard][size], heads, pairs, to[taken], taken)
+                _copy(out[size], maps(shard)[size], heads, pairs, to[taken], taken)
     return {size: values.permute(1, 2, 0, 3) for size, values in out.items()}
 
 
@@ -157,23 +135,17 @@ def _copy(
 ) -> None:
     """Copy and convert the rows ``taken`` of a block to the rows ``to``, in as few strokes as the order allows."""
     source, goal = _run(taken), _run(to)
-    if source is None or goal is None:
-        chosen, places = torch.from_numpy(taken), torch.from_numpy(to)
-        for i, head in enumerate(heads):
-            for p, prompt in prompts:
-                out[i, p].index_copy_(0, places, block[head, prompt].index_select(0, chosen).float())
+    of_heads, of_prompts, pieces = _run(heads), _run([old for _, old in prompts]), _run([new for new, _ in prompts])
+    if source is not None and goal is not None and of_heads and of_prompts and pieces:
+        out[:, pieces, goal].copy_(block[of_heads, of_prompts, source])
         return
-    pieces, origins = _run([p for p, _ in prompts]), _run([prompt for _, prompt in prompts])
-    of_heads = _run(heads)
-    if pieces is None or origins is None:
-        for i, head in enumerate(heads):
-            for p, prompt in prompts:
-                out[i, p, goal].copy_(block[head, prompt, source])
-    elif of_heads is not None:
-        out[:, pieces, goal].copy_(block[of_heads, origins, source])
-    else:
-        for i, head in enumerate(heads):
-            out[i, pieces, goal].copy_(block[head, origins, source])
+    chosen, places = torch.from_numpy(taken), torch.from_numpy(to)
+    for i, head in enumerate(heads):
+        for new, old in prompts:
+            if source is not None and goal is not None:
+                out[i, new, goal].copy_(block[head, old, source])
+            else:
+                out[i, new].index_copy_(0, places, block[head, old].index_select(0, chosen).float())
 
 
 def _run(numbers: Sequence[int] | np.ndarray) -> slice | None:

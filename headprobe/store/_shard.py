@@ -12,7 +12,6 @@ import functools
 import hashlib
 import json
 import math
-import mmap
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,6 +21,7 @@ from typing import IO, Any
 
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from headprobe._files import open_regular, parse_json
@@ -199,8 +199,7 @@ class Contents:
         begin = 0
         for shape in self.shapes().values():
             end = begin + math.prod(shape) * self.record.numbers.size
-            name = f"z.{shape[0]}x{shape[3]}"
-            described[name] = {
+            described[_name(shape)] = {
                 "dtype": self.record.numbers.code,
                 "shape": list(shape),
                 "data_offsets": [begin, end],
@@ -271,6 +270,10 @@ class Contents:
         return cls(record, sizes, tuple(prompts), columns, read, _pairs(rows["skipped"], path), tuple(replaces))
 
 
+def _name(shape: Sequence[int]) -> str:
+    return f"z.{shape[0]}x{shape[3]}"
+
+
 def entries_by_size(sizes: Sequence[int]) -> dict[int, list[int]]:
     """Numbers of the heads of each size, sizes in the order in which they first occur."""
     entries: dict[int, list[int]] = {}
@@ -319,7 +322,6 @@ class Shard:
     path: Path
     size: int
     contents: Contents
-    blocks: Mapping[int, tuple[int, tuple[int, int, int, int]]]
     digest: str
 
 
@@ -352,24 +354,14 @@ def check_digest(shard: Shard) -> None:
 def map_blocks(shard: Shard) -> dict[int, Float[Tensor, "head prompt example d_head"]]:
     """The numbers of a shard, mapped into memory: only what is used is read."""
     descriptor, size = open_regular(shard.path, StoreError)
+    os.close(descriptor)
+    if size != shard.size:
+        raise StoreError(f"{shard.path}: the file had {shard.size} bytes and has {size} now; open the store again.")
     try:
-        if size != shard.size:
-            raise StoreError(f"{shard.path}: the file had {shard.size} bytes and has {size} now; open the store again.")
-        # Private, so that torch may have it without a warning about memory that cannot be written; nothing is
-        # reserved for that, because nothing is written.
-        mapped = mmap.mmap(
-            descriptor,
-            size,
-            flags=mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0),
-            prot=mmap.PROT_READ | mmap.PROT_WRITE,
-        )
-    finally:
-        os.close(descriptor)
-    dtype = shard.contents.record.numbers.dtype
-    return {
-        d_head: torch.frombuffer(mapped, dtype=dtype, count=math.prod(shape), offset=offset).view(shape)
-        for d_head, (offset, shape) in shard.blocks.items()
-    }
+        with safe_open(shard.path, "pt") as file:
+            return {shape[-1]: file.get_tensor(_name(shape)) for shape in shard.contents.shapes().values()}
+    except (SafetensorError, OSError) as error:
+        raise StoreError(f"{shard.path}: the file cannot be mapped into memory: {error}.") from error
 
 
 def read_shard(path: Path) -> Shard:
@@ -401,9 +393,7 @@ def read_shard(path: Path) -> Shard:
         )
     if header != expected:
         raise StoreError(f"{path}: the tensors are {header!s:.200}; expected {expected!s:.200}.")
-    places = [start + tensor["data_offsets"][0] for tensor in expected.values()]
-    blocks = {d_head: (place, shape) for place, (d_head, shape) in zip(places, contents.shapes().items(), strict=True)}
-    return Shard(path, size, contents, blocks, metadata["digest"])
+    return Shard(path, size, contents, metadata["digest"])
 
 
 @functools.lru_cache(maxsize=4)

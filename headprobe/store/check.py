@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from headprobe._files import replacing, safe_cell, sync_folder
+from headprobe._validation import count
 from headprobe.activations import _dense
 from headprobe.errors import InputError, StoreError
 from headprobe.store._columns import Columns
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from headprobe.activations import HeadActivations
     from headprobe.store.store import Heads, Store
 
-__all__ = ["Report", "export", "pack", "repair", "verify"]
+__all__ = ["Report", "export", "repair", "verify"]
 
 
 @dataclass
@@ -258,51 +259,9 @@ def _count(report: Report, found: _Found) -> None:
         report.n_bytes = sum(entry.n_bytes for entry in found.good.values())
 
 
-def pack(store: Store, examples_per_file: int, remove_shards: bool) -> tuple[str, ...]:
-    """Join the shards of a store; see `Store.pack`.
-
-    Every file that is joined is compared with its digest first. A kill leaves the store as it was, or with the new
-    file in use; a reader that has the old files open goes on reading them.
-
-    Parameters
-    ----------
-    store
-        The store.
-    examples_per_file
-        Most rows in one file, unless one of the files joined has more.
-    remove_shards
-        Whether to delete the shards that the new files hold.
-
-    Returns
-    -------
-    tuple of str
-        Names of the files written.
-
-    Raises
-    ------
-    InputError
-        A number of examples below 1.
-    StoreError
-        A shard is damaged, the disk is full, or another process packs the same shards.
-
-    Examples
-    --------
-    >>> import tempfile, torch
-    >>> from headprobe.activations import HeadActivations, example_table
-    >>> from headprobe.examples import Example
-    >>> from headprobe.heads import HeadSet
-    >>> from headprobe.provenance import Provenance
-    >>> from headprobe.store import Store
-    >>> heads, prompts = HeadSet(["L0H0"]), {"p1": "?"}
-    >>> made, table = Provenance("m", prompts=prompts), example_table([Example("x", id="a")])
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     store = Store.create(folder + "/z", made, heads, prompts)
-    ...     _ = store.append(HeadActivations(torch.ones(1, 1, 1, 4), heads, prompts, table, made))
-    ...     pack(store, examples_per_file=100, remove_shards=True)  # a single shard is as it should be
-    ()
-    """
-    if isinstance(examples_per_file, bool) or not isinstance(examples_per_file, int) or examples_per_file < 1:
-        raise InputError(f"examples_per_file is {examples_per_file!r}; it must be an integer of at least 1.")
+def _pack(store: Store, examples_per_file: int, remove_shards: bool) -> tuple[str, ...]:
+    """Join the shards of a store as `Store.pack` says."""
+    count(examples_per_file, "examples_per_file")
     with store._files.turn:
         store.refresh()
         names = [_join(store, group).name for group in _groups(store, examples_per_file) if len(group) > 1]
@@ -364,9 +323,9 @@ def _joined_read(shards: Sequence[Shard], store: Store) -> Columns | None:
 
 def _blocks(store: Store, shards: Sequence[Shard]) -> Iterator[Tensor]:
     """The numbers of all the shards, head by head, as they are stored."""
-    for size, (_, shape) in shards[0].blocks.items():
+    for size, shape in shards[0].contents.shapes().items():
         for head in range(shape[0]):
-            yield torch.cat([store._files.maps[shard][size][head] for shard in shards], dim=1)
+            yield torch.cat([store._files.maps(shard)[size][head] for shard in shards], dim=1)
 
 
 def _remove(store: Store, shards: bool) -> None:

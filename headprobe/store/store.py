@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from headprobe._validation import count
 from headprobe.activations import HeadActivations, _dense, _read_summary
 from headprobe.errors import FingerprintError, InputError, StoreError
 from headprobe.examples import _as_prompts
@@ -27,7 +28,7 @@ from headprobe.store._shard import KINDS, READ_KINDS, Contents, Record, entries_
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Heads", "Store", "StoredOutputs"]
+__all__ = ["Heads", "Store"]
 
 
 _BLOCK_BYTES = 1 << 24
@@ -135,8 +136,18 @@ Heads = Iterable[Head | str | tuple[int, int]]
 """Heads as a caller names them."""
 
 
-class StoredOutputs:
-    """The part of `headprobe.store.Store` that reads: nothing in the folder is changed or executed.
+class Store:
+    """Head outputs of many examples in one folder, made in one way.
+
+    Written in shards that are complete once they have their name: a process killed at any moment leaves those before
+    intact and nothing twice, and another run goes on with what is `missing`. Several processes may append at once.
+    Made by `create`, `open` or `resume`. Reading changes and executes nothing in the folder.
+
+    A store whose provenance says how many frames a clip has takes no clips of other lengths; with ``frames=None``, as
+    `HeadTracer.provenance` has it unless told, clips of any length.
+
+    Numbers are rounded to the store's type: float16 by default (relative error at most 0.05 %; values beyond 65504 are
+    refused), bfloat16 (0.4 %, exact for models that run in it) or float32 (exact). They are read as float32.
 
     Parameters
     ----------
@@ -150,13 +161,18 @@ class StoredOutputs:
 
     Examples
     --------
-    >>> import tempfile
-    >>> from headprobe.store import Store
+    >>> import tempfile, torch
+    >>> from headprobe.activations import example_table
+    >>> from headprobe.examples import Example
+    >>> heads, prompts = HeadSet(["L0H0", "L0H1"]), {"p1": "what happens?"}
+    >>> made = Provenance("m", prompts=prompts)
+    >>> table = example_table([Example("x", id="a", label=0), Example("y", id="b", label=1)])
+    >>> acts = HeadActivations(torch.ones(1, 2, 2, 4), heads, prompts, table, made)
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     _ = Store.create(folder + "/z", Provenance("m", prompts={"p1": "what happens?"}), ["L0H0", "L0H1"])
-    ...     stored = StoredOutputs(folder + "/z")
-    ...     stored.headset.labels, stored.dtype, len(stored), stored.missing(["a"])
-    (('L0H0', 'L0H1'), 'float16', 0, ['a'])
+    ...     store = Store.create(folder + "/z", made, heads, prompts)
+    ...     _ = store.append(acts)
+    ...     store.keys(), store.missing(["a", "c"]), store.head("L0H1").shape
+    ([('a', 'p1'), ('b', 'p1')], ['c'], torch.Size([1, 2, 4]))
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -171,6 +187,122 @@ class StoredOutputs:
     def __len__(self) -> int:
         """Number of examples of which there is anything."""
         return self._files.catalog.n_examples
+
+    # Making and opening
+
+    @classmethod
+    def create(
+        cls,
+        folder: str | os.PathLike[str],
+        provenance: Provenance,
+        heads: Heads,
+        prompts: Any = None,
+        dtype: Any = "float16",
+    ) -> Store:
+        """Make an empty store.
+
+        Parameters
+        ----------
+        folder
+            Made if missing.
+        provenance
+            What the activations will be made from, as `HeadTracer.provenance` says it.
+        heads
+            The heads, in order.
+        prompts
+            Prompts by name, or a list of them; None takes those of the provenance.
+        dtype
+            ``float16``, ``bfloat16`` or ``float32``.
+
+        Returns
+        -------
+        Store
+
+        Raises
+        ------
+        InputError
+            No heads, no prompts, prompts that are not those of the provenance, or another number type.
+        StoreError
+            There is a store in the folder, or it cannot be written.
+        """
+        path, record = Path(folder), _record(provenance, heads, prompts, dtype)
+        if not begin(path, record):
+            raise StoreError(
+                f"{path}: there is a store already. Resume it to go on with it (--resume on the command line), or "
+                "name another folder."
+            )
+        return cls.open(path)
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str], provenance: Provenance | None = None) -> Store:
+        """Open a store to read it or to go on with it; nothing in the folder is changed or executed.
+
+        Parameters
+        ----------
+        folder
+            A folder that `create` made.
+        provenance
+            If given, the store must have been written under it.
+
+        Returns
+        -------
+        Store
+
+        Raises
+        ------
+        StoreError
+            There is no store, or it is damaged.
+        FingerprintError
+            The store was written under another provenance; the differences are listed.
+        """
+        store = cls(folder)
+        if provenance is not None:
+            store._files.record.check(provenance, store.folder)
+        return store
+
+    @classmethod
+    def resume(
+        cls,
+        folder: str | os.PathLike[str],
+        provenance: Provenance,
+        heads: Heads,
+        prompts: Any = None,
+        dtype: Any = "float16",
+    ) -> Store:
+        """Open a store to go on with it, or make it if there is none.
+
+        Parameters
+        ----------
+        folder, provenance, heads, prompts, dtype
+            As for `create`.
+
+        Returns
+        -------
+        Store
+
+        Raises
+        ------
+        InputError
+            As for `create`; or the store holds other heads.
+        StoreError
+            The store is damaged or cannot be written.
+        FingerprintError
+            The store was written under another provenance or number type; the differences are listed.
+        """
+        path, record = Path(folder), _record(provenance, heads, prompts, dtype)
+        begin(path, record)
+        store = cls.open(path, record.provenance)
+        store._files.record.check_heads(record.heads, path)
+        if record.numbers != store.numbers:
+            raise FingerprintError(
+                f"{path}: the store keeps {store.dtype}, not {record.numbers.name}; go on with "
+                f"dtype={store.dtype!r} (--store-dtype {store.dtype} on the command line), or start a new store in "
+                "another folder."
+            )
+        return store
+
+    def __reduce__(self) -> Any:
+        return Store.open, (self.folder,)
 
     # What is in it
 
@@ -398,189 +530,6 @@ class StoredOutputs:
             read=told,
         )
 
-    # Inside
-
-    def _summary(self, read: pd.DataFrame) -> dict[str, dict[str, Any]]:
-        try:
-            return _read_summary(read)
-        except (TypeError, ValueError) as error:
-            raise StoreError(f"{self.folder}: the table of what was read contradicts itself: {error}.") from error
-
-    def _read(
-        self, heads: Heads | None, prompts: Any, examples: Any
-    ) -> tuple[dict[HeadSet, Tensor], HeadSet, list[str], Any, Index]:
-        wanted = self.headset if heads is None else HeadSet(heads)
-        absent = [head.label for head in wanted if head not in self.headset]
-        if absent or not len(wanted):
-            raise InputError(
-                f"{', '.join(absent[:5]) or 'None of the heads'} asked for, but the store has {len(self.headset)} "
-                f"heads, {self.headset[0]} to {self.headset[-1]}, and these are not among them."
-            )
-        names = [prompts] if isinstance(prompts, str) else list(self.prompts if prompts is None else prompts)
-        if not names or not set(names) <= set(self.prompts) or len(set(names)) < len(names):
-            raise InputError(f"The prompts asked for are {names}; the store has {list(self.prompts)}.")
-        index = self._files.index()
-        rows = index.select(examples)
-        index.check_complete(names, rows)
-        place = {head: i for i, head in enumerate(self.headset)}
-        entries = [place[head] for head in wanted]
-        sizes = index.shards[0].contents.sizes
-        values = gather(index, self._files.maps, sizes, entries, names, rows)
-        groups = entries_by_size([sizes[entry] for entry in entries])
-        return {HeadSet(wanted[i] for i in groups[d]): part for d, part in values.items()}, wanted, names, rows, index
-
-
-class Store(StoredOutputs):
-    """Head outputs of many examples in one folder, made in one way.
-
-    Written in shards that are complete once they have their name: a process killed at any moment leaves those before
-    intact and nothing twice, and another run goes on with what is `missing`. Several processes may append at once.
-    Made by `create`, `open` or `resume`. What is in it, and all that reads, is inherited from
-    `headprobe.store.store.StoredOutputs`.
-
-    A store whose provenance says how many frames a clip has takes no clips of other lengths; with ``frames=None``, as
-    `HeadTracer.provenance` has it unless told, clips of any length.
-
-    Numbers are rounded to the store's type: float16 by default (relative error at most 0.05 %; values beyond 65504 are
-    refused), bfloat16 (0.4 %, exact for models that run in it) or float32 (exact). They are read as float32.
-
-    Parameters
-    ----------
-    folder
-        A folder that holds a store.
-
-    Examples
-    --------
-    >>> import tempfile, torch
-    >>> from headprobe.activations import example_table
-    >>> from headprobe.examples import Example
-    >>> heads, prompts = HeadSet(["L0H0", "L0H1"]), {"p1": "what happens?"}
-    >>> made = Provenance("m", prompts=prompts)
-    >>> table = example_table([Example("x", id="a", label=0), Example("y", id="b", label=1)])
-    >>> acts = HeadActivations(torch.ones(1, 2, 2, 4), heads, prompts, table, made)
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     store = Store.create(folder + "/z", made, heads, prompts)
-    ...     _ = store.append(acts)
-    ...     store.keys(), store.missing(["a", "c"]), store.head("L0H1").shape
-    ([('a', 'p1'), ('b', 'p1')], ['c'], torch.Size([1, 2, 4]))
-    """
-
-    # Making and opening
-
-    @classmethod
-    def create(
-        cls,
-        folder: str | os.PathLike[str],
-        provenance: Provenance,
-        heads: Heads,
-        prompts: Any = None,
-        dtype: Any = "float16",
-    ) -> Store:
-        """Make an empty store.
-
-        Parameters
-        ----------
-        folder
-            Made if missing.
-        provenance
-            What the activations will be made from, as `HeadTracer.provenance` says it.
-        heads
-            The heads, in order.
-        prompts
-            Prompts by name, or a list of them; None takes those of the provenance.
-        dtype
-            ``float16``, ``bfloat16`` or ``float32``.
-
-        Returns
-        -------
-        Store
-
-        Raises
-        ------
-        InputError
-            No heads, no prompts, prompts that are not those of the provenance, or another number type.
-        StoreError
-            There is a store in the folder, or it cannot be written.
-        """
-        path, record = Path(folder), _record(provenance, heads, prompts, dtype)
-        if not begin(path, record):
-            raise StoreError(
-                f"{path}: there is a store already. Resume it to go on with it (--resume on the command line), or "
-                "name another folder."
-            )
-        return cls.open(path)
-
-    @classmethod
-    def open(cls, folder: str | os.PathLike[str], provenance: Provenance | None = None) -> Store:
-        """Open a store to read it or to go on with it; nothing in the folder is changed or executed.
-
-        Parameters
-        ----------
-        folder
-            A folder that `create` made.
-        provenance
-            If given, the store must have been written under it.
-
-        Returns
-        -------
-        Store
-
-        Raises
-        ------
-        StoreError
-            There is no store, or it is damaged.
-        FingerprintError
-            The store was written under another provenance; the differences are listed.
-        """
-        store = cls(folder)
-        if provenance is not None:
-            store._files.record.check(provenance, store.folder)
-        return store
-
-    @classmethod
-    def resume(
-        cls,
-        folder: str | os.PathLike[str],
-        provenance: Provenance,
-        heads: Heads,
-        prompts: Any = None,
-        dtype: Any = "float16",
-    ) -> Store:
-        """Open a store to go on with it, or make it if there is none.
-
-        Parameters
-        ----------
-        folder, provenance, heads, prompts, dtype
-            As for `create`.
-
-        Returns
-        -------
-        Store
-
-        Raises
-        ------
-        InputError
-            As for `create`; or the store holds other heads.
-        StoreError
-            The store is damaged or cannot be written.
-        FingerprintError
-            The store was written under another provenance or number type; the differences are listed.
-        """
-        path, record = Path(folder), _record(provenance, heads, prompts, dtype)
-        begin(path, record)
-        store = cls.open(path, record.provenance)
-        store._files.record.check_heads(record.heads, path)
-        if record.numbers != store.numbers:
-            raise FingerprintError(
-                f"{path}: the store keeps {store.dtype}, not {record.numbers.name}; go on with "
-                f"dtype={store.dtype!r} (--store-dtype {store.dtype} on the command line), or start a new store in "
-                "another folder."
-            )
-        return store
-
-    def __reduce__(self) -> Any:
-        return Store.open, (self.folder,)
-
     # Writing
 
     def check(self, acts: HeadActivations) -> Contents:
@@ -635,8 +584,7 @@ class Store(StoredOutputs):
             An example is stored already, the disk is full, or the store is being changed by a process that hangs. What
             was complete before stays.
         """
-        if isinstance(shard_examples, bool) or not isinstance(shard_examples, int) or shard_examples < 1:
-            raise InputError(f"shard_examples is {shard_examples!r}; it must be an integer of at least 1.")
+        count(shard_examples, "shard_examples")
         with self._files.turn:
             whole = self.check(acts)
             names = []
@@ -660,10 +608,13 @@ class Store(StoredOutputs):
     def pack(self, *, examples_per_file: int = 16384, remove_shards: bool = False) -> tuple[str, ...]:
         """Join the shards into few large files, in which all examples of one head stand together.
 
+        Every file that is joined is compared with its digest first. A kill leaves the store as it was, or with the new
+        file in use; a reader that has the old files open goes on reading them.
+
         Parameters
         ----------
         examples_per_file
-            Most rows in one file.
+            Most rows in one file, unless one of the files joined has more.
         remove_shards
             Whether to delete the shards once the new file is on the disk; otherwise they stay, unused.
 
@@ -679,9 +630,40 @@ class Store(StoredOutputs):
         StoreError
             A shard is damaged, the disk is full, or another process packs the same shards.
         """
-        from headprobe.store.check import pack
+        from headprobe.store.check import _pack
 
-        return pack(self, examples_per_file, remove_shards)
+        return _pack(self, examples_per_file, remove_shards)
+
+    # Inside
+
+    def _summary(self, read: pd.DataFrame) -> dict[str, dict[str, Any]]:
+        try:
+            return _read_summary(read)
+        except (TypeError, ValueError) as error:
+            raise StoreError(f"{self.folder}: the table of what was read contradicts itself: {error}.") from error
+
+    def _read(
+        self, heads: Heads | None, prompts: Any, examples: Any
+    ) -> tuple[dict[HeadSet, Tensor], HeadSet, list[str], Any, Index]:
+        wanted = self.headset if heads is None else HeadSet(heads)
+        absent = [head.label for head in wanted if head not in self.headset]
+        if absent or not len(wanted):
+            raise InputError(
+                f"{', '.join(absent[:5]) or 'None of the heads'} asked for, but the store has {len(self.headset)} "
+                f"heads, {self.headset[0]} to {self.headset[-1]}, and these are not among them."
+            )
+        names = [prompts] if isinstance(prompts, str) else list(self.prompts if prompts is None else prompts)
+        if not names or not set(names) <= set(self.prompts) or len(set(names)) < len(names):
+            raise InputError(f"The prompts asked for are {names}; the store has {list(self.prompts)}.")
+        index = self._files.index()
+        rows = index.select(examples)
+        index.check_complete(names, rows)
+        place = {head: i for i, head in enumerate(self.headset)}
+        entries = [place[head] for head in wanted]
+        sizes = index.shards[0].contents.sizes
+        values = gather(index, self._files.maps, sizes, entries, names, rows)
+        groups = entries_by_size([sizes[entry] for entry in entries])
+        return {HeadSet(wanted[i] for i in groups[d]): part for d, part in values.items()}, wanted, names, rows, index
 
 
 def _record(provenance: Provenance, heads: Heads, prompts: Any, dtype: Any) -> Record:

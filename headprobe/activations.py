@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -327,7 +328,9 @@ class HeadActivations:
                 "z needs the same heads in every layer, ordered by layer and head; these "
                 f"{len(self.heads)} heads in {len(layers)} layers are not that. Use .select(heads) or .values."
             )
-        return values.view(*values.shape[:2], len(layers), len(per_layer), values.shape[-1])
+        return rearrange(
+            values, "prompt example (layer head) d_head -> prompt example layer head d_head", layer=len(layers)
+        )
 
     def select(self, heads: Iterable[Head | str | tuple[int, int]]) -> Float[Tensor, "prompt example k d_head"]:
         """Values of some heads of one size, in the order asked for.

@@ -13,7 +13,7 @@ import json
 import operator
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import overload
 
@@ -294,6 +294,58 @@ class HeadSet(Sequence[Head]):
             return cls(given)
         except InputError as error:
             raise ArtefactError(f"The head set cannot be used: {error}") from error
+
+    def to_lens(self) -> dict[str, list[int]]:
+        """The heads by the names of TransformerLens's hooks, where a bridge reads and changes them.
+
+        Returns
+        -------
+        dict
+            Hook name, such as ``blocks.18.attn.hook_z``, to the indices of its heads on the axis before the last, by
+            layer.
+
+        Examples
+        --------
+        >>> HeadSet(["L18H4", "L2H1", "L18H0"]).to_lens()
+        {'blocks.2.attn.hook_z': [1], 'blocks.18.attn.hook_z': [4, 0]}
+        """
+        layers = {layer: [head.head for head in self._heads if head.layer == layer] for layer in self.layers}
+        return {f"blocks.{layer}.attn.hook_z": heads for layer, heads in layers.items()}
+
+    @classmethod
+    def from_lens(cls, hooks: Mapping[str, Iterable[int]]) -> HeadSet:
+        """Heads from names of TransformerLens's hooks of attention, the way back from `to_lens`.
+
+        Parameters
+        ----------
+        hooks
+            Hook name, such as ``blocks.18.attn.hook_z`` or ``blocks.18.attn.hook_result``, to indices of heads.
+
+        Returns
+        -------
+        HeadSet
+            In the order given.
+
+        Raises
+        ------
+        InputError
+            A name is not that of a hook of attention, or a head appears twice.
+
+        Examples
+        --------
+        >>> HeadSet.from_lens({"blocks.18.attn.hook_z": [4, 0]}).labels
+        ('L18H4', 'L18H0')
+        """
+        heads = []
+        for name, indices in hooks.items():
+            match = re.fullmatch(r"blocks\.(\d+)\.attn\.hook_\w+", name)
+            if match is None:
+                raise InputError(
+                    f"{name!r} is not a hook of attention; give names such as 'blocks.18.attn.hook_z', with indices "
+                    "of heads."
+                )
+            heads += [(int(match[1]), index) for index in indices]
+        return cls(heads)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the heads to a JSON file.

@@ -333,7 +333,9 @@ def load(
     model
         ``"tiny"``, the embedded video model; ``"tiny-untrained"``, the same configuration with random
         weights; a folder with a transformers checkpoint; a name on the Hugging Face hub; or a transformers
-        module, which is put into evaluation mode and stops requiring gradients.
+        module, which is put into evaluation mode and stops requiring gradients. A ``TransformerBridge`` of
+        TransformerLens loads as the model that it wraps, with the same weights in memory; its tokenizer begins every
+        text with a token of its own unless you pass another one.
     tokenizer
         A transformers tokenizer; needed for a module, read from the checkpoint otherwise.
     processor_config
@@ -569,6 +571,9 @@ def _from_module(
 ) -> _Checkpoint:
     # A compiled module wraps the one whose submodules can be read.
     module = getattr(module, "_orig_mod", module)
+    if type(module).__module__.partition(".")[0] == "transformer_lens":
+        tokenizer = getattr(module, "tokenizer", None) if tokenizer is None else tokenizer
+        module = _without_bridge(module)
     config = getattr(module, "config", None)
     if config is None or not hasattr(config, "model_type"):
         raise UnsupportedModelError(
@@ -582,6 +587,48 @@ def _from_module(
         raise InputError("A module comes without a tokenizer; pass tokenizer=.")
     name = getattr(config, "name_or_path", "") or type(module).__name__
     return _Checkpoint(module, tokenizer, processor_config, name, revision)
+
+
+def _without_bridge(bridge: Any) -> nn.Module:
+    """The transformers module that a TransformerBridge wraps, anew, with the very same weights and no hook points.
+
+    The bridge puts its own modules inside the one it was given, which cannot be read any more.
+    """
+    wrapped = getattr(bridge, "original_model", None)
+    if wrapped is None:
+        raise UnsupportedModelError(
+            f"{type(bridge).__name__} is TransformerLens's own architecture, which headprobe does not read; boot the "
+            "model as a bridge: TransformerBridge.boot_transformers(name)."
+        )
+    inside = [*wrapped.named_parameters(remove_duplicate=False), *wrapped.named_buffers(remove_duplicate=False)]
+    tensors = {name.replace("._original_component", ""): tensor for name, tensor in inside}
+    with torch.device("meta"):
+        plain: Any = type(wrapped)(copy.deepcopy(wrapped.config))
+    names = [*plain.named_parameters(remove_duplicate=False), *plain.named_buffers(remove_duplicate=False)]
+    for name, empty in names:
+        path, _, leaf = name.rpartition(".")
+        given = tensors.get(name)
+        if given is None or given.shape != empty.shape:
+            raise UnsupportedModelError(
+                f"The bridge of {type(wrapped).__name__} has no {name} of shape {list(empty.shape)} any more: its "
+                "weights were processed. Boot it without enable_compatibility_mode, or load the checkpoint itself."
+            )
+        holder = plain.get_submodule(path)
+        if leaf in holder._parameters:
+            holder._parameters[leaf] = given
+        else:
+            holder._buffers[leaf] = given
+    plain.eval()
+    ids = torch.arange(4, device=next(plain.parameters()).device)[None]
+    with torch.no_grad():
+        ours, theirs = plain(input_ids=ids).logits.float(), wrapped(input_ids=ids).logits.float()
+    if not torch.allclose(ours, theirs, rtol=0, atol=0.01 * float(theirs.abs().max())):
+        raise UnsupportedModelError(
+            f"The bridge of {type(wrapped).__name__} gives other logits than the model it wraps (by up to "
+            f"{float((ours - theirs).abs().max()):.3g}): its weights were processed or hooks change them. Boot it "
+            "without enable_compatibility_mode and remove its hooks, or load the checkpoint itself."
+        )
+    return plain
 
 
 def _generic_adapter(module: nn.Module, sites: Sequence[HeadSite]) -> Adapter:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from einops import einsum, rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -193,7 +194,7 @@ def _output_weights(module: nn.Module, site: HeadSite) -> Float[Tensor, "head d_
             f"{site.path}: {type(projection).__name__} is quantised and has no floating point weight matrix, so "
             "a head's contribution cannot be computed from it; load the model without quantisation for that."
         )
-    return weight_matrix(projection).unflatten(0, (site.n_heads, site.head_dim))
+    return rearrange(weight_matrix(projection), "(head d_head) d_model -> head d_head d_model", head=site.n_heads)
 
 
 def _output_bias(module: nn.Module, site: HeadSite) -> Float[Tensor, " d_model"] | None:
@@ -215,10 +216,10 @@ def _check_sum(module: nn.Module, site: HeadSite) -> bool:
         weights, bias = _output_weights(module, site), _output_bias(module, site)
         z = z.to(weights)
         exact = torch.float64 if weights.dtype == torch.float64 else torch.float32
-        total = torch.einsum("nhd,hdm->nm", z.to(exact), weights.to(exact))
+        total = einsum(z.to(exact), weights.to(exact), "row head d_head, head d_head d_model -> row d_model")
         if bias is not None:
             total = total + bias.to(exact)
-    expected = projection(z.flatten(1)).to(exact)
+    expected = projection(rearrange(z, "row head d_head -> row (head d_head)")).to(exact)
     scale = expected.abs().max().clamp_min(torch.finfo(exact).tiny)
     error = float((total - expected).abs().max() / scale)
     tolerance = _TOLERANCE[weights.dtype]

@@ -16,6 +16,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Bool
 from nnsight import NNsight
 from nnsight.intervention.interleaver import OutOfOrderError
@@ -117,7 +118,7 @@ def _apply(steps: Sequence[tuple[Part, Change, Tensor | None]], value: Tensor, s
     """The input of an output projection after all edits of its layer."""
     edited = value.clone()  # the value itself is shared with whatever else holds it
     for part, change, selected in steps:
-        z = edited.unflatten(-1, (part.site.n_heads, part.site.head_dim))
+        z = rearrange(edited, "... (head d_head) -> ... head d_head", head=part.site.n_heads)
         index = list(part.index)
         old = z[..., index, :]
         new = change(old)
@@ -127,6 +128,7 @@ def _apply(steps: Sequence[tuple[Part, Change, Tensor | None]], value: Tensor, s
             here = nn.functional.pad(here, (0, n_tokens - here.shape[1]))
             new = torch.where(here.to(value.device)[..., None, None], new, old)
         z[..., index, :] = new
+        edited = rearrange(z, "... head d_head -> ... (head d_head)")
     return edited
 
 

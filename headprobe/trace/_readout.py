@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -98,7 +99,8 @@ class Point:
         """Of the rows read, the features of the wanted heads."""
         if self.site is None or len(self.heads) == self.site.n_heads:
             return rows
-        return rows.unflatten(-1, (self.site.n_heads, self.site.head_dim))[:, list(self.heads)].flatten(1)
+        z = rearrange(rows, "row (head d_head) -> row head d_head", head=self.site.n_heads)
+        return rearrange(z[:, list(self.heads)], "row head d_head -> row (head d_head)")
 
     def reading(self, read: Callable[[Tensor], Tensor]) -> ReadPoint:
         """The point in a forward pass where rows are read."""
@@ -175,7 +177,9 @@ def _entries(kept: Sequence[tuple[Point, Tensor]], heads: HeadSet) -> dict[HeadS
         order[size].append(i)
     entries: dict[HeadSet, Tensor] = {}
     for size, group in groups.items():
-        joined = torch.cat([value.unflatten(-1, (-1, size)) for _, value in by_size[size]], dim=1)
+        joined = torch.cat(
+            [rearrange(value, "row (head d_head) -> row head d_head", d_head=size) for _, value in by_size[size]], dim=1
+        )
         entries[HeadSet(group)] = joined if order[size] == list(range(len(group))) else joined[:, order[size]]
     return entries
 

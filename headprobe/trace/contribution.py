@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from einops import einsum, rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -94,15 +95,19 @@ class _Reader:
                     f"({block.post.path}), but only {len(heads)} of them were captured; capture all heads of the layer."
                 )
             # One layer's matrix at a time is upcast; the heads' sum is as wide as the stream.
-            flat = z.flatten(1) @ weights.flatten(0, 1).float().cpu() + shift
+            written = einsum(z, weights.float().cpu(), "row head d_head, head d_head d_model -> row d_model") + shift
             if block.post.bias is not None:
                 constant = directions @ block.post.bias
             directions = block.post.pull_back(directions)
-            inner = block.post.scale(flat)
+            inner = block.post.scale(written)
         else:
             inner = torch.ones(len(z), 1)
-        read = torch.einsum("kdm,am->kda", weights.float(), directions.to(weights.device)).cpu()
-        terms = torch.einsum("nkd,kda->nka", z, read) * (scale * inner)[..., None]
+        read = einsum(
+            weights.float(), directions.to(weights.device), "head d_head d_model, answer d_model -> head d_head answer"
+        )
+        terms = (
+            einsum(z, read.cpu(), "row head d_head, head d_head answer -> row head answer") * (scale * inner)[..., None]
+        )
         return terms, scale * (inner * (directions @ shift) + constant)
 
     def added(
@@ -188,7 +193,9 @@ def result(
         if written is None:
             written = torch.empty(*z.shape[:2], len(wanted), weights.shape[-1])
         for row in range(len(z)):  # one layer of one prompt at a time is all that is held besides the result
-            written[row][:, entries] = torch.einsum("nkd,kdm->nkm", z[row], weights)
+            written[row][:, entries] = einsum(
+                z[row], weights, "row head d_head, head d_head d_model -> row head d_model"
+            )
     if written is None:
         raise InputError("No heads were asked for; give some, or heads=None for all that were captured.")
     return written
@@ -310,7 +317,7 @@ def _attribution(
     absent = (wanted - acts.heads).labels
     if absent:
         raise InputError(f"{', '.join(absent[:5])} not among the {len(acts.heads)} heads that were captured.")
-    scale = reader.scale(stream[:, :, -1].flatten(0, 1))
+    scale = reader.scale(rearrange(stream[:, :, -1], "prompt example d_model -> (prompt example) d_model"))
     columns = sorted({head.head for head in wanted})
     shape = (len(reader.bias), len(acts.prompts), len(acts.examples), len(wanted.layers), len(columns))
     values = np.full(shape, np.nan, dtype=np.float32)
@@ -318,9 +325,9 @@ def _attribution(
         captured = [head for head in acts.heads if head.layer == layer]
         if reader.path.blocks[layer].post is None:
             captured = [head for head in captured if head in wanted]
-        z = acts.select(captured).flatten(0, 1)
+        z = rearrange(acts.select(captured), "prompt example head d_head -> (prompt example) head d_head")
         terms, _ = reader.heads(layer, [head.head for head in captured], z, scale)
-        terms = terms.permute(2, 0, 1).unflatten(1, shape[1:3])
+        terms = rearrange(terms, "(prompt example) head answer -> answer prompt example head", prompt=len(acts.prompts))
         for entry, head in enumerate(captured):
             if head in wanted:
                 values[..., row, columns.index(head.head)] = terms[..., entry].numpy()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Bool
 from torch import Tensor
 
@@ -179,14 +180,16 @@ def _pass(
         for name in block.others:
             mlp[:, layer] += reader.added(layer, values[name, "output"], scale)
         if block.site is not None:
-            z = values[block.site.path, "input"].unflatten(-1, (block.site.n_heads, block.site.head_dim))
+            read = values[block.site.path, "input"]
+            z = rearrange(read, "row (head d_head) -> row head d_head", head=block.site.n_heads)
             terms, shift = reader.heads(layer, range(block.site.n_heads), z, scale)
             head[:, layer, : block.site.n_heads], attention_bias[:, layer] = terms, shift
     logit = values[path.head, "output"] * path.logit_scale
     logit = logit[:, :1] - logit[:, 1:] if difference else logit
     bias = reader.bias.expand_as(embedding)
-    terms = [embedding, head.nan_to_num(0.0).flatten(1, 2).sum(1), attention_bias.sum(1), mlp.sum(1), bias]
-    sizes = [embedding, head.nan_to_num(0.0).flatten(1, 2).abs().sum(1), attention_bias.abs().sum(1), mlp.abs().sum(1)]
+    heads = rearrange(head.nan_to_num(0.0), "row layer head answer -> row (layer head) answer")
+    terms = [embedding, heads.sum(1), attention_bias.sum(1), mlp.sum(1), bias]
+    sizes = [embedding, heads.abs().sum(1), attention_bias.abs().sum(1), mlp.abs().sum(1)]
     missing = (torch.stack(terms).sum(0) - logit).abs()
     allowed = _ROUNDINGS * eps * (torch.stack(sizes).abs().sum(0) + bias.abs())
     if not bool((missing <= allowed).all()):

@@ -98,7 +98,7 @@ class RemoteModel(Model):
         return f"RemoteModel({self.name!r}, {self.config.model_type}, {len(self.heads)} heads, remote={self.remote!r})"
 
 
-def _load_remote(
+def load_remote(
     model: Any,
     remote: bool | str,
     *,

@@ -29,8 +29,7 @@ from headprobe.headhunt.prompts import EMBEDDED_PROMPTS
 from headprobe.models.loading import load
 from headprobe.models.model import Model
 from headprobe.provenance import versions
-from headprobe.trace._batching import Batches
-from headprobe.trace.tracer import HeadTracer
+from headprobe.trace.tracer import Batches, HeadTracer
 from headprobe.video.clips import clip_examples
 from headprobe.video.scenes import (
     CLIP_FRAMES,

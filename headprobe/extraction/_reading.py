@@ -18,10 +18,9 @@ from headprobe.extraction._sources import video_and_span
 from headprobe.heads import Head, HeadSet
 from headprobe.models.model import Model
 from headprobe.provenance import Provenance
-from headprobe.trace._batching import BatchSize
 from headprobe.trace._passes import heads_of
 from headprobe.trace.positions import Position
-from headprobe.trace.tracer import HeadTracer
+from headprobe.trace.tracer import BatchSize, HeadTracer
 
 _HOPELESS = 4  # clips refused by the model before one was accepted
 

@@ -25,9 +25,9 @@ from headprobe.models.loading import load
 from headprobe.models.model import Model
 from headprobe.store import Store
 from headprobe.store._io import check_locks
-from headprobe.trace._batching import Forecast
 from headprobe.trace._readout import Positions, named_positions
 from headprobe.trace.positions import Position
+from headprobe.trace.tracer import _Forecast
 
 __all__ = ["Extraction", "Interrupted", "extract"]
 
@@ -280,7 +280,7 @@ def extract(
 def _run(
     runner: Any, units: Sequence[Unit], keeper: Keeper, skipped: SkippedList, bar: _Bar, stopped: Callable[[], bool]
 ) -> None:
-    forecast = Forecast("extract", runner.device, 0, 0, keeper.folder, batches=2 * runner.n_models)
+    forecast = _Forecast("extract", runner.device, 0, 0, keeper.folder, batches=2 * runner.n_models)
     with closing(runner.results(units)) as results:
         for result in results:
             if isinstance(result, Opened):

@@ -21,7 +21,7 @@ from headprobe.video.decode import VideoInfo, shared_reader
 if TYPE_CHECKING:
     from headprobe.headhunt.detector import Detector
     from headprobe.models.model import Model
-    from headprobe.trace._batching import Batches
+    from headprobe.trace.tracer import Batches
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +119,7 @@ def detect_videos(
     progress: bool = True,
 ) -> Iterator[Detection | VideoError]:
     """Detect in all files of ``sources`` (files or folders), one after another."""
-    from headprobe.trace._batching import BatchSize
+    from headprobe.trace.tracer import BatchSize
 
     size = BatchSize.of(batch_size, model.device)  # what it was halved to for one video holds for the next
     with tqdm(_find_videos(list(sources)), desc="detect", unit="video", disable=not progress) as bar:

@@ -38,7 +38,7 @@ from headprobe.video.decode import probe
 
 if TYPE_CHECKING:
     from headprobe.store import Store
-    from headprobe.trace._batching import Batches
+    from headprobe.trace.tracer import Batches
 
 _SAME = ("weights_hash", "processor", "dtype", "attention", "prompts", "positions", "frames", "edits")
 
@@ -55,7 +55,7 @@ def kept_activations(
     """What `HeadHunt.fit` needs of calibration clips, kept video by video; what is there is not read again."""
     from headprobe.store import Store
     from headprobe.store._io import MANIFEST
-    from headprobe.trace._batching import BatchSize, Forecast
+    from headprobe.trace.tracer import BatchSize, Forecast
 
     store: Store | None = Store.open(folder) if (Path(folder) / MANIFEST).exists() else None
     if store is not None:

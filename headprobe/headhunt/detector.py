@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from headprobe.errors import VideoError
     from headprobe.headhunt._detect import Detection
     from headprobe.headhunt._stream import StreamSegment
-    from headprobe.trace._batching import Batches
+    from headprobe.trace.tracer import Batches
 
 __all__ = ["CLIPS", "DETECTOR", "MOTION", "NEVER_TRAINED", "Detector", "Hunt"]
 

@@ -7,8 +7,8 @@ import hashlib
 import math
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import TracebackType
@@ -25,12 +25,11 @@ from torch import Tensor, nn
 from headprobe import _torchvision
 from headprobe._forks import free_in_children
 from headprobe.activations import HeadActivations
-from headprobe.errors import FingerprintError, HeadprobeError, InputError, SiteError
+from headprobe.errors import FingerprintError, HeadprobeError, InputError, OutOfMemoryError, SiteError
 from headprobe.heads import HeadSet
 from headprobe.models.adapter import TokenInfo
 from headprobe.models.model import Model
 from headprobe.models.sites import HeadSite
-from headprobe.trace._batching import memory_errors
 from headprobe.trace.positions import Position
 
 # From the z of the heads to edit, [batch, token, k, d_head], to what takes its place, of a shape that broadcasts to it.
@@ -451,3 +450,27 @@ def sketch(arrays: Iterable[Tensor]) -> str:
         return "0"
     numbers = math.log(square / count), *(along / math.sqrt(square)).tolist()
     return " ".join(f"{round(number, 2) + 0.0:.2f}" for number in numbers)  # plus 0: no minus before a zero
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that memory ran out; on the CPU torch has no type of its own for it."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+@contextmanager
+def memory_errors(doing: str) -> Iterator[None]:
+    """Make an error of torch about memory one of headprobe."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if isinstance(error, OutOfMemoryError) or not _is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError(
+            f"The memory does not suffice for {doing}: take a smaller batch_size or 'auto', fewer frames, dtype "
+            f"'bfloat16', or device_map 'auto', which spreads the model. ({_first_line(error)})"
+        ) from error

@@ -23,8 +23,7 @@ from headprobe.models.sites import all_heads
 from headprobe.provenance import Provenance
 from headprobe.trace._forward import Batch, ReadPoint, active, run, take_turns, uniform
 from headprobe.trace._readout import Point, Reading, Wanted, answer_logits, points_of, readings
-from headprobe.trace._rows import RowPart, Rows, join, read_together, split
-from headprobe.trace.positions import Position, last
+from headprobe.trace.positions import Position, _join, _read_together, _RowPart, _Rows, _split, last
 from headprobe.trace.remote import RemoteModel, _remote_pass
 
 
@@ -108,11 +107,11 @@ _REPEATED_BYTES = 2 * 2**30
 
 @torch.no_grad()
 def read_prompts(
-    prefix: SharedPrefix, model: Model, points: Sequence[Point], rows: Sequence[Sequence[Rows]], logits: bool = False
+    prefix: SharedPrefix, model: Model, points: Sequence[Point], rows: Sequence[Sequence[_Rows]], logits: bool = False
 ) -> list[tuple[list[Float[Tensor, "row kept"]], Tensor | None]]:
     """Read rows under every prompt: one pass over the prefix, then a short pass per prompt over its own text."""
-    halves = [[split(row, prefix.width) for row in by_position] for by_position in rows]
-    shared: list[RowPart] = []  # tokens of the prefix that some prompt reads, each once
+    halves = [[_split(row, prefix.width) for row in by_position] for by_position in rows]
+    shared: list[_RowPart] = []  # tokens of the prefix that some prompt reads, each once
     index = [[_place_in(shared, early) for early, _ in by_position] for by_position in halves]
     to_read = logits or any(len(own.row) for by_position in halves for _, own in by_position)
     cache = _new_cache(model) if to_read else None
@@ -138,14 +137,14 @@ def read_prompts(
             before = [held[i][0][place] for place in index[prompt]]
             own = zip(owns[prompt], before, strict=True)
             after = late[prompt][i] if to_read else [part.nothing(value) for part, value in own]
-            whole = [join(*parts) for parts in zip(rows[prompt], by_position, before, after, strict=True)]
+            whole = [_join(*parts) for parts in zip(rows[prompt], by_position, before, after, strict=True)]
             joined.append(whole[0] if len(whole) == 1 else torch.cat(whole))
         readings.append((joined, ends.get(prompt)))
     return readings
 
 
 def _read(
-    model: Model, arguments: dict[str, Any], points: Sequence[Point], parts: Sequence[Sequence[RowPart]], logits: bool
+    model: Model, arguments: dict[str, Any], points: Sequence[Point], parts: Sequence[Sequence[_RowPart]], logits: bool
 ) -> tuple[list[list[list[Tensor]]], Tensor | None]:
     """A pass; for every point what was read of the parts."""
     taken: list[list[list[Tensor]]] = []
@@ -161,7 +160,7 @@ def _read(
     return taken, end
 
 
-def _moved(parts: Sequence[RowPart], prefix: SharedPrefix, group: Sequence[int], prompt: int) -> list[RowPart]:
+def _moved(parts: Sequence[_RowPart], prefix: SharedPrefix, group: Sequence[int], prompt: int) -> list[_RowPart]:
     """A prompt's own tokens by their rows and columns in the batch of a group."""
     own = [batch.ids.shape[1] - prefix.width for batch in prefix.batches]
     columns = max(own[i] for i in group) - own[prompt]
@@ -169,7 +168,7 @@ def _moved(parts: Sequence[RowPart], prefix: SharedPrefix, group: Sequence[int],
     return [part.moved(rows, columns) for part in parts]
 
 
-def _place_in(parts: list[RowPart], part: RowPart) -> int:
+def _place_in(parts: list[_RowPart], part: _RowPart) -> int:
     """Index of a part in a list, where it is put unless it is there already."""
     for i, other in enumerate(parts):
         if part.same(other):
@@ -368,7 +367,7 @@ def full_pass(
     _check_inputs(inputs)
     check_lengths(model, inputs)
     rows = {name: position.rows(inputs.token_info) for name, position in wanted.positions.items()}
-    read, points = read_together(list(rows.values())), points_of(model, wanted)
+    read, points = _read_together(list(rows.values())), points_of(model, wanted)
     given = {name: tensor for name, tensor in inputs.inputs.items() if name not in (shared or {})}
     arguments: dict[str, Any] = {name: tensor.to(model.device) for name, tensor in given.items()}
     arguments |= {name: value for name, value in (shared or {}).items() if value is not None}

@@ -22,8 +22,7 @@ from headprobe.models.model import Model
 from headprobe.models.sites import HeadSite, block_paths
 from headprobe.provenance import Provenance
 from headprobe.trace._forward import ReadPoint
-from headprobe.trace._rows import Rows
-from headprobe.trace.positions import Position, last
+from headprobe.trace.positions import Position, _Rows, last
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,7 +71,7 @@ class Reading:
     """What one forward pass gave at one position."""
 
     tensors: Mapping[HeadSet, Float[Tensor, "row k d_head"]]
-    rows: Rows
+    rows: _Rows
     token_ids: Int[Tensor, " row"]
     resid_post: Float[Tensor, "row layer d_model"] | None = None
     answer_logits: Float[Tensor, "batch answer"] | None = None
@@ -133,7 +132,7 @@ def readings(
     wanted: Wanted,
     points: Sequence[Point],
     kept: Sequence[Float[Tensor, "row kept"]],
-    rows: Mapping[str, Rows],
+    rows: Mapping[str, _Rows],
     input_ids: Int[Tensor, "batch token"],
     answer_logits: Float[Tensor, "batch answer"] | None = None,
 ) -> dict[str, Reading]:

@@ -34,8 +34,7 @@ from headprobe.models.model import Model
 from headprobe.trace._forward import Batch, run_steps, take_turns
 from headprobe.trace._passes import batches, encode, heads_of, model_of, prepare, provenance_of
 from headprobe.trace._readout import Collected, Reading, Wanted, points_of, readings
-from headprobe.trace._rows import Rows
-from headprobe.trace.positions import Position
+from headprobe.trace.positions import Position, _Rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -452,14 +451,14 @@ def _joined(values: list[Tensor]) -> Tensor:
     return torch.cat([value.to(values[0].device) for value in values], dim=1).float().cpu()
 
 
-def _rows(tokens: TokenInfo, width: int, lengths: Sequence[int]) -> Rows:
+def _rows(tokens: TokenInfo, width: int, lengths: Sequence[int]) -> _Rows:
     """A row per example and step, of the prompts and the tokens generated behind them."""
     n_steps = torch.tensor(lengths)
     example = torch.arange(len(lengths)).repeat_interleave(n_steps)
     step = torch.cat([torch.arange(n) for n in lengths])
     n_prompt = tokens.lengths.cpu()[example]
     index = n_prompt - 1 + step
-    return Rows(
+    return _Rows(
         example=example,
         columns=(width - 1 + step)[:, None],
         count=torch.ones_like(example),

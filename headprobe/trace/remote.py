@@ -26,7 +26,7 @@ from headprobe.models.model import Model  # noqa: E402
 from headprobe.models.sites import HeadSite, discover  # noqa: E402
 from headprobe.trace._forward import active  # noqa: E402
 from headprobe.trace._readout import Point  # noqa: E402
-from headprobe.trace._rows import Rows, read_together  # noqa: E402
+from headprobe.trace.positions import _read_together, _Rows  # noqa: E402
 
 __all__ = [
     "RemoteModel",
@@ -144,7 +144,7 @@ def _remote_pass(
     model: RemoteModel,
     arguments: Mapping[str, Any],
     points: Sequence[Point],
-    rows: Sequence[Rows],
+    rows: Sequence[_Rows],
     logits: bool,
 ) -> tuple[list[Float[Tensor, "row kept"]], Float[Tensor, "batch 1 vocabulary"] | None]:
     """One pass on a server."""
@@ -157,7 +157,7 @@ def _remote_pass(
         values, ends = _trace(model.nnsight, dict(arguments), places, example, column, logits, model.remote)
     except (RemoteError, OSError) as error:
         raise HeadprobeError(f"{model.name} could not be run on the server: {error}") from error
-    shape, read = arguments["input_ids"].shape, read_together(rows)
+    shape, read = arguments["input_ids"].shape, _read_together(rows)
     kept: list[Tensor] = []
     for point, value in zip(points, values, strict=True):
         whole = value.new_zeros(*shape, value.shape[-1])

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 import tempfile
 import threading
@@ -167,21 +168,32 @@ def facts() -> dict[str, Any]:
     }
 
 
-def visited(call: Callable[[], object]) -> list[str]:
-    """Files of the package in which a call runs code, in the order in which it comes to them."""
+# What lies behind these has a list of its own or is loading; another path names their files and stops there.
+DOORS = {("models/loading.py", "load"), ("trace/tracer.py", "capture")}
+
+
+def visited(call: Callable[[], object], doors: bool = False) -> list[str]:
+    """Files of the package in which a call runs code, without the shared currency at the root, as it comes to them."""
     seen: dict[str, None] = {}
     start = str(PACKAGE)
 
+    def place(frame: Any) -> tuple[str, str]:
+        name = frame.f_code.co_filename
+        return (Path(name).relative_to(PACKAGE).as_posix() if name.startswith(start) else "", frame.f_code.co_name)
+
     def profile(frame: Any, event: str, _argument: object) -> None:
-        code = frame.f_code
+        file, function = place(frame)
         # Importing a file runs its body, which is no step of the call.
-        if event == "call" and code.co_name not in ("<module>", "__getattr__") and code.co_filename.startswith(start):
-            inside = frame
-            while inside is not None and inside.f_code.co_name != "<module>":
-                inside = inside.f_back
-            body = inside is not None and inside.f_code.co_filename.startswith(start)
-            if not body:
-                seen[Path(code.co_filename).relative_to(PACKAGE).as_posix()] = None
+        if event != "call" or "/" not in file or function in ("<module>", "__getattr__") or file in seen:
+            return
+        outer = frame.f_back
+        while outer is not None:
+            if outer.f_code.co_name == "<module>" and place(outer)[0]:
+                return
+            if doors and place(outer) in DOORS:
+                return
+            outer = outer.f_back
+        seen[file] = None
 
     threading.setprofile(profile)
     sys.setprofile(profile)
@@ -238,23 +250,35 @@ def detect_path() -> list[str]:
         write_video(video, np.random.default_rng(0).integers(0, 255, (40, 48, 64, 3), np.uint8), fps=10)
         command = ["detect", str(video), "--detector", str(detector), "--out", folder, "--sigma", "0", "--tau", "0.5"]
         results: list[Any] = []
-        files = visited(lambda: results.append(CliRunner().invoke(app, [*command, "--no-timelines"])))
+        arguments = [*command, "--no-timelines"]
+        files = visited(lambda: results.append(CliRunner().invoke(app, arguments)), doors=True)
         if results[0].exit_code or not (Path(folder) / "events.json").exists():
             raise RuntimeError(f"headprobe {' '.join(command)} failed: {results[0].output}")
     return files
 
 
-PATHS: dict[str, Callable[[], list[str]]] = {
-    "a clip under two prompts to z": capture_path,
-    "saliency of activations": saliency_path,
-    "headprobe detect to events.json": detect_path,
+PATHS: dict[str, tuple[int, Callable[[], list[str]]]] = {
+    "A clip under two prompts to `z`": (10, capture_path),
+    "`saliency` of activations": (7, saliency_path),
+    "`headprobe detect` to `events.json`": (26, detect_path),
 }
+PLACE = re.compile(r"(?<=<!-- paths -->\n).*(?=<!-- /paths -->)", re.DOTALL)
+
+
+def paths_as_text() -> str:
+    """The block of CONTRIBUTING that lists the files of the paths."""
+    lines = []
+    for title, (_, path) in PATHS.items():
+        files = path()
+        lines.append(f"- {title}, {len(files)} files: {', '.join(f'`{file}`' for file in files)}.\n")
+    return "".join(lines)
 
 
 if __name__ == "__main__":
     for title, value in facts().items():
         print(f"{title}: {value if value != [] else 'none'}")
     if "--paths" in sys.argv:
-        for title, path in PATHS.items():
-            files = path()
-            print(f"{title}: {len(files)} files: {', '.join(files)}")
+        print(paths_as_text())
+    if "--write" in sys.argv:
+        page = PACKAGE.parent / "CONTRIBUTING.md"
+        page.write_text(PLACE.sub(lambda _: paths_as_text(), page.read_text("utf-8")), encoding="utf-8")

@@ -138,6 +138,19 @@ def test_the_root_holds_the_currency_alone() -> None:
     assert house.facts()["files above 900 lines"] == []
 
 
+@pytest.mark.parametrize("title", house.PATHS)
+def test_a_users_path_is_the_one_that_contributing_lists(title: str) -> None:
+    most, path = house.PATHS[title]
+    files = path()
+    listed = re.search(
+        rf"^- {re.escape(title)}, (\d+) files: (.+)\.$", (ROOT / "CONTRIBUTING.md").read_text("utf-8"), re.M
+    )
+    assert listed is not None, "python tests/docs/house.py --write writes the lists"
+    assert set(re.findall(r"`([\w/]+\.py)`", listed[2])) == set(files), "python tests/docs/house.py --write"
+    assert int(listed[1]) == len(files)
+    assert len(files) <= most
+
+
 def test_nothing_that_runs_code_on_loading() -> None:
     modules = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
     calls = {"torch.load", "torch.save", "joblib.load", "eval", "exec"}

@@ -18,7 +18,7 @@ from headprobe.extraction._sources import Stretch, Video, clip_id, cut, units_of
 from headprobe.extraction._writer import SkippedList, read_skipped, store_folders, summary
 from headprobe.extraction.extract import _Bar
 from headprobe.extraction.prompts import _parse_position, _parse_positions, read_prompts
-from headprobe.trace._batching import BatchSize
+from headprobe.trace.tracer import BatchSize
 
 CPU = torch.device("cpu")
 

@@ -7,7 +7,7 @@ from equality import close, same_bits
 from headprobe import positions
 from headprobe.errors import PositionError
 from headprobe.models.adapter import TokenInfo
-from headprobe.trace._rows import read_together
+from headprobe.trace.positions import _read_together
 
 # three real tokens after two of padding; five real tokens
 LEFT = TokenInfo(torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]]).bool())
@@ -225,8 +225,8 @@ def test_nan_at_other_tokens_does_not_reach_a_mean():
 def test_positions_read_together_are_those_read_alone(dtype):
     values = VALUES.to(dtype)
     several = [p.rows(LEFT) for p in (positions.last(), positions.all().mean(), positions.all().each())]
-    together = read_together(several)(values)
+    together = _read_together(several)(values)
     assert together.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     alone = [rows.reader()(values).to(together.dtype) for rows in several]
     assert same_bits(together, torch.cat(alone), of="copies of one array")
-    assert read_together(several[:1])(values).dtype == dtype
+    assert _read_together(several[:1])(values).dtype == dtype

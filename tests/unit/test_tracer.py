@@ -27,12 +27,12 @@ from headprobe.errors import (
 )
 from headprobe.models.adapter import ModelInputs, TokenInfo
 from headprobe.models.sites import block_paths
-from headprobe.trace import _batching as batching
 from headprobe.trace import attention as trace_attention
 from headprobe.trace import edits
-from headprobe.trace._batching import BatchSize
+from headprobe.trace import tracer as tracing
 from headprobe.trace._readout import Wanted
 from headprobe.trace.positions import last
+from headprobe.trace.tracer import BatchSize
 
 GENERATIVE = [family for family in FAMILIES if family != "bert"]
 
@@ -607,12 +607,12 @@ def test_a_long_run_is_told_after_its_first_batch_and_what_does_not_fit_is_warne
     with caplog.at_level("INFO", logger="headprobe"):
         tracer.capture(TEXTS, batch_size=1, progress=False)
         assert caplog.text == ""
-        monkeypatch.setattr(batching, "_LONG_SECONDS", 0.0)
+        monkeypatch.setattr(tracing, "_LONG_SECONDS", 0.0)
         tracer.capture(TEXTS, batch_size=4, progress=False)
         assert caplog.text == ""
         acts = tracer.capture(TEXTS, batch_size=1, progress=False)
     assert caplog.text.count("capture: 1 of about 4 examples done; about") == 1
     assert tracer._kept_bytes(Wanted(acts.heads, {"last": last()}, False, ()), 1) == acts.z[0, 0].numel() * 4
-    monkeypatch.setattr(batching, "_available_memory", lambda: 10)
+    monkeypatch.setattr(tracing, "_available_memory", lambda: 10)
     with pytest.warns(HeadprobeWarning, match=r"are still to be kept in memory and 0\.0 GB are free"):
         tracer.capture(TEXTS, batch_size=1, progress=False)

@@ -1,9 +1,7 @@
 """Examples and prompts: what is shown to the model.
 
->>> [example.id for example in as_examples(["a man walks", "a man falls"])]
-['0', '1']
->>> as_prompts(["What happens?"])
-{'p1': 'What happens?'}
+>>> Example("a man walks", id="walk", label=0).label
+0
 """
 
 from __future__ import annotations

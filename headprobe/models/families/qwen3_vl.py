@@ -6,9 +6,9 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from headprobe.examples import Frames
-from headprobe.models._frame_times import frame_seconds
 from headprobe.models.adapter import register
 from headprobe.models.families.qwen_vl import QwenVLAdapter
+from headprobe.models.frame_times import frame_seconds
 from headprobe.models.video_adapter import CONTRACT, EncodedClip
 
 if TYPE_CHECKING:

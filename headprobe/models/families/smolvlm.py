@@ -13,9 +13,9 @@ from torch.nn import functional
 from headprobe import _torchvision
 from headprobe.errors import InputError
 from headprobe.examples import Frames
-from headprobe.models._frame_times import frame_seconds
 from headprobe.models._pixels import Normalisation, normalise, resize, to_channels_first
 from headprobe.models.adapter import register
+from headprobe.models.frame_times import frame_seconds
 from headprobe.models.video_adapter import CONTRACT, EncodedClip, VideoAdapter, grid_places
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from headprobe.errors import InputError
 from headprobe.examples import Frames
-from headprobe.models._frame_times import frame_seconds
 from headprobe.models._pixels import PackedClip, PixelPacking, pack
 from headprobe.models.adapter import register
+from headprobe.models.frame_times import frame_seconds
 from headprobe.models.video_adapter import CONTRACT, EncodedClip, VideoAdapter, grid_places
 
 if TYPE_CHECKING:

@@ -231,17 +231,17 @@ def test_rewritten_libraries_are_capped() -> None:
     assert requirements["transformer-lens"].endswith("<5")
     # Below the next major release than the tested one.
     for name in ("transformers", "numpy", "pandas"):
-        assert requirements[name].endswith(f",<{int(tested_set()[name].partition('.')[0]) + 1}"), name
+        assert requirements[name].endswith(f",<{int(the_tested_set()[name].partition('.')[0]) + 1}"), name
 
 
-def tested_set() -> dict[str, str]:
+def the_tested_set() -> dict[str, str]:
     """Return the releases of the tested set by distribution."""
     lines = (ROOT / "constraints-tested.txt").read_text("utf-8").splitlines()
     return dict(line.split("==") for line in lines if not line.startswith("#"))
 
 
 def test_the_tested_set_holds_every_dependency_in_the_range_that_is_asked_for() -> None:
-    releases = tested_set()
+    releases = the_tested_set()
     assert list(releases) == sorted(releases)
     for line in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]:
         wanted = Requirement(line)

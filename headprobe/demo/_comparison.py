@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import PredefinedSplit, cross_val_predict
 from tqdm.auto import tqdm
 
 from headprobe.errors import InputError
 from headprobe.evaluation import constant_per_video, evaluate, position_prior, to_frames
-from headprobe.headhunt._held_out import by_video, out_of_fold
+from headprobe.headhunt._held_out import by_video, fold_numbers
 from headprobe.headhunt.headhunt import identify
-from headprobe.headhunt.scorer import _make_scorer, features
+from headprobe.headhunt.scorer import features
 from headprobe.heads import HeadSet
+from headprobe.probing.probe import HeadProbe
 
 if TYPE_CHECKING:
     from headprobe.activations import HeadActivations
@@ -139,7 +142,7 @@ def _methods(
     all_heads = m.calibration.heads
 
     def probe(train: Features, test: Features, labels: np.ndarray = y) -> np.ndarray:
-        return _make_scorer(seed).fit(train, labels).predict_proba(test)[:, 1]
+        return HeadProbe().fit(train, labels).predict_proba(test)[:, 1]
 
     def heads_probe(heads: HeadSet, a: HeadActivations, b: HeadActivations) -> np.ndarray:
         return probe(features(a.select(heads)[prompt]), features(b.select(heads)[prompt]))
@@ -165,10 +168,9 @@ def _methods(
     resid, resid_test = part.resid_post[prompt].numpy(), m.test.resid_post[prompt].numpy()
 
     def held_out_auc(x: Features) -> float:
-        def score(train: np.ndarray, test: np.ndarray) -> np.ndarray:
-            return _make_scorer(seed).fit(x[train], y[train]).predict_proba(x[test])[:, 1]
-
-        return _auc(y, out_of_fold(score, y, groups, random_state=seed))
+        folds = PredefinedSplit(fold_numbers(y, groups, random_state=seed))
+        scores = np.asarray(cross_val_predict(HeadProbe(), x, y, cv=folds, method="predict_proba"))
+        return float(roc_auc_score(y, scores[:, 1]))
 
     by_layer = [held_out_auc(resid[:, layer]) for layer in range(resid.shape[1])]
     best = int(np.argmax(by_layer))
@@ -188,12 +190,6 @@ def _methods(
         SHUFFLED: [hunted_with(labels) for labels in shuffled],
         "frame differences": [probe(m.motion_calibration[rows], m.motion_test)],
     }, list(found.heads.labels)
-
-
-def _auc(y: np.ndarray, scores: np.ndarray) -> float:
-    from sklearn.metrics import roc_auc_score
-
-    return float(roc_auc_score(y, scores))
 
 
 def evaluate_segments(m: Material, scores: Float[np.ndarray, " segment"]) -> dict[str, float]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from numpy.typing import ArrayLike
 
 from headprobe.errors import HeadprobeWarning, InputError
@@ -45,22 +44,6 @@ def fold_numbers(
     for number, (_, test) in enumerate(split.split(np.zeros((len(y), 1)), y, groups)):
         numbers[test] = number
     return numbers
-
-
-def out_of_fold(
-    score: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    y: ArrayLike,
-    groups: ArrayLike,
-    n_folds: int = 4,
-    random_state: int = 0,
-) -> Float[np.ndarray, " example"]:
-    """Scores of each example by whatever is fitted on other groups only."""
-    numbers = fold_numbers(y, groups, n_folds, random_state)
-    scores = np.full(len(numbers), math.nan)
-    for number in range(int(numbers.max()) + 1):
-        test = np.flatnonzero(numbers == number)
-        scores[test] = score(np.flatnonzero(numbers != number), test)
-    return scores
 
 
 def by_video(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -39,6 +40,8 @@ class Platt:
         n1, n0 = int((labels == 1).sum()), int((labels == 0).sum())
         if not n1 or not n0 or n0 + n1 != len(d):
             raise InputError(f"labels must be 0 and 1, and both occur; got {n0} of 0 and {n1} of 1 among {len(d)}")
+        from sklearn.linear_model import LogisticRegression
+
         target = np.where(labels == 1, (n1 + 1) / (n1 + 2), 1 / (n0 + 2))
         centre, unit = float(d.mean()), float(d.std())
         if unit == 0 or float(d[labels == 1].mean()) <= float(d[labels == 0].mean()):
@@ -46,29 +49,12 @@ class Platt:
                 "the held-out decisions do not rise with the label, so they cannot be made probabilities: the heads "
                 "know nothing of the labels, or there are too few calibration videos; calibrate=False goes on without"
             )
-        x = np.stack([(d - centre) / unit, np.ones_like(d)], 1)
-        w = np.array([1.0, math.log(n1 / n0)])
-        for _ in range(_STEPS):  # Newton's method with steps halved until the loss falls
-            p = expit(x @ w)
-            gradient = x.T @ (p - target)
-            hessian = (x * (p * (1 - p))[:, None]).T @ x + 1e-12 * np.eye(2)
-            step = np.linalg.solve(hessian, gradient)
-            size = 1.0
-            while _loss(x @ (w - size * step), target) > _loss(x @ w, target) and size > 1e-8:
-                size /= 2
-            w = w - size * step
-            if np.abs(step).max() * size < 1e-10:
-                break
-        return cls(float(w[0] / unit), float(w[1] - w[0] * centre / unit))
-
-
-def _loss(margin: np.ndarray, target: np.ndarray) -> float:
-    return float((np.logaddexp(0, margin) - target * margin).sum())
-
-
-def brier_score(probability: ArrayLike, y: ArrayLike) -> float:
-    """Mean squared difference of probability and label; 0 is best, and a constant base rate p gives p (1 - p)."""
-    return float(np.mean((np.asarray(probability, dtype=np.float64) - np.asarray(y)) ** 2))
+        # A soft target is both labels, each with its weight.
+        rows, labelled = np.tile((d - centre) / unit, 2)[:, None], np.repeat([1, 0], len(d))
+        fitted: Any = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-12, max_iter=_STEPS)
+        fitted.fit(rows, labelled, sample_weight=np.concatenate([target, 1 - target]))
+        slope = float(fitted.coef_[0, 0]) / unit
+        return cls(slope, float(fitted.intercept_[0]) - slope * centre)
 
 
 def expected_calibration_error(probability: ArrayLike, y: ArrayLike, n_bins: int = 10) -> float:
@@ -81,11 +67,11 @@ def expected_calibration_error(probability: ArrayLike, y: ArrayLike, n_bins: int
 
 def quality(probability: ArrayLike, y: ArrayLike) -> dict[str, float]:
     """How good and how calibrated probabilities are: ``n``, ``auc``, ``brier`` and ``ece``."""
-    from sklearn.metrics import roc_auc_score
+    from sklearn.metrics import brier_score_loss, roc_auc_score
 
     return {
         "n": float(np.size(y)),
         "auc": float(roc_auc_score(y, probability)),
-        "brier": brier_score(probability, y),
+        "brier": float(brier_score_loss(y, probability)),
         "ece": expected_calibration_error(probability, y),
     }

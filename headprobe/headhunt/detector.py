@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
+from sklearn.model_selection import PredefinedSplit, cross_val_predict
 
 from headprobe._validation import count
 from headprobe.activations import HeadActivations
@@ -771,17 +772,11 @@ class Hunt(Detector):
         return decisions, numbers, choices
 
     def _folded(
-        self, z: Float[np.ndarray, "example k d"], y: np.ndarray, numbers: np.ndarray, kind: str | None = None
+        self, z: Float[np.ndarray, "example k d"], y: np.ndarray, numbers: np.ndarray, **changes: Any
     ) -> Float[np.ndarray, " example"]:
         """Held-out decisions of a scorer on fixed features, in these folds."""
-        out = np.full(len(y), np.nan)
-        for number in range(int(numbers.max()) + 1):
-            train, test = numbers != number, numbers == number
-            scorer = self._new_scorer()
-            if kind is not None:
-                scorer.set_params(kind=kind)
-            out[test] = scorer.fit(z[train], y[train]).decision(z[test])
-        return out
+        probe = self._new_scorer().set_params(**changes)._probe()
+        return np.asarray(cross_val_predict(probe, z, y, cv=PredefinedSplit(numbers), method="decision_function"))
 
     def _calibrated(self, decisions: np.ndarray, numbers: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Held-out probabilities; the scorer's own map is fitted on all held-out decisions."""

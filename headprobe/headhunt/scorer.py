@@ -9,21 +9,22 @@ import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy.special import expit
 from sklearn.base import BaseEstimator
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from headprobe._files import parse_json, read_regular, replacing
+from headprobe._validation import choice, count, number, seed
 from headprobe.errors import ArtefactError, InputError
 from headprobe.headhunt._platt import Platt
-
-if TYPE_CHECKING:
-    from sklearn.pipeline import Pipeline
+from headprobe.probing.probe import HeadProbe
 
 __all__ = [
     "CLASS_WEIGHTS",
@@ -34,16 +35,11 @@ __all__ = [
 
 
 KINDS = ("logistic", "svm", "mlp", "sav")
-
-
 """Kinds of scorer."""
 
 
 CLASS_WEIGHTS = ("balanced", None)
-
-
 """How classes of unequal size are weighted."""
-
 
 MAX_ITER = 1000
 
@@ -85,20 +81,8 @@ def features(z: np.ndarray | Tensor) -> Float[np.ndarray, "example feature"]:
     return array.reshape(len(array), -1)
 
 
-def _make_scorer(
-    random_state: int = 0, C: float = 1.0, class_weight: str | None = None, standardise: bool = True
-) -> Pipeline:
-    """Make an unfitted logistic scorer: standardise every feature, then logistic regression."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import Pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    logistic = LogisticRegression(C=C, max_iter=MAX_ITER, random_state=random_state, class_weight=class_weight)
-    return Pipeline([("scale", StandardScaler(with_std=standardise)), ("logistic", logistic)])
-
-
 class Scorer(BaseEstimator):
-    """Score segments by the outputs of the expert heads; the fitted scorer is a handful of arrays.
+    """Score segments by the outputs of the expert heads: a `HeadProbe` whose decisions are made probabilities.
 
     Parameters
     ----------
@@ -123,8 +107,8 @@ class Scorer(BaseEstimator):
 
     Attributes
     ----------
-    arrays_ : dict of ndarray
-        All that the fitted scorer is.
+    probe_ : HeadProbe
+        The fitted probe.
     shape_ : tuple
         (k, d_head).
     platt_ : Platt or None
@@ -191,7 +175,7 @@ class Scorer(BaseEstimator):
         labels = labels.astype(np.int64)
         self.shape_: tuple[int, int] = (int(z.shape[1]), int(z.shape[2]))
         self.platt_: Platt | None = None
-        self.arrays_: dict[str, np.ndarray] = getattr(self, f"_fit_{self.kind}")(x, labels)
+        self.probe_: HeadProbe = self._probe().fit(x.reshape(len(x), *self.shape_), labels)
         return self
 
     def check(self) -> None:
@@ -202,14 +186,14 @@ class Scorer(BaseEstimator):
         InputError
             A setting makes no sense; the text names it.
         """
-        if self.kind not in KINDS:
-            raise InputError(f"unknown kind of scorer {self.kind!r}: known are {list(KINDS)}")
+        choice(self.kind, "kind", KINDS)
         if self.class_weight not in CLASS_WEIGHTS:
-            raise InputError(f"class_weight must be 'balanced' or None, got {self.class_weight!r}")
+            raise InputError(f"class_weight is {self.class_weight!r}; it must be 'balanced' or None.")
         if not isinstance(self.standardise, bool):
-            raise InputError(f"standardise must be True or False, got {self.standardise!r}")
-        if not self.C > 0:
-            raise InputError(f"C must be a positive number, got {self.C!r}")
+            raise InputError(f"standardise is {self.standardise!r}; it must be True or False.")
+        number(self.C, "C", above=0)
+        count(self.hidden, "hidden")
+        seed(self.random_state)
 
     def decision(self, z: np.ndarray | Tensor) -> Float[np.ndarray, " example"]:
         """Score examples: the higher, the more abnormal; no probabilities.
@@ -225,7 +209,8 @@ class Scorer(BaseEstimator):
             `[example]`: log-odds for `logistic` and `mlp`, distance from the plane in standard units for `svm`,
             difference of the shares of votes for `sav`, and within equal votes of the mean cosines.
         """
-        return self._decide(self._checked(z))
+        checked = self._checked(z)
+        return self.probe_.decision_function(checked)
 
     def probability(self, z: np.ndarray | Tensor) -> Float[np.ndarray, " example"]:
         """Probability of an anomaly: calibrated if `calibrate` was called, else the plain link of the kind.
@@ -297,20 +282,8 @@ class Scorer(BaseEstimator):
             the decision; for `sav` its vote (-1, 0 or 1) over k; for `mlp` the decision less what it is with this
             head at its calibration mean, which does not add up.
         """
-        x = self._checked(z)
-        k, d = self.shape_
-        if self.kind == "sav":
-            cosine = self._cosines(x)
-            return np.sign(cosine[:, 1] - cosine[:, 0]) / k
-        if self.kind == "mlp":
-            whole = self._decide(x)
-            out = np.empty((len(x), k))
-            for head in range(k):
-                without = x.copy()
-                without[:, head * d : (head + 1) * d] = self.arrays_["mean"][head * d : (head + 1) * d]
-                out[:, head] = whole - self._decide(without)
-            return out
-        return (self._standard(x) * self.arrays_["coef"]).reshape(len(x), k, d).sum(2)
+        checked = self._checked(z)
+        return self.probe_.contributions(checked)
 
     @property
     def intercept(self) -> float | None:
@@ -318,62 +291,57 @@ class Scorer(BaseEstimator):
         self._check_fitted()
         return float(self.arrays_["intercept"][0]) if "intercept" in self.arrays_ else None
 
-    def _fit_logistic(self, x: np.ndarray, y: Int[np.ndarray, " example"]) -> dict[str, np.ndarray]:
-        return _linear(_make_scorer(self.random_state, self.C, self.class_weight, self.standardise).fit(x, y))
-
-    def _fit_svm(self, x: np.ndarray, y: Int[np.ndarray, " example"]) -> dict[str, np.ndarray]:
-        from sklearn.pipeline import Pipeline
-        from sklearn.preprocessing import StandardScaler
-        from sklearn.svm import LinearSVC
-
-        machine = LinearSVC(
-            C=self.C, class_weight=self.class_weight, max_iter=100 * MAX_ITER, random_state=self.random_state
-        )
-        return _linear(Pipeline([("scale", StandardScaler(with_std=self.standardise)), ("svm", machine)]).fit(x, y))
-
-    def _fit_mlp(self, x: np.ndarray, y: Int[np.ndarray, " example"]) -> dict[str, np.ndarray]:
-        from sklearn.neural_network import MLPClassifier
-        from sklearn.preprocessing import StandardScaler
-
-        scale = StandardScaler(with_std=self.standardise).fit(x)
-        rows = np.arange(len(y))
-        if self.class_weight == "balanced":
-            small = int(y.mean() < 0.5)
-            times = max(round(float((y != small).sum() / (y == small).sum())), 1)
-            rows = np.concatenate([rows, np.tile(rows[y == small], times - 1)])
-        layers = MLPClassifier(
-            (self.hidden,), alpha=1e-2, solver="lbfgs", max_iter=MAX_ITER, random_state=self.random_state
-        ).fit(scale.transform(x[rows]), y[rows])
-        (w0, w1), (b0, b1) = layers.coefs_, layers.intercepts_
-        return _float64(mean=scale.mean_, scale=_spread(scale), w0=w0, b0=b0, w1=w1[:, 0], b1=b1)
-
-    def _fit_sav(self, x: np.ndarray, y: Int[np.ndarray, " example"]) -> dict[str, np.ndarray]:
-        z = x.reshape(len(x), *self.shape_)
-        return _float64(class_means=np.stack([z[y == label].mean(0) for label in (0, 1)]))
-
-    def _decide(self, x: np.ndarray) -> Float[np.ndarray, " example"]:
-        a = self.arrays_
+    @property
+    def arrays_(self) -> dict[str, np.ndarray]:
+        """All that the fitted scorer is, as it is saved; setting them fits it to ``shape_``."""
         if self.kind == "sav":
-            cosine = self._cosines(x)
-            k = self.shape_[0]
-            votes = np.sign(cosine[:, 1] - cosine[:, 0]).sum(1) / k
-            # Cosines are at most 1 in size, so they decide only between equal votes.
-            return votes + (cosine[:, 1] - cosine[:, 0]).mean(1) / (4 * k)
-        if self.kind == "mlp":
-            return np.maximum(self._standard(x) @ a["w0"] + a["b0"], 0) @ a["w1"] + a["b1"][0]
-        return self._standard(x) @ a["coef"] + a["intercept"][0]
+            arrays = {"class_means": self.probe_.class_means_}
+        else:
+            steps: Any = self.probe_.model_
+            scale, machine = steps[0], steps[-1]
+            spread = np.ones_like(scale.mean_) if scale.scale_ is None else scale.scale_
+            arrays = {"mean": scale.mean_, "scale": spread}
+            if self.kind == "mlp":
+                (w0, w1), (b0, b1) = machine.coefs_, machine.intercepts_
+                arrays |= {"w0": w0, "b0": b0, "w1": w1[:, 0], "b1": b1}
+            else:
+                arrays |= {"coef": machine.coef_.reshape(-1), "intercept": machine.intercept_.reshape(-1)}
+        return {name: np.ascontiguousarray(array, dtype=np.float64) for name, array in arrays.items()}
 
-    def _standard(self, x: np.ndarray) -> np.ndarray:
-        return (x - self.arrays_["mean"]) / self.arrays_["scale"]
+    @arrays_.setter
+    def arrays_(self, arrays: Mapping[str, np.ndarray]) -> None:
+        probe: Any = self._probe()
+        probe.classes_, probe.layout_, probe.n_features_in_ = np.array([0, 1]), self.shape_, math.prod(self.shape_)
+        if self.kind == "sav":
+            probe.class_means_ = arrays["class_means"]
+        else:
+            scale: Any = StandardScaler()
+            machine = probe._classifier()
+            scale.mean_, scale.scale_ = arrays["mean"], arrays["scale"]
+            machine.classes_ = probe.classes_
+            scale.n_features_in_ = machine.n_features_in_ = probe.n_features_in_
+            if self.kind == "mlp":
+                machine.coefs_ = [arrays["w0"], arrays["w1"][:, None]]
+                machine.intercepts_ = [arrays["b0"], arrays["b1"]]
+            else:
+                machine.coef_, machine.intercept_ = arrays["coef"][None], arrays["intercept"]
+            probe.model_ = make_pipeline(scale, machine)
+        self.probe_ = probe
 
-    def _cosines(self, x: np.ndarray) -> Float[np.ndarray, "example class k"]:
-        z, means = x.reshape(len(x), *self.shape_), self.arrays_["class_means"]
-        dots = np.einsum("nkd,ckd->nck", z, means)
-        sizes = np.linalg.norm(z, axis=-1)[:, None] * np.linalg.norm(means, axis=-1)
-        return np.divide(dots, sizes, out=np.zeros_like(dots), where=sizes > 0)
+    def _probe(self) -> HeadProbe:
+        return HeadProbe(
+            self.kind,
+            C=self.C,
+            hidden=self.hidden,
+            alpha=1e-2,
+            max_iter=100 * MAX_ITER if self.kind == "svm" else MAX_ITER,
+            balanced=self.class_weight == "balanced",
+            standardise=self.standardise,
+            random_state=self.random_state,
+        )
 
     def _check_fitted(self) -> None:
-        if not hasattr(self, "arrays_"):
+        if not hasattr(self, "probe_"):
             raise InputError("the scorer is not fitted: call fit(z, labels) first")
 
     def _checked(self, z: np.ndarray | Tensor) -> np.ndarray:
@@ -381,28 +349,10 @@ class Scorer(BaseEstimator):
         x = features(z)
         if tuple(z.shape[1:]) != self.shape_:
             raise InputError(f"the scorer was fitted to [head, d_head] = {self.shape_}, got {tuple(z.shape[1:])}")
-        return x
-
-
-def _linear(pipeline: Pipeline) -> dict[str, np.ndarray]:
-    scale: Any = pipeline.named_steps["scale"]
-    machine: Any = pipeline[-1]
-    coef, intercept = np.reshape(machine.coef_, -1), np.reshape(machine.intercept_, -1)
-    return _float64(mean=scale.mean_, scale=_spread(scale), coef=coef, intercept=intercept)
-
-
-def _spread(scale: Any) -> np.ndarray:
-    """What features are divided by; ones where they are centred only."""
-    return np.ones_like(scale.mean_) if scale.scale_ is None else scale.scale_
-
-
-def _float64(**arrays: Any) -> dict[str, np.ndarray]:
-    return {name: np.ascontiguousarray(array, dtype=np.float64) for name, array in arrays.items()}
+        return x.reshape(len(x), *self.shape_)
 
 
 FORMAT = "headprobe.scorer/2"
-
-
 SETTINGS, NUMBERS = "scorer.json", "scorer.safetensors"
 
 
@@ -419,10 +369,9 @@ def _scorer_files(scorer: Scorer) -> dict[str, bytes]:
     """What `save_scorer` writes."""
     from safetensors.numpy import save
 
-    if not hasattr(scorer, "arrays_"):
-        raise InputError("the scorer is not fitted: call fit(z, labels) first")
-    k, d = scorer.shape_
-    problem = _problem(scorer.arrays_, scorer.kind, k, d)
+    scorer._check_fitted()
+    arrays, (k, d) = scorer.arrays_, scorer.shape_
+    problem = _problem(arrays, scorer.kind, k, d)
     if problem:
         raise InputError(f"the scorer cannot be saved: {problem}")
     platt = scorer.platt_
@@ -438,7 +387,7 @@ def _scorer_files(scorer: Scorer) -> dict[str, bytes]:
         "head_dim": d,
         "calibration": None if platt is None else {"slope": platt.slope, "intercept": platt.intercept},
     }
-    numbers = save(scorer.arrays_)
+    numbers = save(arrays)
     settings["numbers"] = hashlib.sha256(numbers).hexdigest()
     return {SETTINGS: (json.dumps(settings, indent=2) + "\n").encode(), NUMBERS: numbers}
 
@@ -459,39 +408,24 @@ def _parse_scorer(written: bytes, numbers: bytes, folder: str | os.PathLike[str]
     if not isinstance(settings, dict) or settings.get("format") != FORMAT:
         found = settings.get("format") if isinstance(settings, dict) else type(settings).__name__
         raise ArtefactError(f"{text}: format is {found!r}, expected {FORMAT!r}; save the scorer with this version")
-    kind, weight, C = settings.get("kind"), settings.get("class_weight"), settings.get("C")
-    if kind not in KINDS:
-        raise ArtefactError(f"{text}: kind must be one of {list(KINDS)}, got {kind!r}")
-    if weight not in CLASS_WEIGHTS:
-        raise ArtefactError(f"{text}: class_weight must be 'balanced' or null, got {weight!r}")
-    standardise = settings.get("standardise", True)  # scorers of earlier versions always did
-    if not isinstance(standardise, bool):
-        raise ArtefactError(f"{text}: standardise must be true or false, got {standardise!r}")
-    if not _is_number(C) or not C > 0:
-        raise ArtefactError(f"{text}: C must be a positive number, got {C!r}")
-    for name in ("hidden", "random_state", "n_heads", "head_dim"):
-        value = settings.get(name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < (name != "random_state"):
-            raise ArtefactError(f"{text}: {name} must be a whole number, got {value!r}")
+    # Scorers of earlier versions always standardised.
+    given: dict[str, Any] = {name: settings.get(name) for name in Scorer().get_params()}
+    scorer = Scorer(**given | {"standardise": settings.get("standardise", True)})
+    try:
+        scorer.check()
+        scorer.shape_ = (count(settings.get("n_heads"), "n_heads"), count(settings.get("head_dim"), "head_dim"))
+    except InputError as error:
+        raise ArtefactError(f"{text}: {error}") from error
     if settings.get("numbers", digest := hashlib.sha256(numbers).hexdigest()) != digest:
         raise ArtefactError(f"{tensors}: this is not the file that {text.name} was saved with; save the scorer again.")
     try:
         arrays = load(numbers)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:  # a number type that numpy lacks
         raise ArtefactError(f"{tensors}: not a readable safetensors file ({error}); save the scorer again.") from error
-    problem = _problem(arrays, kind, settings["n_heads"], settings["head_dim"])
+    problem = _problem(arrays, scorer.kind, *scorer.shape_)
     if problem:
         raise ArtefactError(f"{tensors}: {problem}")
-    scorer = Scorer(
-        kind,
-        C=float(C),
-        hidden=settings["hidden"],
-        class_weight=weight,
-        standardise=standardise,
-        random_state=settings["random_state"],
-    )
     scorer.arrays_ = arrays
-    scorer.shape_ = (settings["n_heads"], settings["head_dim"])
     scorer.platt_ = _platt(settings.get("calibration"), text)
     return scorer
 

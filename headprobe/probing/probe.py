@@ -282,7 +282,7 @@ class HeadProbe(ClassifierMixin, BaseEstimator):
         if self.kind == "sav":
             cosine = self._cosines(X)
             return np.sign(cosine[:, 1] - cosine[:, 0]) / cosine.shape[2]
-        scale, machine = self.model_[0], self.model_[-1]
+        scale, machine = self._steps()
         if self.kind == "mlp":
             z, means = self._heads(X), self._heads(scale.mean_[None])[0]
             rest = [np.where(np.arange(len(means))[:, None] == head, means, z) for head in range(len(means))]
@@ -333,8 +333,13 @@ class HeadProbe(ClassifierMixin, BaseEstimator):
 
     def _last_layer(self, X: np.ndarray) -> np.ndarray:
         """What `mlp` makes probabilities of: where these are 0 and 1 they have lost how sure it is."""
-        (w0, w1), (b0, b1) = self.model_[-1].coefs_, self.model_[-1].intercepts_
-        return np.maximum(self.model_[0].transform(X) @ w0 + b0, 0) @ w1 + b1
+        scale, layers = self._steps()
+        (w0, w1), (b0, b1) = layers.coefs_, layers.intercepts_
+        return np.maximum(scale.transform(X) @ w0 + b0, 0) @ w1 + b1
+
+    def _steps(self) -> tuple[Any, Any]:
+        """Standardisation and classifier, both fitted."""
+        return self.model_[0], self.model_[-1]
 
     def _votes(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Votes [example, class], and the mean cosine with the class means."""

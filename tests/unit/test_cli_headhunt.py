@@ -204,7 +204,7 @@ def test_prompts_from_a_file_and_some_of_the_videos(folder, tmp_path) -> None:
         (["--split", "train", "--videos", "a"], "give one of videos, split, not several"),
         (["--sigma", "1"], "--sigma and --tau go together"),
         (["--preset", "best"], "there is no preset 'best'"),
-        (["--scorer", "forest"], "unknown kind of scorer 'forest'"),
+        (["--scorer", "forest"], "kind is 'forest'; choose one of 'logistic', 'svm', 'mlp', 'sav'"),
         (["--segments", "16", "--frames", "8", "--split", "test"], "has no videos of the split 'test'"),
         (["--release", "2"], "release must be above 0"),
         (["--layer", "--store", "z"], "a store keeps outputs of heads"),

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 import torch
 from equality import close, same, same_bits
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import brier_score_loss, roc_auc_score
+from sklearn.model_selection import PredefinedSplit, cross_val_predict
 
 from headprobe.activations import HeadActivations, example_table
 from headprobe.errors import ArtefactError, FingerprintError, HeadprobeWarning, InputError
@@ -26,12 +27,12 @@ from headprobe.examples import Example
 from headprobe.headhunt._artefact import DETECTOR_FILE, load_detector
 from headprobe.headhunt._calibration_set import frame_rate
 from headprobe.headhunt._fitting import verdicts
-from headprobe.headhunt._held_out import by_video, out_of_fold
-from headprobe.headhunt._platt import brier_score
+from headprobe.headhunt._held_out import by_video, fold_numbers
 from headprobe.headhunt.headhunt import HeadHunt
 from headprobe.headhunt.layerhunt import LayerHunt
-from headprobe.headhunt.scorer import KINDS, _make_scorer
+from headprobe.headhunt.scorer import KINDS
 from headprobe.heads import HeadSet
+from headprobe.probing.probe import HeadProbe
 from headprobe.provenance import Provenance
 from headprobe.trace.tracer import HeadTracer
 
@@ -356,11 +357,9 @@ def test_what_fit_and_score_refuse() -> None:
         detector.score(renamed)
 
 
-def fitted_on(x: np.ndarray, y: np.ndarray):
-    def score(train: np.ndarray, test: np.ndarray) -> np.ndarray:
-        return _make_scorer().fit(x[train], y[train]).predict_proba(x[test])[:, 1]
-
-    return score
+def out_of_fold(x: np.ndarray, y: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    folds = PredefinedSplit(fold_numbers(y, groups))
+    return cross_val_predict(HeadProbe(), x, y, cv=folds, method="predict_proba")[:, 1]
 
 
 def test_out_of_fold_never_scores_a_video_with_a_scorer_that_saw_it() -> None:
@@ -370,10 +369,10 @@ def test_out_of_fold_never_scores_a_video_with_a_scorer_that_saw_it() -> None:
     identity = np.eye(10)[groups] * 5  # the video itself, and a label that depends on the video only
     video_label = (groups % 2).astype(int)
     x = identity + rng.normal(size=identity.shape) * 0.1
-    leaky = out_of_fold(fitted_on(x, video_label), video_label, groups)
+    leaky = out_of_fold(x, video_label, groups)
     assert ((leaky > 0.5) == video_label).mean() <= 0.6
     signal = y[:, None] * 3 + rng.normal(size=(80, 2))
-    assert ((out_of_fold(fitted_on(signal, y), y, groups) > 0.5) == y).mean() > 0.9
+    assert ((out_of_fold(signal, y, groups) > 0.5) == y).mean() > 0.9
 
 
 def test_held_out_scores_choose_the_heads_without_the_videos_they_score() -> None:
@@ -395,7 +394,7 @@ def test_it_is_a_scikit_learn_estimator() -> None:
 
 def test_out_of_fold_needs_two_videos_of_each_class() -> None:
     with pytest.raises(InputError, match="1 abnormal segments; held-out scores need two of each"):
-        out_of_fold(fitted_on(np.zeros((6, 1)), np.zeros(6)), [0, 0, 0, 0, 1, 1], [0, 0, 1, 1, 2, 2])
+        fold_numbers([0, 0, 0, 0, 1, 1], [0, 0, 1, 1, 2, 2])
 
 
 # What is new beside the heads: scorers, calibration, frame rates, other ways to calibrate
@@ -424,7 +423,7 @@ def test_probabilities_are_calibrated_on_videos_that_were_not_fitted_on() -> Non
     assert raw.scorer_.platt_ is None
     assert raw.held_out_ == {}
     assert same(np.argsort(raw.score(fresh)), np.argsort(made.score(fresh)))
-    assert brier_score(made.score(fresh), fresh.labels) < brier_score(raw.score(fresh), fresh.labels)
+    assert brier_score_loss(fresh.labels, made.score(fresh)) < brier_score_loss(fresh.labels, raw.score(fresh))
     assert set(made.held_out_) == {"n", "auc", "brier", "ece"}
     assert made.held_out_["auc"] < roc_auc_score(acts.labels, raw.score(acts))
 

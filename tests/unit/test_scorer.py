@@ -10,14 +10,14 @@ import torch
 from equality import close
 from safetensors.numpy import load_file, save_file
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import brier_score_loss, roc_auc_score
 from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 from headprobe.errors import ArtefactError, InputError
-from headprobe.headhunt._platt import Platt, brier_score, expected_calibration_error
-from headprobe.headhunt.scorer import KINDS, Scorer, _load_scorer, _make_scorer, _save_scorer, features
+from headprobe.headhunt._platt import Platt, expected_calibration_error
+from headprobe.headhunt.scorer import KINDS, Scorer, _load_scorer, _save_scorer, features
 from headprobe.probing.probe import HeadProbe
 
 
@@ -151,11 +151,11 @@ def test_what_a_scorer_refuses():
     z, y, new = material()
     with pytest.raises(InputError, match="not fitted"):
         Scorer().decision(new)
-    with pytest.raises(InputError, match="unknown kind of scorer 'forest'"):
+    with pytest.raises(InputError, match="kind is 'forest'; choose one of 'logistic', 'svm', 'mlp', 'sav'"):
         Scorer("forest").fit(z, y)
-    with pytest.raises(InputError, match="class_weight must be 'balanced' or None, got 'even'"):
+    with pytest.raises(InputError, match="class_weight is 'even'; it must be 'balanced' or None"):
         Scorer(class_weight="even").fit(z, y)
-    with pytest.raises(InputError, match="C must be a positive number, got 0"):
+    with pytest.raises(InputError, match="C is 0; it must be a number above 0"):
         Scorer(C=0).fit(z, y)
     with pytest.raises(InputError, match=r"got \[1, 2\]"):
         Scorer().fit(z, y + 1)
@@ -200,13 +200,13 @@ def test_damaged_numbers_are_refused_before_use(tmp_path, kind, change, text):
     ("change", "text"),
     [
         ({"format": "headprobe.scorer/99"}, "format is 'headprobe.scorer/99', expected 'headprobe.scorer/2'"),
-        ({"kind": "forest"}, "kind must be one of"),
-        ({"class_weight": "even"}, "class_weight must be 'balanced' or null"),
-        ({"C": -1}, "C must be a positive number, got -1"),
-        ({"C": True}, "C must be a positive number, got True"),
-        ({"random_state": "0"}, "random_state must be a whole number, got '0'"),
+        ({"kind": "forest"}, "kind is 'forest'; choose one of"),
+        ({"class_weight": "even"}, "class_weight is 'even'; it must be 'balanced' or None"),
+        ({"C": -1}, "C is -1; it must be a number above 0"),
+        ({"C": True}, "C is True; it must be a number above 0"),
+        ({"random_state": "0"}, "random_state is '0'; it must be an integer of at least 0"),
         ({"n_heads": 2}, r"'mean' has shape \(12,\), expected \(8,\)"),
-        ({"head_dim": 0}, "head_dim must be a whole number, got 0"),
+        ({"head_dim": 0}, "head_dim is 0; it must be an integer of at least 1"),
         ({"calibration": {"slope": -1, "intercept": 0}}, "positive slope"),
         ({"calibration": [1, 2]}, "calibration must be null or hold the numbers slope and intercept"),
     ],
@@ -270,7 +270,7 @@ def test_calibration_keeps_the_order_and_makes_overconfident_scores_honest():
     raw = 1 / (1 + np.exp(-d[test]))
     assert roc_auc_score(y[test], p) == pytest.approx(roc_auc_score(y[test], d[test]))
     assert expected_calibration_error(p, y[test]) < 0.07 < 0.2 < expected_calibration_error(raw, y[test])
-    assert brier_score(p, y[test]) < 0.16 < brier_score(raw, y[test])
+    assert brier_score_loss(y[test], p) < 0.16 < brier_score_loss(y[test], raw)
 
 
 def test_platt_refuses_what_cannot_be_calibrated():
@@ -286,9 +286,8 @@ def test_platt_refuses_what_cannot_be_calibrated():
         Platt(-1.0, 0.0)
 
 
-def test_the_logistic_pipeline_is_plain_scikit_learn():
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_scorer_is_a_probe_of_head_outputs(kind):
     z, y, new = material()
-    pipeline = _make_scorer(3, 0.5).fit(features(z), y)
-    np.testing.assert_allclose(
-        pipeline.predict_proba(features(new))[:, 1], Scorer(C=0.5).fit(z, y).probability(new), atol=1e-12
-    )
+    probe = HeadProbe(kind, alpha=1e-2, max_iter=100_000).fit(z, y)
+    np.testing.assert_allclose(Scorer(kind).fit(z, y).decision(new), probe.decision_function(new), atol=1e-9)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import csv
 import errno
+import gzip
 import io
 import json
 import os
 import secrets
 import stat
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -98,7 +100,6 @@ def open_regular(path: Path, kind: type[HeadprobeError] = ArtefactError, follow:
 def read_regular(
     path: Path, limit: int = _LARGEST, kind: type[HeadprobeError] = ArtefactError, follow: bool = False
 ) -> bytes:
-    """Read a whole regular file."""
     descriptor, size = open_regular(path, kind, follow)
     with os.fdopen(descriptor, "rb") as file:
         if size > limit:
@@ -141,11 +142,14 @@ def read_bytes(path: str | os.PathLike[str], kind: type[HeadprobeError] = InputE
 
 
 def read_text(path: str | os.PathLike[str], kind: type[HeadprobeError] = InputError) -> str:
-    """Content of a text file in UTF-8 that the user named, without a mark of its byte order."""
+    """Content of a text file in UTF-8 that the user named, also one in gzip (.gz), without a mark of its byte order."""
+    data = read_bytes(path, kind)
     try:
-        return read_bytes(path, kind).decode("utf-8-sig")
+        return (gzip.decompress(data) if os.fspath(path).endswith(".gz") else data).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise kind(f"{os.fspath(path)}: this is no text in UTF-8 ({error.reason} at byte {error.start}).") from error
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise kind(f"{os.fspath(path)}: this ends in .gz but is no complete gzip file ({error}).") from error
 
 
 def csv_records(text: str, what: str, delimiter: str = ",") -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
@@ -177,7 +181,6 @@ def safe_cell(text: Any) -> Any:
 
 
 def plain_cell(text: str) -> str:
-    """The content of a cell that `safe_cell` wrote."""
     return text[1:] if text.startswith("'") and text[1:].startswith(_FORMULA) else text
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from headprobe._files import parse_json, plain_cell, read_text, safe_cell, write_file
+from headprobe._files import csv_records, parse_json, plain_cell, read_text, safe_cell, write_file
 from headprobe._validation import notice
 from headprobe.errors import InputError
 from headprobe.heads import Head, HeadSet
@@ -476,21 +476,16 @@ def from_csv(path: str | os.PathLike[str], *, name: str = "score") -> xr.DataArr
     ...     from_csv(path).sizes["head"]
     2
     """
-    try:
-        rows = list(csv.reader(io.StringIO(read_text(path), newline="")))
-    except csv.Error as error:
-        raise InputError(f"{path}: no readable table: {error}.") from error
-    header = rows[0] if rows else []
+    header, rows = csv_records(read_text(path), str(path))
     dims = header[:-1]
     if not header or header[-1] != "score" or dims != [d for d in DIMS if d in dims] or dims[-2:] != ["layer", "head"]:
         raise InputError(f"{path}: the header {header} is not '[metric,][prompt,]layer,head,score'")
     cells: dict[tuple[str | int, ...], float] = {}
-    for number, row in enumerate(rows[1:], start=2):
-        if len(row) != len(header):
-            raise InputError(f"{path}, line {number}: {len(row)} columns, expected {len(header)}")
+    for number, row in rows:
+        *labels, layer, head, score = row.values()
         try:
-            key = (*map(plain_cell, row[:-3]), int(row[-3]), int(row[-2]))
-            value = float(row[-1]) if row[-1] else math.nan
+            key = (*map(plain_cell, labels), int(layer), int(head))
+            value = float(score) if score else math.nan
         except ValueError as error:
             raise InputError(f"{path}, line {number}: {error}") from error
         if key in cells:

@@ -7,8 +7,9 @@ from a name, for names hold dots, `=` and `#`. Labels and classes are looked up 
 
 from __future__ import annotations
 
+from headprobe._files import read_text
 from headprobe.datasets._annotations import Found, Listing, list_folder, name_of, parse_frame_counts, parse_list
-from headprobe.datasets._tables import from_folders, from_table, read_text
+from headprobe.datasets._tables import from_folders, from_table
 from headprobe.datasets.catalogue import DATASETS, load_dataset, match_videos, read_truth
 from headprobe.datasets.check import Check, check_dataset
 from headprobe.datasets.pedestrians import parse_ped2_ground_truth, parse_shanghaitech_list, ped2, shanghaitech

@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import gzip
 import os
-import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 
 import numpy as np
 
-from headprobe._files import csv_records, read_bytes
+from headprobe._files import csv_records
 from headprobe.datasets.videos import NORMAL, Dataset, Video
 from headprobe.errors import InputError
 from headprobe.video.spans import Span, stretches
 
 SPLITS = ("train", "test")
 _VIDEO_COLUMNS = ("abnormal", "class", "split", "n_frames")
-
-
-def read_text(path: str | os.PathLike[str]) -> str:
-    """Content of a text file in UTF-8, also of one compressed with gzip (`.gz`)."""
-    data = read_bytes(path)
-    try:
-        return (gzip.decompress(data) if os.fspath(path).endswith(".gz") else data).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{os.fspath(path)} is no text in UTF-8 ({error.reason} at byte {error.start})") from error
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError(f"{os.fspath(path)} ends in .gz but is no complete gzip file ({error})") from error
 
 
 def from_table(text: str, name: str = "table", source: str | None = None) -> Dataset:

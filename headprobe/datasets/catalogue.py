@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from headprobe._files import read_text
 from headprobe.datasets._annotations import (
     Found,
     Listing,
@@ -15,7 +16,7 @@ from headprobe.datasets._annotations import (
     one_each,
     parse_frame_counts,
 )
-from headprobe.datasets._tables import from_folders, from_table, read_text
+from headprobe.datasets._tables import from_folders, from_table
 from headprobe.datasets.pedestrians import _load_mask, _ped2_name, _shanghaitech_name, ped2, shanghaitech
 from headprobe.datasets.ucf_crime import ucf_crime
 from headprobe.datasets.videos import NORMAL, Dataset

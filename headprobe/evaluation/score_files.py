@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from headprobe._files import csv_records, parse_json
+from headprobe._files import csv_records, parse_json, read_text
 from headprobe.datasets._annotations import match_names, one_each
-from headprobe.datasets._tables import read_text
 from headprobe.errors import InputError
 
 __all__ = ["interval_scores", "parse_scores", "read_scores", "read_video_scores"]

@@ -61,7 +61,6 @@ class Decoder:
         self.n_started = 0
 
     def messages(self, job: dict[str, Any]) -> Iterator[tuple[dict[str, Any], UInt8[np.ndarray, " byte"]]]:
-        """Do a job."""
         process = self._started()
         limit = self.timeout + _size(job["path"]) / _READ_RATE
         line = json.dumps({**job, "limit": limit}).encode() + b"\n"
@@ -81,7 +80,6 @@ class Decoder:
                 yield header, payload
 
     def close(self) -> None:
-        """End the process; a second call does nothing."""
         process, self.process = self.process, None
         if process is None:
             return
@@ -161,7 +159,6 @@ class Decoder:
         return data
 
     def _lost(self, process: subprocess.Popen[bytes], why: str = "") -> Lost:
-        """End the process and say why it was lost."""
         if not why:
             try:
                 code = process.wait(5)
@@ -221,7 +218,6 @@ class Batch:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of the frames."""
         return sum(clip.example.content.pixels.nbytes for clip in self.clips)
 
 
@@ -290,11 +286,7 @@ class DecodeAhead:
     def __iter__(self) -> Iterator[Event]:
         while True:
             with self._changed:
-                while not self._events:
-                    if self._error is not None:
-                        raise self._error
-                    if self._stopped() or not any(thread.is_alive() for thread in self._threads):
-                        break
+                while not (self._events or self._error or self._stopped()) and any(t.is_alive() for t in self._threads):
                     self._changed.wait(0.1)
                 if self._stopped() or not self._events:
                     if self._error is not None:
@@ -309,13 +301,11 @@ class DecodeAhead:
             del event  # its frames, while the next is waited for
 
     def add(self, unit: Unit) -> None:
-        """Decode a further unit."""
         with self._changed:
             self._units.append(unit)
             self._changed.notify_all()
 
     def close(self) -> None:
-        """End the processes; a second call does nothing."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -341,8 +331,7 @@ class DecodeAhead:
                 self._unit(unit, decoder)
                 with self._changed:
                     self._active.discard(unit.number)
-                    self._events.append(Finished(unit.number))
-                    self._changed.notify_all()
+                    self._tell(Finished(unit.number))
         except Stopped:
             return
         except BaseException as error:  # raised again where the batches are taken
@@ -371,7 +360,8 @@ class DecodeAhead:
                     self._hand_over(batch, unit)
                     batch, slot = [], at
                 batch.append(clip)
-                self._count(clip)
+                with self._changed:
+                    self._waiting += clip.example.content.pixels.nbytes
                 if (place + number + 1) % self.settings.batch_size == 0:
                     self._hand_over(batch, unit)
                     batch, slot = [], at + 1
@@ -425,31 +415,22 @@ class DecodeAhead:
     def _tell(self, event: Event) -> None:
         with self._changed:
             self._events.append(event)
+            self._n_ready += isinstance(event, Batch)
             self._changed.notify_all()
-
-    def _count(self, clip: Clip) -> None:
-        with self._changed:
-            self._waiting += clip.example.content.pixels.nbytes
 
     def _wait(self, unit: Unit) -> None:
         """Wait while too many bytes or batches do."""
         with self._changed:
-            while self._too_much() and not self._over():
-                if unit.number == min(self._active) and not self._n_ready:
-                    break
+            while not self._over():
+                few = self._waiting <= self.settings.ahead_bytes and self._n_ready < self.settings.ahead_batches
+                if few or (unit.number == min(self._active) and not self._n_ready):
+                    return
                 self._changed.wait(0.2)
-        if self._over():
-            raise Stopped
-
-    def _too_much(self) -> bool:
-        return self._waiting > self.settings.ahead_bytes or self._n_ready >= self.settings.ahead_batches
+        raise Stopped
 
     def _hand_over(self, batch: list[Clip], unit: Unit) -> None:
         if batch:
-            with self._changed:
-                self._events.append(Batch(tuple(batch), unit.number))
-                self._n_ready += 1
-                self._changed.notify_all()
+            self._tell(Batch(tuple(batch), unit.number))
 
 
 def _known(video: Video, progress: Progress, length: int | None) -> int | None:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import torch
 
+from headprobe._validation import count
 from headprobe.activations import HeadActivations
 from headprobe.errors import InputError
 from headprobe.extraction._decoding import Batch, DecodeAhead, Finished, Opened, Skipped
@@ -31,6 +32,8 @@ Result = Mapping[str, HeadActivations] | Skipped | Opened | Finished
 class LocalEngine:
     """Reads units of videos with a model in this process."""
 
+    n_models = 1  # that read at the same time
+
     def __init__(
         self,
         model: Model,
@@ -42,38 +45,20 @@ class LocalEngine:
         self.reader = ClipReader(model, wanted, batch_size)
         self.settings = replace(settings, batch_size=self.reader.size.size)
         self._stopped = stopped
-
-    @property
-    def heads(self) -> HeadSet:
-        """The heads, in the order of the entries."""
-        return self.reader.heads
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return self.reader.tracer.model.device
-
-    @property
-    def n_models(self) -> int:
-        """How many models read at the same time: this one."""
-        return 1
+        self.heads, self.device = self.reader.heads, model.device
 
     @property
     def batch_size(self) -> int:
-        """Clips per pass at the moment."""
         return self.reader.size.size
 
     def provenance(self) -> dict[str, Provenance]:
-        """What the activations at each position are made from."""
         return self.reader.provenance()
 
     def results(self, units: Sequence[Unit]) -> Iterator[Result]:
-        """Work on units."""
         with DecodeAhead(units, self.settings, stopped=self._stopped) as ahead:
             yield from self.read(ahead)
 
     def read(self, ahead: DecodeAhead) -> Iterator[Result]:
-        """Read what is decoded."""
         for event in ahead:
             if isinstance(event, Batch):
                 yield from self.reader.read(event)
@@ -145,6 +130,8 @@ class _Slot:
 class RayEngine:
     """Reads units of videos with the models of several actors, on the cluster at hand or a local one."""
 
+    device = torch.device("cpu")  # the models are elsewhere: what they take of memory is not known here
+
     def __init__(
         self,
         model: Model | str | os.PathLike[str],
@@ -155,8 +142,8 @@ class RayEngine:
         actors: int | None = None,
         stopped: Callable[[], bool] = lambda: False,
     ) -> None:
-        if actors is not None and (isinstance(actors, bool) or not isinstance(actors, int) or actors < 1):
-            raise InputError(f"actors is {actors!r}; it must be an integer of at least 1.")
+        if actors is not None:
+            count(actors, "actors")
         self._ray = _ray()
         self._stopped = stopped
         self._slots: list[_Slot] = []
@@ -177,24 +164,13 @@ class RayEngine:
             sent = self._ray.put(model) if isinstance(model, Model) else os.fspath(model)
             self._start = lambda: kind.remote(sent, loading, wanted, settings, batch_size)
             self._slots = [_Slot(self._start()) for _ in range(n_actors)]
-            self._made, self._heads, self.batch_size = self._get(self._slots[0].actor.describe.remote())
+            self._made, self.heads, self.batch_size = self._get(self._slots[0].actor.describe.remote())
         except BaseException:
             self.close()
             raise
 
     @property
-    def heads(self) -> HeadSet:
-        """The heads, in the order of the entries."""
-        return self._heads
-
-    @property
-    def device(self) -> torch.device:
-        """The models are elsewhere: what they take of memory is not known here."""
-        return torch.device("cpu")
-
-    @property
     def n_models(self) -> int:
-        """How many actors read at the same time."""
         return len(self._slots)
 
     def provenance(self) -> dict[str, Provenance]:
@@ -202,7 +178,6 @@ class RayEngine:
         return self._made
 
     def results(self, units: Sequence[Unit]) -> Iterator[Result]:
-        """Work on units."""
         queue, deaths, news = deque(units), Counter[int](), _News(units)
         while not self._stopped():
             for slot in self._slots:
@@ -225,7 +200,6 @@ class RayEngine:
                 yield from (result for result in found if news.take(result))
 
     def close(self) -> None:
-        """End the actors, and a cluster that was started here."""
         if self._ray.is_initialized():
             for slot in self._slots:
                 self._ray.kill(slot.actor)
@@ -280,7 +254,6 @@ class _News:
                 self._spans[video.name] = set(part.spans)
 
     def take(self, result: Result) -> bool:
-        """Remember a result; whether it is new."""
         if isinstance(result, Opened):
             return self._new("opened", result.video.name)
         if isinstance(result, Skipped):
@@ -294,7 +267,6 @@ class _News:
         return True
 
     def rest(self, unit: Unit) -> Unit:
-        """A unit, without what is there."""
         return replace(unit, progress=tuple(Progress(frozenset(self._spans.get(v.name, ()))) for v in unit.videos))
 
     def _new(self, *key: object) -> bool:

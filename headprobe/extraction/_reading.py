@@ -37,7 +37,6 @@ class Wanted:
 
 
 def sampling_text(length: int | None, frames: int) -> str:
-    """How clips are cut and sampled, in words."""
     of = "whole stretches" if length is None else f"segments of {length} frames"
     return f"{of}, {frames} spread evenly"
 
@@ -61,7 +60,6 @@ class ClipReader:
         self._refused = 0
 
     def provenance(self) -> dict[str, Provenance]:
-        """What the activations at each position are made from."""
         wanted = self.wanted
         return {
             name: _made(self.tracer.provenance(wanted.prompts, position, wanted.frames), wanted.sampling)
@@ -69,7 +67,6 @@ class ClipReader:
         }
 
     def read(self, batch: Batch) -> Iterator[dict[str, HeadActivations] | Skipped]:
-        """Read a batch."""
         for clips, result in self.size.over(batch.clips, self._pass):
             if isinstance(result, HeadprobeError):
                 yield from self._one_by_one(clips, result)
@@ -136,7 +133,6 @@ class ClipReader:
 
 
 def clips_of(acts: HeadActivations) -> list[str]:
-    """The clip that each row belongs to."""
     return acts.examples["example" if "example" in acts.examples.columns else "id"].tolist()
 
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from headprobe._files import read_text
+from headprobe._validation import count, number
 from headprobe.errors import InputError
 from headprobe.extraction._tables import Row, is_table, rows_of_file, rows_of_hub, rows_of_table
 from headprobe.video.clips import VIDEO_SUFFIXES, Segment, _find_videos, segments
@@ -46,7 +48,6 @@ class Video:
 
 
 def find_sources(sources: Any) -> list[Video]:
-    """The videos that sources stand for."""
     if isinstance(sources, str | os.PathLike) or is_table(sources):
         sources = [sources]
     if not isinstance(sources, Iterable):
@@ -85,7 +86,7 @@ def shown(path: str | os.PathLike[str]) -> str:
 
 def _rows(source: Any) -> Iterable[Row]:
     if is_table(source):
-        return [_named(row, row.path) for row in rows_of_table(source, "", "the table")]
+        return [_named(row, row.path) for row in rows_of_table(source, "the table")]
     if not isinstance(source, str | os.PathLike):
         raise InputError(f"A source is a path, a glob or a table; got {type(source).__name__}.")
     text, path = os.fspath(source), Path(source)
@@ -125,13 +126,7 @@ def _glob(pattern: str) -> list[Row]:
 
 
 def _rows_of_list(path: Path) -> list[Row]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: a list file must be text in UTF-8 with a path per line.") from error
-    except OSError as error:
-        raise InputError(f"{path}: the list cannot be read: {error.strerror}.") from error
-    rows = [Row(line.strip()) for line in lines if line.strip()]
+    rows = [Row(line.strip()) for line in read_text(path).splitlines() if line.strip()]
     if not rows:
         raise InputError(f"{path}: the list is empty; write a path per line.")
     return rows
@@ -141,10 +136,10 @@ def _named(row: Row, written: str, folder: Path | None = None) -> Row:
     """The row with a path that can be opened, and with its name."""
     path = row.path if folder is None or folder == Path() else os.path.join(folder, row.path)
     if row.named:
-        return row.at(path, row.name)
+        return replace(row, path=path)
     own = os.path.basename(written) if os.path.isabs(written) else Path(os.path.normpath(written)).as_posix()
     stem, suffix = os.path.splitext(own)
-    return row.at(path, shown(stem if suffix.lower() in VIDEO_SUFFIXES else own))
+    return replace(row, path=path, name=shown(stem if suffix.lower() in VIDEO_SUFFIXES else own))
 
 
 @dataclass(frozen=True)
@@ -156,12 +151,10 @@ class Cut:
 
 
 def clip_id(name: str, span: tuple[int, int]) -> str:
-    """The id of a clip."""
     return f"{name}:{span[0]}-{span[1]}"
 
 
 def video_and_span(name: str) -> tuple[str, tuple[int, int] | None]:
-    """A video's name and the span, from the id of a clip."""
     video, _, span = name.rpartition(":")
     start, _, end = span.partition("-")
     if video and start.isascii() and start.isdecimal() and end.isascii() and end.isdecimal():
@@ -176,7 +169,7 @@ def cut(
     cuts: list[Cut] = []
     refused: list[str] = []
     seen: set[tuple[int, int]] = set()
-    for number, stretch in enumerate(stretches):
+    for place, stretch in enumerate(stretches):
         bounds = _bounds(stretch, times, duration)
         if isinstance(bounds, str):
             refused.append(bounds)
@@ -189,7 +182,7 @@ def cut(
                 refused.append(f"frames {segment.start} to {segment.end} are asked for twice, in different rows")
                 continue
             seen.add(segment.span)
-            cuts.append(Cut(segment, number))
+            cuts.append(Cut(segment, place))
     return cuts, refused
 
 
@@ -231,15 +224,11 @@ class Settings:
     ahead_batches: int = 8
 
     def __post_init__(self) -> None:
-        for name in ("length", "frames", "batch_size", "workers"):
-            value = getattr(self, name)
-            if name == "length" and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                said = "segments" if name == "length" else name  # as it is called where it is asked for
-                raise InputError(f"{said} is {value!r}; it must be an integer of at least 1.")
-        if not self.timeout > 0:
-            raise InputError(f"timeout is {self.timeout!r}; it must be a number of seconds above 0.")
+        if self.length is not None:
+            count(self.length, "segments")  # as it is called where it is asked for
+        for name in ("frames", "batch_size", "workers"):
+            count(getattr(self, name), name)
+        number(self.timeout, "timeout", above=0)
 
 
 @dataclass(frozen=True)
@@ -260,15 +249,8 @@ class Unit:
 
 
 def units_of(videos: Sequence[Video], n_videos: int | None = None) -> list[Unit]:
-    """Divide videos into units."""
-    if n_videos is None:
-        n_videos = min(max(len(videos) // 8, 1), 32)
-    if isinstance(n_videos, bool) or not isinstance(n_videos, int) or n_videos < 1:
-        raise InputError(f"videos_per_unit is {n_videos!r}; it must be an integer of at least 1.")
-    return [
-        Unit(number, tuple(videos[start : start + n_videos]))
-        for number, start in enumerate(range(0, len(videos), n_videos))
-    ]
+    step = min(max(len(videos) // 8, 1), 32) if n_videos is None else count(n_videos, "videos_per_unit")
+    return [Unit(i, tuple(videos[start : start + step])) for i, start in enumerate(range(0, len(videos), step))]
 
 
 def default_workers() -> int:

@@ -7,7 +7,7 @@ import math
 import operator
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -38,10 +38,6 @@ class Row:
     end: float | None = None
     in_seconds: bool = False
 
-    def at(self, path: str, name: str) -> Row:
-        """The row with this path and name."""
-        return replace(self, path=path, name=name)
-
 
 def is_table(source: Any) -> bool:
     """Whether something is a table in memory: pandas, or a data set of `datasets`."""
@@ -49,7 +45,6 @@ def is_table(source: Any) -> bool:
 
 
 def rows_of_file(path: Path) -> list[Row]:
-    """Rows of a CSV, TSV or JSON-lines file."""
     records: list[Mapping[str, Any]] = []
     text, ending = read_text(path), path.suffix.lower()
     if ending in (".csv", ".tsv"):
@@ -66,8 +61,7 @@ def rows_of_file(path: Path) -> list[Row]:
     return _rows(records, names, str(path))
 
 
-def rows_of_table(table: Any, folder: str, what: str) -> list[Row]:
-    """Rows of a table in memory."""
+def rows_of_table(table: Any, what: str) -> list[Row]:
     names = [str(name) for name in getattr(table, "column_names", None) or table.columns]
     kept = [name for name in names if name in COLUMNS]
     if hasattr(table, "select_columns"):  # of a data set, not the videos themselves, which it would decode
@@ -76,8 +70,7 @@ def rows_of_table(table: Any, folder: str, what: str) -> list[Row]:
         columns = {name: table[name].tolist() for name in kept}
     length = len(next(iter(columns.values()), []))
     records = [{name: columns[name][i] for name in kept} for i in range(length)]
-    rows = _rows(records, names, what)
-    return [row.at(os.path.join(folder, row.path), row.name) for row in rows] if folder else rows
+    return _rows(records, names, what)
 
 
 def rows_of_hub(name: str) -> list[Row]:
@@ -96,7 +89,7 @@ def rows_of_hub(name: str) -> list[Row]:
         raise InputError(f"{name}: the data set cannot be loaded: {error}.") from error
     if isinstance(table, dict):
         raise InputError(f"{name}: this folder holds the splits {sorted(table)}; give the folder of one of them.")
-    return rows_of_table(table, "", name)
+    return rows_of_table(table, name)
 
 
 def _rows(records: Iterable[Mapping[str, Any]], names: Iterable[str], what: str) -> list[Row]:

@@ -16,6 +16,7 @@ from typing import TextIO
 import numpy as np
 
 from headprobe._files import NOFOLLOW, parse_json, read_regular
+from headprobe._validation import count
 from headprobe.activations import HeadActivations, concatenate
 from headprobe.errors import InputError, StoreError
 from headprobe.extraction._decoding import Skipped
@@ -30,7 +31,6 @@ _FOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}")
 
 
 def store_folders(out: Path, names: Iterable[str], single: bool) -> dict[str, Path]:
-    """Where the activations at each position go."""
     if single:
         return {name: out for name in names}
     folders: dict[str, Path] = {}
@@ -56,8 +56,7 @@ class Keeper:
         resume: bool,
         shard_examples: int,
     ) -> None:
-        if isinstance(shard_examples, bool) or not isinstance(shard_examples, int) or shard_examples < 1:
-            raise InputError(f"shard_examples is {shard_examples!r}; it must be an integer of at least 1.")
+        count(shard_examples, "shard_examples")
         make = Store.resume if resume else Store.create
         self.stores = {name: make(folder, provenance[name], heads, dtype=dtype) for name, folder in folders.items()}
         self.shard_examples = shard_examples
@@ -96,7 +95,6 @@ class Keeper:
         return len(new)
 
     def flush(self) -> None:
-        """Write what was taken."""
         waiting, self._waiting, self._n_waiting = self._waiting, [], 0
         self._flushed = time.monotonic()
         for name, store in self.stores.items() if waiting else ():
@@ -104,7 +102,6 @@ class Keeper:
             _append_missing(store, whole, 2 * self.shard_examples * _rows_per_clip(whole))
 
     def close(self) -> None:
-        """Write what was taken, and bring the manifests up to date."""
         self.flush()
         for store in self.stores.values():
             store.write_index()
@@ -182,7 +179,6 @@ class SkippedList:
             raise StoreError(f"{self.path}: the list of skipped clips cannot be written: {error.strerror}.") from error
 
     def add(self, item: Skipped) -> None:
-        """Put something on the list."""
         self.items.append(item)
         try:
             if self._is_mine():
@@ -222,7 +218,6 @@ class SkippedList:
 
 
 def read_skipped(folder: Path) -> list[Skipped]:
-    """What is on the list of a store."""
     path = folder / FILE
     if not path.is_file():
         return []
@@ -244,7 +239,6 @@ def _appending(path: Path, flags: int) -> TextIO:
 
 
 def summary(items: Sequence[Skipped], most: int = 8) -> list[str]:
-    """What was skipped and why, in a few lines."""
     counts = Counter(item.reason for item in items)
     first = {item.reason: item.id or item.path for item in reversed(items)}
     lines = [f"{n} x {reason} ({first[reason]}{', ...' if n > 1 else ''})" for reason, n in counts.most_common(most)]

@@ -50,7 +50,6 @@ class _Bar:
         )
 
     def opened(self, event: Opened) -> None:
-        """A video was opened."""
         self._n_opened += 1
         self._n_clips += event.n_clips
         self._n_wanted += event.n_wanted
@@ -59,16 +58,13 @@ class _Bar:
         self._bar.total = self.total
 
     def read(self, n_clips: int, batch_size: int) -> None:
-        """Clips were read."""
         self._bar.set_postfix(batch=batch_size, skipped=self._n_skipped, refresh=False)
         self._bar.update(n_clips)
 
     def skipped(self) -> None:
-        """Something was skipped."""
         self._n_skipped += 1
 
     def close(self) -> None:
-        """Leave the bar as it is."""
         self._bar.close()
 
 

@@ -42,7 +42,6 @@ class Columns:
 
     @classmethod
     def from_table(cls, table: pd.DataFrame) -> Columns:
-        """Columns of a table; the index is left out."""
         dtypes: dict[str, str] = {}
         values: dict[str, list[Any]] = {}
         for name in table.columns:
@@ -60,7 +59,6 @@ class Columns:
         return cls(dtypes, values, len(table))
 
     def table(self) -> pd.DataFrame:
-        """The columns as a table."""
         import numpy as np
         import pandas as pd
 
@@ -75,7 +73,6 @@ class Columns:
         )
 
     def take(self, rows: Sequence[int]) -> Columns:
-        """Some rows."""
         return Columns(self.dtypes, {k: [v[i] for i in rows] for k, v in self.values.items()}, len(rows))
 
     @staticmethod
@@ -178,7 +175,6 @@ NUMBERS: Mapping[str, Numbers] = {
 
 
 def numbers_of(name: object) -> Numbers:
-    """Number type of a name."""
     key = str(name).removeprefix("torch.")
     if key not in NUMBERS:
         raise InputError(f"A store keeps numbers as {', '.join(NUMBERS)}; got dtype={name!r}.")

@@ -37,7 +37,6 @@ class Entry:
 
     @classmethod
     def of(cls, name: str, n_bytes: int, held: Contents) -> Entry:
-        """Entry of a file whose contents are known."""
         examples = tuple(dict.fromkeys(held.examples))
         return cls(name, n_bytes, held.columns.n, held.prompts, examples, held.replaces)
 
@@ -90,12 +89,10 @@ class Catalog:
         return bool(self._have.get(example, 0) & self._bits.get(prompt, 0))
 
     def has(self, example: str) -> bool:
-        """Whether there is anything of an example."""
         return example in self._have
 
     @property
     def n_examples(self) -> int:
-        """Number of examples of which there is anything."""
         return len(self._have)
 
     def keys(self) -> list[tuple[str, str]]:
@@ -103,7 +100,6 @@ class Catalog:
         return [(example, prompt) for entry in self.live for example in entry.examples for prompt in entry.prompts]
 
     def missing(self, wanted: Iterable[str | tuple[str, str]]) -> Iterator[str | tuple[str, str]]:
-        """What of the wanted is not there."""
         all_bits = (1 << len(self._bits)) - 1
         for key in wanted:
             if isinstance(key, str):
@@ -189,7 +185,6 @@ def write_manifest(folder: Path, record: Record, entries: Sequence[Entry]) -> No
 
 
 def read_manifest(folder: Path) -> tuple[Record, list[Entry]]:
-    """Read the manifest and check all that it says."""
     path = folder / MANIFEST
     data = parse_json(read_regular(path, _LIMIT, StoreError), path, StoreError)
     if not isinstance(data, dict) or data.get("format") != FORMAT:
@@ -250,7 +245,6 @@ class Holdings:
         self.look({entry.name: entry for entry in entries})
 
     def index(self) -> Index:
-        """Where every row lies."""
         with self.turn:
             live = tuple(self.catalog.live)
             if not live:
@@ -314,7 +308,6 @@ class Holdings:
         self.catalog.forget(sorted(self.catalog.entries.keys() - set(names)))
 
     def check_new(self, contents: Contents) -> None:
-        """Refuse contents that do not fit what is stored."""
         self.catalog.refuse_held(Entry.of("", 0, contents))
         sizes = self.sizes()
         if sizes is not None and sizes != contents.sizes:
@@ -383,7 +376,6 @@ class Holdings:
         return entry
 
     def write_index(self) -> None:
-        """Write the manifest; only while holding the lock."""
         write_manifest(self.folder, self.record, sorted(self.catalog.entries.values(), key=lambda entry: entry.order))
         self._indexed = len(self.catalog.entries)
 
@@ -396,7 +388,6 @@ class Holdings:
 
 
 def begin(folder: Path, record: Record) -> bool:
-    """Make an empty store unless there is one."""
     if folder.exists() and not folder.is_dir():
         raise StoreError(f"{folder}: there is a file of this name; a store is a folder, so name another one.")
     with writing(folder.parent, 0, f"{folder.name} could not be made."):

@@ -43,7 +43,6 @@ def is_text(value: object) -> bool:
 
 
 def is_name(value: object) -> bool:
-    """Whether a value is text and not empty."""
     return bool(value) and is_text(value)
 
 
@@ -143,7 +142,6 @@ def mark(descriptor: int) -> None:
 
 
 def abandoned(folder: Path) -> list[Path]:
-    """Unfinished files whose writers are gone."""
     return [folder / name for name in sorted(os.listdir(folder)) if _PART.fullmatch(name) and _is_free(folder / name)]
 
 

@@ -33,7 +33,6 @@ class Index:
 
     @classmethod
     def of(cls, shards: Sequence[Shard], prompts: Sequence[str], folder: Path) -> Index:
-        """Index of some files."""
         whole = Columns.join([shard.contents.columns for shard in shards], folder)
         by_id: dict[str, int] = {}
         first: list[int] = []  # row of the joined table at which a row of the index comes first
@@ -60,7 +59,6 @@ class Index:
         return cls(shards, rows, whole.take(first) if len(first) < begin else whole, present, by_id, prompts)
 
     def select(self, examples: Any) -> Int[np.ndarray, " row"]:
-        """Numbers of rows."""
         n = self.columns.n
         if examples is None:
             return np.arange(n)
@@ -90,7 +88,6 @@ class Index:
         return np.array(rows, np.int64)
 
     def check_complete(self, prompts: Sequence[str], rows: np.ndarray) -> None:
-        """Refuse rows that are not there under all of the prompts."""
         there = self.present[[self.prompts.index(prompt) for prompt in prompts]][:, rows]
         if not there.all():
             lacking = np.flatnonzero(~there.all(0))
@@ -105,7 +102,6 @@ class Index:
 def gather(
     index: Index, maps: Blocks, sizes: Sequence[int], entries: Sequence[int], prompts: Sequence[str], rows: np.ndarray
 ) -> dict[int, Float[Tensor, "prompt row k d_head"]]:
-    """Read some heads of some rows under some prompts."""
     place = {entry: i for of_size in entries_by_size(sizes).values() for i, entry in enumerate(of_size)}
     wanted = {
         size: [place[entries[i]] for i in group]
@@ -155,7 +151,6 @@ def _run(numbers: Sequence[int] | np.ndarray) -> slice | None:
 
 
 def read_columns(index: Index, prompts: Sequence[str], rows: np.ndarray, what: object) -> Columns | None:
-    """The table of what was read, for some rows under some prompts."""
     target = np.full(index.columns.n, -1)
     target[rows] = np.arange(len(rows))
     source = np.full((len(prompts), len(rows)), -1)

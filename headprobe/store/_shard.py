@@ -47,17 +47,14 @@ class Record:
 
     @property
     def prompts(self) -> Mapping[str, str]:
-        """Prompt name to text."""
         return self.provenance.prompts
 
     def to_json(self) -> dict[str, Any]:
-        """The record as JSON values."""
         provenance = {name: value for name, value in self.provenance.to_dict().items() if name != "read"}
         return {"provenance": provenance, "heads": list(self.heads.labels), "numbers": self.numbers.name}
 
     @classmethod
     def from_json(cls, data: Any, what: object) -> Record:
-        """A record from `to_json`, checked."""
         if not isinstance(data, dict) or set(data) != {"provenance", "heads", "numbers"}:
             raise StoreError(f"{what}: provenance, heads and numbers of the store are not there.")
         labels, numbers = data["heads"], data["numbers"]
@@ -74,7 +71,6 @@ class Record:
         return cls(_provenance(data["provenance"], what), heads, NUMBERS[numbers])
 
     def same(self, other: Record) -> bool:
-        """Whether another record is of the same store."""
         return self is other or (
             self.provenance.fingerprint == other.provenance.fingerprint
             and self.heads == other.heads
@@ -82,7 +78,6 @@ class Record:
         )
 
     def check(self, given: Provenance, what: object, prompts: bool = True) -> None:
-        """Refuse activations that were made in another way."""
         if not prompts and given.prompts and given.prompts.items() <= self.prompts.items():
             given = replace(given, prompts=self.prompts)
         if self.provenance.frames is None:  # clips of several lengths; a batch of them may have one length
@@ -108,7 +103,6 @@ class Record:
 
 
 def differences(stored: Provenance, given: Provenance) -> list[str]:
-    """What differs between two provenances, a line each."""
     lines = []
     for name in stored.differences(given):
         ours, theirs = getattr(stored, name), getattr(given, name)
@@ -179,7 +173,6 @@ class Contents:
 
     @property
     def ids(self) -> list[str]:
-        """Ids of the rows."""
         return self.columns.values["id"]
 
     @property
@@ -194,7 +187,6 @@ class Contents:
         return {size: (len(entries), *per_head, size) for size, entries in entries_by_size(self.sizes).items()}
 
     def tensors(self) -> dict[str, dict[str, Any]]:
-        """The numbers as a safetensors header describes them."""
         described: dict[str, dict[str, Any]] = {}
         begin = 0
         for shape in self.shapes().values():
@@ -209,7 +201,6 @@ class Contents:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of the numbers."""
         return sum(math.prod(shape) for shape in self.shapes().values()) * self.record.numbers.size
 
     def header(self) -> bytes:
@@ -240,7 +231,6 @@ class Contents:
 
     @classmethod
     def from_json(cls, record: Record, rows: Any, path: Path) -> Contents:
-        """Contents from the metadata of a file, checked."""
         names = {"sizes", "prompts", "n", "columns", "read", "skipped", "replaces"}
         if not isinstance(rows, dict) or set(rows) != names:
             raise StoreError(f"{path}: the description of the rows lacks some of {sorted(names)}.")
@@ -326,7 +316,6 @@ class Shard:
 
 
 def write_file(file: IO[bytes], header: bytes, blocks: Iterable[Tensor]) -> None:
-    """Write header and numbers, with their digest."""
     digest = hashlib.sha256(header)
     file.write(header)
     for block in blocks:
@@ -339,7 +328,6 @@ def write_file(file: IO[bytes], header: bytes, blocks: Iterable[Tensor]) -> None
 
 
 def check_digest(shard: Shard) -> None:
-    """Read a whole shard and compare it with its digest."""
     descriptor, _ = open_regular(shard.path, StoreError)
     with os.fdopen(descriptor, "rb") as file:
         first = file.read(8)

@@ -35,7 +35,6 @@ _BLOCK_BYTES = 1 << 24
 
 
 def _contents_of(acts: HeadActivations, record: Record, what: object) -> Contents:
-    """What a shard of all the activations would hold."""
     record.check(acts.provenance, what, prompts=False)
     if not acts.prompts or not acts.prompts.items() <= record.prompts.items():
         raise InputError(
@@ -79,7 +78,6 @@ def _pieces(contents: Contents, at_most: int) -> Iterator[list[int]]:
 
 
 def _rows_of(contents: Contents, rows: Sequence[int], skipped: bool) -> Contents:
-    """What a shard of some of the rows holds."""
     n, n_prompts = contents.columns.n, len(contents.prompts)
     read = contents.read and contents.read.take([p * n + row for p in range(n_prompts) for row in rows])
     return Contents(

@@ -38,11 +38,9 @@ class Stage:
         self.truth = np.zeros(len(self.t), bool)
 
     def during(self, start: float, end: float) -> Bool[np.ndarray, " time"]:
-        """The times in ``[start, end)``."""
         return (self.t >= start) & (self.t < end)
 
     def y(self) -> float:
-        """A random row on the walkway."""
         return float(self.rng.uniform(*PATH_ROWS))
 
     def height_at(self, y: float) -> float:
@@ -55,11 +53,9 @@ class Stage:
         return np.interp(self.t, clock, x), np.interp(self.t, clock, y), self.during(clock[0], clock[-1])
 
     def walk_speed(self) -> float:
-        """A random walking speed."""
         return float(self.rng.uniform(*WALK_SPEED))
 
     def add(self, actor: Actor) -> Actor:
-        """Put an actor on the stage."""
         self.actors.append(actor)
         return actor
 
@@ -111,7 +107,6 @@ def passers_by(stage: Stage, density: float) -> None:
 
 
 def road_traffic(stage: Stage) -> None:
-    """Cars on the road: no event."""
     rng, t = stage.rng, stage.t
     for _ in range(rng.poisson(0.8 * (t[-1] - t[0] + 16) / 16)):
         speed = rng.uniform(*CAR_SPEED) * rng.choice([-1, 1])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from headprobe._validation import count
 from headprobe.errors import InputError, VideoError
 from headprobe.video.decode import shared_reader
 
@@ -90,16 +91,10 @@ def segments(n_frames: int, length: int) -> list[Segment]:
     >>> [(s.span, s.window) for s in segments(100, 48)]
     [((0, 48), (0, 48)), ((48, 96), (48, 96)), ((96, 100), (52, 100))]
     """
-    if n_frames < 1 or length < 1:
-        raise InputError(
-            f"n_frames and the segment length must be at least 1, got {n_frames} and {length}; "
-            "a video without frames has no segments"
-        )
-    cuts = []
-    for start in range(0, n_frames, length):
-        end = min(start + length, n_frames)
-        cuts.append(Segment(start, end, (max(end - length, 0), end)))
-    return cuts
+    count(n_frames, "n_frames")
+    count(length, "length")
+    ends = [(start, min(start + length, n_frames)) for start in range(0, n_frames, length)]
+    return [Segment(start, end, (max(end - length, 0), end)) for start, end in ends]
 
 
 def sample_indices(window: tuple[int, int], n_samples: int) -> Int[np.ndarray, " sample"]:
@@ -130,8 +125,9 @@ def sample_indices(window: tuple[int, int], n_samples: int) -> Int[np.ndarray, "
     [0, 0, 1, 1, 2, 2]
     """
     first, end = window
-    if first < 0 or end <= first or n_samples < 1:
-        raise InputError(f"a window must hold a frame and n_samples be at least 1, got {window} and {n_samples}")
+    count(n_samples, "n_samples")
+    if first < 0 or end <= first:
+        raise InputError(f"window is {window}; it must be (first, end) and hold a frame.")
     # Whole numbers: part i covers first + [i, i + 1) * length / n, its middle is rounded down.
     return first + (2 * np.arange(n_samples) + 1) * (end - first) // (2 * n_samples)
 
@@ -248,8 +244,7 @@ def clip_examples(
     """
     from headprobe.examples import Example
 
-    if n_samples < 1:
-        raise InputError(f"n_samples must be at least 1, got {n_samples}")
+    count(n_samples, "n_samples")
     path = os.fspath(path)
     name = Path(path).stem if name is None else name
     return [

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from headprobe._files import replacing
+from headprobe._validation import number
 from headprobe.errors import InputError
 from headprobe.video._container import check_file
 from headprobe.video.reader import VideoInfo, VideoReader
@@ -62,19 +63,16 @@ def write_video(
     3.0
     """
     path = Path(path)
-    rate = Fraction(fps).limit_denominator(1001)
-    if rate <= 0:
-        raise InputError(f"fps must be above 0, got {fps}")
+    rate = Fraction(number(fps, "fps", 1 / 1001)).limit_denominator(1001)
     with replacing(path, path.suffix) as part, av.open(str(part), "w") as container:
         stream: Any = container.add_stream("libx264", rate=rate, options={"crf": str(crf), **(options or {})})
         stream.pix_fmt = "yuv420p"
         # x264's output depends on its number of threads; the same frames shall give the same file.
         stream.codec_context.thread_count = 1
         size = None
-        for number, frame in enumerate(frames):
-            size = size or _check_frame(frame, number, None)
-            _check_frame(frame, number, size)
-            if number == 0:
+        for place, frame in enumerate(frames):
+            size = _check_frame(frame, place, size)
+            if place == 0:
                 stream.height, stream.width = size
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         if size is None:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from headprobe._validation import number
 from headprobe.errors import InputError, VideoError
 from headprobe.video._container import FAULTS, display_turn, error_text
 from headprobe.video.reader import VideoReader
@@ -131,11 +132,9 @@ class _Feed:
 
 def _open_feed(source: Any, fps: float | None = None, live: bool | None = None) -> _Feed:
     """What to read from a source, and how."""
-    if fps is not None and not fps > 0:
-        raise InputError(f"fps must be a positive number of frames per second, got {fps!r}")
-    if isinstance(source, bool):
-        raise InputError(f"a source is a file, an address, a camera or an iterable of frames, got {source!r}")
-    if isinstance(source, int):
+    if fps is not None:
+        number(fps, "fps", above=0)
+    if isinstance(source, int) and not isinstance(source, bool):
         source = f"/dev/video{source}"
     if isinstance(source, str | os.PathLike):
         return _of_path(os.fspath(source), fps, live)
@@ -145,7 +144,7 @@ def _open_feed(source: Any, fps: float | None = None, live: bool | None = None) 
     if isinstance(source, Iterable):
         items = iter(source)
         return _Feed("the iterable", lambda: items, bool(live), lambda: fps, repeats=True)
-    raise InputError(f"a source is a file, an address, a camera or an iterable of frames, got {type(source).__name__}")
+    raise InputError(f"a source is a file, an address, a camera or an iterable of frames, got {source!r:.80}")
 
 
 def _of_path(name: str, fps: float | None, live: bool | None) -> _Feed:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 
+from headprobe._validation import number
 from headprobe.errors import InputError
 
 __all__ = [
@@ -33,12 +34,12 @@ def _check_spans(
     if len(spans) != n_segments:
         raise InputError(f"{where}{n_segments} segment scores but {len(spans)} spans: give one span per score")
     checked: list[Span] = []
-    for number, span in enumerate(spans):
+    for place, span in enumerate(spans):
         start, end = int(span[0]), int(span[1])
         before = checked[-1][1] if checked else 0
         if (start, end) != (span[0], span[1]) or end <= start or start < before:
             raise InputError(
-                f"{where}span {number} is {tuple(span)}; spans are (start, end) in whole frames, end "
+                f"{where}span {place} is {tuple(span)}; spans are (start, end) in whole frames, end "
                 f"exclusive, in temporal order, and this one must start at {before} or later"
             )
         if n_frames is not None and start != before:
@@ -204,8 +205,7 @@ def spans_in_seconds(
     if (fps is None) == (edges is None):
         raise InputError("give either fps or edges")
     if fps is not None:
-        if not (math.isfinite(fps) and fps > 0):
-            raise InputError(f"fps must be a positive number of frames per second, got {fps!r}")
+        number(fps, "fps", above=0)
         return [(start / fps, end / fps) for start, end in spans]
     times = np.asarray(edges, dtype=np.float64)
     beyond = [span for span in spans if not 0 <= span[0] < span[1] < len(times)]

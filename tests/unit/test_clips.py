@@ -51,7 +51,7 @@ def test_the_last_window_moves_back():
 
 @pytest.mark.parametrize(("n_frames", "length"), [(0, 48), (10, 0), (-1, 5)])
 def test_impossible_segments(n_frames, length):
-    with pytest.raises(InputError, match=f"at least 1, got {n_frames} and {length}"):
+    with pytest.raises(InputError, match=r"(n_frames|length) is (0|-1); it must be an integer of at least 1"):
         segments(n_frames, length)
 
 
@@ -83,7 +83,7 @@ def test_samples_move_with_the_window():
 
 @pytest.mark.parametrize(("window", "n_samples"), [((3, 3), 4), ((5, 2), 4), ((0, 9), 0), ((-1, 9), 2)])
 def test_impossible_samples(window, n_samples):
-    with pytest.raises(InputError, match="a window must hold a frame"):
+    with pytest.raises(InputError, match=r"window is \(.*and hold a frame|n_samples is 0; it must be"):
         sample_indices(window, n_samples)
 
 
@@ -112,7 +112,7 @@ def test_examples_name_their_video_and_span(movie):
     ]
     (named,) = clip_examples(movie, length=64, n_samples=4, group="camera 2", name="monday/gate")
     assert (named.id, named.label, named.group) == ("monday/gate:0-50", None, "camera 2")
-    with pytest.raises(InputError, match="n_samples must be at least 1, got 0"):
+    with pytest.raises(InputError, match="n_samples is 0; it must be an integer of at least 1"):
         clip_examples(movie, length=20, n_samples=0)
 
 

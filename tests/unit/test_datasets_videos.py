@@ -288,8 +288,8 @@ def test_text_files_are_read_as_what_they_are(tmp_path):
     (tmp_path / "a.csv.gz").write_bytes(gzip.compress("\ufeffä".encode()))
     assert read_text(tmp_path / "a.csv.gz") == "ä"
     (tmp_path / "b.gz").write_bytes(b"plain")
-    with pytest.raises(InputError, match=r"b.gz ends in .gz but is no complete gzip file"):
+    with pytest.raises(InputError, match=r"b.gz: this ends in .gz but is no complete gzip file"):
         read_text(tmp_path / "b.gz")
     (tmp_path / "c.txt").write_bytes(b"ab\xff")
-    with pytest.raises(InputError, match=r"c.txt is no text in UTF-8 .* at byte 2"):
+    with pytest.raises(InputError, match=r"c.txt: this is no text in UTF-8 .* at byte 2"):
         read_text(tmp_path / "c.txt")

@@ -632,7 +632,7 @@ def test_failed_write_leaves_nothing_and_keeps_the_old(tmp_path):
     ("frames", "fps", "words"),
     [
         ([], 10, "no frames were given"),
-        (np.zeros((2, 16, 16, 3), np.uint8), 0, "fps must be above 0, got 0"),
+        (np.zeros((2, 16, 16, 3), np.uint8), 0, "fps is 0; it must be a number of at least"),
         (np.zeros((2, 16, 16, 3)), 10, r"frame 0 must be a uint8 array .* got float64"),
         (np.zeros((2, 16, 16), np.uint8), 10, r"got uint8 \(16, 16\)"),
         (np.zeros((2, 16, 15, 3), np.uint8), 10, "even width and height, frame 0 is 15x16"),

@@ -136,7 +136,7 @@ def test_frames_become_seconds():
     for settings_, text in (
         ({}, "give either fps or edges"),
         ({"fps": 1.0, "edges": [0, 1]}, "give either fps or edges"),
-        ({"fps": 0.0}, "fps must be a positive number"),
+        ({"fps": 0.0}, "fps is 0.0; it must be a number above 0"),
         ({"edges": [0, 1]}, r"the span \(1, 3\) is not in a video of 1 frames"),
     ):
         with pytest.raises(InputError, match=text):

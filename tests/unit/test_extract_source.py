@@ -62,7 +62,7 @@ def test_only_the_ending_of_a_video_is_left_out_of_a_name(folder: Path) -> None:
         (3, "The sources are 3; give files, folders, globs"),
         ("", "A source is ''; give a path \\('.' is the working directory\\)"),
         (["day1", " "], "A source is ' '; give a path"),
-        ("list.txt", "the list cannot be read: No such file"),
+        ("list.txt", "the file cannot be read: No such file"),
         ("day4", "There is no file or folder 'day4'"),
     ],
 )

@@ -227,7 +227,7 @@ def test_from_json_refuses(text, message):
         ("layer,head,score\n0,0,1\n0,0,2\n", r"line 3: \{'layer': 0, 'head': 0\} is there twice"),
         ("layer,head,score\n0,0,1\n1,1,2\n", r"2 rows do not fill a map of shape \(2, 2\)"),
         ("layer,head,score\n0,0,high\n", "line 2: could not convert"),
-        ("layer,head,score\n0,1\n", "line 2: 2 columns, expected 3"),
+        ("layer,head,score\n0,1\n", "line 2: it has 2 cells, the heading has 3"),
     ],
 )
 def test_from_csv_refuses(tmp_path, text, message):

@@ -434,7 +434,7 @@ def test_what_is_no_source(detector, tiny, tmp_path) -> None:
         _open_feed(3.5)
     with pytest.raises(InputError, match="got True"):
         _open_feed(True)
-    with pytest.raises(InputError, match="fps must be a positive number"):
+    with pytest.raises(InputError, match="fps is 0; it must be a number above 0"):
         _open_feed([], fps=0)
     with pytest.raises(VideoError, match="there is no such file"):
         _open_feed(tmp_path / "none.mp4")

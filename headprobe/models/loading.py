@@ -619,6 +619,7 @@ def _without_bridge(bridge: Any) -> nn.Module:
         else:
             holder._buffers[leaf] = given
     plain.eval()
+    bridge.eval()  # as any module that is given
     ids = torch.arange(4, device=next(plain.parameters()).device)[None]
     with torch.no_grad():
         ours, theirs = plain(input_ids=ids).logits.float(), wrapped(input_ids=ids).logits.float()

@@ -24,7 +24,10 @@ from headprobe.errors import HeadprobeWarning
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
-HERE = {f"howto/{name}.md" for name in ("own_model", "own_task", "own_scores", "add_a_family", "figures")}
+HERE = {
+    f"howto/{name}.md"
+    for name in ("own_model", "own_task", "own_scores", "add_a_family", "figures", "transformer_lens")
+}
 HERE |= {"tutorial.md", "concepts/auc.md", "index.md"}
 
 
@@ -192,3 +195,13 @@ def test_the_page_on_auc(folder):
 
 def test_the_first_page(folder):
     run("index.md")
+
+
+def test_the_page_on_transformer_lens(folder):
+    pytest.importorskip("transformer_lens", reason="needs headprobe[lens]")
+    names = run("howto/transformer_lens.md")
+    assert len(names["heads"]) == 3
+    assert names["moved"] > 0
+    assert names["looks_back"].sizes == {"layer": 3, "head": 4}
+    assert set(names["both"]) <= set(names["heads"])
+    assert set(headprobe.HeadSet.from_lens(names["heads"].to_lens())) == set(names["heads"])

@@ -28,7 +28,7 @@ HERE = {
     f"howto/{name}.md"
     for name in ("own_model", "own_task", "own_scores", "add_a_family", "figures", "transformer_lens")
 }
-HERE |= {"tutorial.md", "concepts/auc.md", "index.md"}
+HERE |= {"tutorial.md", "concepts/auc.md", "index.md", "howto/transformer_lens.md"}
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:

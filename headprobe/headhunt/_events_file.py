@@ -394,6 +394,7 @@ def timeline_figure(
         smoothed=detection.smoothed,
         events=detection.events,
         truth=abnormal,
+        truth_label="truly abnormal",
         tau=None if detector.locator_ is None else detector.locator_.tau,
         thumbnails=pictures,
         ax=figure.add_subplot(),

@@ -13,12 +13,11 @@ if TYPE_CHECKING:
 
 # From the palette of Okabe and Ito (2008), "Color universal design".
 BLUE, VERMILION, GREEN = "#0072B2", "#D55E00", "#009E73"
-
-
 INK, GREY = "#222222", "#767676"
-
-
+_COLOURS = (BLUE, VERMILION, GREEN, "#A0527E", "#B8860B", "#3B3B3B", "#2F9BD6")
 _SMALL = 8.33  # points of small words without a theme
+_NAME = 100  # what it costs to cover a name, over 3 for a mark among others
+_GLYPH = 0.66  # width of a capital or digit over the size of its font
 
 
 class Series(NamedTuple):
@@ -29,16 +28,11 @@ class Series(NamedTuple):
     linestyle: Any
 
 
-_COLOURS = (BLUE, VERMILION, GREEN, "#A0527E", "#B8860B", "#3B3B3B", "#2F9BD6")
-
-
 SERIES = tuple(
     Series(colour, marker, dashes)
     for dashes, markers in (("-", "oDs^vPX"), ((0, (4, 1.5)), "sXoD^Pv"))
     for colour, marker in zip(_COLOURS, markers, strict=True)
 )
-
-
 """Fourteen series: seven dark enough for lines on white, then the same colours dashed."""
 
 
@@ -84,11 +78,30 @@ def size_in_points(ax: Axes) -> tuple[float, float]:
     return float(72 * box.width / dpi), float(72 * box.height / dpi)
 
 
-def below(ax: Axes, points: float) -> Any:
-    """A transform like `ax.transAxes`, moved down by a number of points (up if negative)."""
+def legend_below(
+    ax: Axes, handles: Sequence[Any] | None = None, *, columns: int | None = None, above: bool = False
+) -> Any:
+    """A legend without a frame beneath the horizontal axis, or above the plot, where it covers nothing."""
     from matplotlib.transforms import ScaledTranslation
 
-    return ax.transAxes + ScaledTranslation(0, -points / 72, ax.figure.dpi_scale_trans)
+    handles = ax.get_legend_handles_labels()[0] if handles is None else list(handles)
+    if columns is None:
+        longest = max(len(str(handle.get_label())) for handle in handles)
+        fit = size_in_points(ax)[0] // (0.56 * small() * longest + 34)
+        columns = int(min(max(fit, 1), len(handles)))
+    down = -4 if above else under_axis(ax) + 3
+    return ax.legend(
+        handles=handles,
+        loc="lower left" if above else "upper left",
+        bbox_to_anchor=(0, int(above)),
+        bbox_transform=ax.transAxes + ScaledTranslation(0, -down / 72, ax.figure.dpi_scale_trans),
+        ncols=columns,
+        frameon=False,
+        fontsize=small(),
+        borderaxespad=0,
+        borderpad=0,
+        columnspacing=1.4,
+    )
 
 
 def under_axis(ax: Axes) -> float:
@@ -100,68 +113,81 @@ def under_axis(ax: Axes) -> float:
     return float(points)
 
 
-def legend_below(ax: Axes, handles: Sequence[Any] | None = None, *, columns: int | None = None) -> Any:
-    """A legend without a frame beneath the horizontal axis, where it covers nothing."""
-    handles = ax.get_legend_handles_labels()[0] if handles is None else list(handles)
-    if columns is None:
-        longest = max(len(str(handle.get_label())) for handle in handles)
-        fit = size_in_points(ax)[0] // (0.56 * small() * longest + 34)
-        columns = int(min(max(fit, 1), len(handles)))
-    return ax.legend(
-        handles=handles,
-        loc="upper left",
-        bbox_to_anchor=(0, 0),
-        bbox_transform=below(ax, under_axis(ax) + 3),
-        ncols=columns,
-        frameon=False,
-        fontsize=small(),
-        borderaxespad=0,
-        borderpad=0,
-        columnspacing=1.4,
-    )
-
-
-def plain_frame(ax: Axes, sides: Sequence[str] = ("top", "right")) -> None:
-    """Take away the lines around the plot that carry no numbers, and the theme's grid."""
+def plain_frame(ax: Axes, sides: Sequence[str] = ("top", "right"), title: str | None = None) -> None:
+    """Take away the lines around the plot that carry no numbers, and the theme's grid; write the title at the left."""
     for side in sides:
         ax.spines[side].set_visible(False)
     ax.grid(False)
+    if title is not None:
+        ax.set_title(title, loc="left")
 
 
-_GLYPH = 0.66  # width of a capital or digit over the size of its font
+def chance_line(ax: Axes, chance: float | None, *, upright: bool = False, words: str = "chance ({:g})") -> None:
+    """A dashed line at the score that chance gives, if it is known."""
+    if chance is not None:
+        draw = ax.axvline if upright else ax.axhline
+        draw(chance, color=ink(ax), lw=1, ls=(0, (4, 3)), label=words.format(chance), zorder=1)
 
 
 def name_points(
     ax: Axes,
     points: Sequence[tuple[float, float, str]],
-    size: tuple[float, float] = (6.0, 6.0),
+    size: tuple[float, float] = (8.0, 8.0),
     *,
     others: Float[np.ndarray, "other 2"] | None = None,
     inside: bool = False,
     settled: bool = False,
 ) -> None:
-    """Write a name at each point, in the order given: the first takes the best place."""
+    """Write a name at each point, in the order given: inside its mark if it fits, else beside it with a line to it."""
     if not points:
         return
     if not settled:
         settle(ax)
-    font = small()
-    area = size_in_points(ax)
+    font, area, marks = small(), np.array(size_in_points(ax)), np.array(size)
     middles = _in_points(ax, np.array([(x, y) for x, y, _ in points], float))
-    marks = _boxes(middles, size)
-    crowd = np.empty((0, 4)) if others is None else _boxes(_in_points(ax, np.asarray(others, float)), (3.0, 3.0))
-    taken, lines = np.empty((0, 4)), np.empty((0, 4))
-    for (x, y, text), middle in zip(points, middles, strict=True):
-        box = (_GLYPH * font * len(text) + 3, 1.5 * font)
+    crowd = np.empty((0, 2)) if others is None else _in_points(ax, np.asarray(others, float))
+    boxes = np.vstack([_boxes(middles, marks), _boxes(crowd, 3.0)])
+    costs = np.repeat([30, 3], [len(middles), len(crowd)])
+    for point, middle in zip(points, middles, strict=True):
+        box = np.array([_GLYPH * font * len(point[2]) + 3, 1.5 * font])
         at, shrink = np.zeros(2), 0.0
-        if not inside or box[0] + 4 > size[0] or box[1] + 4 > size[1]:
-            at = _place(middle, size, box, marks, taken, crowd, lines, area)
-            lines = np.vstack([lines, _boxes(middle + np.linspace(0.2, 0.8, 7)[:, None] * at, (1.0, 1.0))])
+        if not inside or (box + 4 > marks).any():
+            at = _place(middle, (marks + box) / 2, box, boxes, costs, area)
+            way = _boxes(middle + np.linspace(0.2, 0.8, 7)[:, None] * at, 1.0)
+            boxes, costs = np.vstack([boxes, way]), np.append(costs, [15] * 7)
             # The line ends where the mark begins, so that it hides nothing of it.
-            far = float(np.hypot(*at))
-            shrink = far * min(size[0] / 2 / max(abs(at[0]), 1e-9), size[1] / 2 / max(abs(at[1]), 1e-9))
-        taken = np.vstack([taken, _boxes((middle + at)[None], box)])
-        _write(ax, (x, y, text), (float(at[0]), float(at[1])), shrink=shrink, line=shrink > 0)
+            shrink = float(np.hypot(*at) * (marks / 2 / np.maximum(np.abs(at), 1e-9)).min())
+        boxes, costs = np.vstack([boxes, _boxes((middle + at)[None], box)]), np.append(costs, _NAME)
+        _write(ax, point, at, shrink=shrink, line=shrink > 0)
+
+
+def _place(
+    middle: np.ndarray, reach: np.ndarray, box: np.ndarray, boxes: np.ndarray, costs: np.ndarray, area: np.ndarray
+) -> np.ndarray:
+    """The offset in points of a name: the nearest of 32 places that covers nothing, or the one that covers least."""
+
+    def cost(place: tuple[float, tuple[int, int]]) -> float:
+        offset = place[1] * (reach + place[0])
+        here = _boxes((middle + offset)[None], box)[0]
+        outside = bool((here[:2] < 0).any() or (here[2:] > area).any())
+        way = _boxes(middle + np.linspace(0.2, 1.0, 7)[:, None] * offset, 1.0)
+        crossed = any(_met(one, boxes[costs == _NAME]).any() for one in way)
+        return 1000 * outside + 60 * crossed + 0.1 * place[0] + float(costs[_met(here, boxes)].sum())
+
+    far = [5.0 + times * box[1] for times in (0, 1, 2, 4)]
+    ways = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
+    distance, way = min(((a, b) for a in far for b in ways), key=cost)
+    return way * (reach + distance)
+
+
+def _met(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Which boxes a box overlaps."""
+    return np.logical_and(boxes[:, :2] < box[2:], boxes[:, 2:] > box[:2]).all(1)
+
+
+def _boxes(middles: np.ndarray, size: Any) -> np.ndarray:
+    """Boxes (left, bottom, right, top) of one size around their middles."""
+    return np.hstack([middles - np.asarray(size) / 2, middles + np.asarray(size) / 2])
 
 
 def name_at_right(ax: Axes, ends: Sequence[tuple[float, str, Any]]) -> None:
@@ -170,16 +196,15 @@ def name_at_right(ax: Axes, ends: Sequence[tuple[float, str, Any]]) -> None:
         return
     settle(ax)
     font = small()
-    order = sorted(range(len(ends)), key=lambda i: _in_points(ax, np.array([[0.0, ends[i][0]]]))[0, 1])
-    heights = np.array([_in_points(ax, np.array([[0.0, ends[i][0]]]))[0, 1] for i in order])
-    placed = _spread(heights, 1.25 * font)
-    for i, height, at in zip(order, heights, placed, strict=True):
+    heights = _in_points(ax, np.array([(0.0, y) for y, _, _ in ends]))[:, 1]
+    order = np.argsort(heights, kind="stable")
+    for i, at in zip(order, _spread(heights[order], 1.25 * font), strict=True):
         y, text, colour = ends[i]
         ax.annotate(
             text,
             (1, y),
             xycoords=("axes fraction", "data"),
-            xytext=(14, float(at - height)),
+            xytext=(14, float(at - heights[i])),
             textcoords="offset points",
             va="center",
             fontsize=font,
@@ -207,18 +232,16 @@ def name_in_rows(ax: Axes, points: Sequence[tuple[float, float, str]]) -> None:
         placed -= max(placed[-1] + wide / 2 - width, 0)
         placed += max(wide / 2 - placed[0], 0)
         for i, x in zip(mine, placed, strict=True):
-            offset = (float(x - at[i, 0]), float(base + row * 1.9 * font - at[i, 1]))
+            offset = np.array([x - at[i, 0], base + row * 1.9 * font - at[i, 1]])
             _write(ax, ordered[i], offset, shrink=0.0, line=True)
 
 
-def _write(
-    ax: Axes, point: tuple[float, float, str], offset: tuple[float, float], *, shrink: float, line: bool
-) -> None:
+def _write(ax: Axes, point: tuple[float, float, str], offset: np.ndarray, *, shrink: float, line: bool) -> None:
     """A name in a white box, with a line to what it names."""
     ax.annotate(
         point[2],
         point[:2],
-        xytext=offset,
+        xytext=tuple(offset.tolist()),
         textcoords="offset points",
         ha="center",
         va="center",
@@ -243,42 +266,3 @@ def _in_points(ax: Axes, data: np.ndarray) -> np.ndarray:
     """Data coordinates as points from the lower left corner of the Axes."""
     corner = ax.get_window_extent()
     return (ax.transData.transform(data) - (corner.x0, corner.y0)) * 72 / ax.figure.dpi
-
-
-def _boxes(middles: np.ndarray, size: tuple[float, float]) -> np.ndarray:
-    """Boxes (left, bottom, right, top) of one size around their middles."""
-    half = np.array(size) / 2
-    return np.hstack([middles - half, middles + half])
-
-
-def _place(
-    middle: np.ndarray,
-    size: tuple[float, float],
-    box: tuple[float, float],
-    marks: np.ndarray,
-    taken: np.ndarray,
-    crowd: np.ndarray,
-    lines: np.ndarray,
-    area: tuple[float, float],
-) -> np.ndarray:
-    """The offset in points of a name from the middle of what it names."""
-    w, h = box
-    best, least = np.zeros(2), np.inf
-    for reach in (5.0, 5.0 + h, 5.0 + 2 * h, 5.0 + 4 * h):
-        dx, dy = size[0] / 2 + w / 2 + reach, size[1] / 2 + h / 2 + reach
-        for offset in ((dx, 0), (-dx, 0), (0, dy), (0, -dy), (dx, dy), (-dx, dy), (dx, -dy), (-dx, -dy)):
-            here = _boxes((middle + offset)[None], box)[0]
-            outside = here[0] < 0 or here[1] < 0 or here[2] > area[0] or here[3] > area[1]
-            cost = 1000 * outside + 100 * _met(here, taken) + 30 * _met(here, marks) + 3 * _met(here, crowd)
-            # Its line crosses no name, and it covers no other's line.
-            way = _boxes(middle + np.linspace(0.2, 1.0, 7)[:, None] * offset, (1.0, 1.0))
-            cost += 60 * any(_met(one, taken) for one in way) + 15 * _met(here, lines) + 0.1 * reach
-            if cost < least:
-                best, least = np.array(offset, float), cost
-    return best
-
-
-def _met(box: np.ndarray, boxes: np.ndarray) -> int:
-    """How many boxes a box overlaps."""
-    apart = (boxes[:, :2] >= box[2:]) | (boxes[:, 2:] <= box[:2])
-    return int((~apart.any(1)).sum())

@@ -15,16 +15,14 @@ from headprobe.scores import _say_tied, cut
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.colors import Normalize
     from matplotlib.image import AxesImage
 
 _NOT_SCORED = "#d9d9d9"
-
-
 _ROOM = 9  # points that a cell must have for a dash
-
-
 _NEAR = 0.05  # of the range to either side: what lies closer to the centre has next to no colour
+
+Place = tuple[int, int, Head]
+"""Row, column and the head that is there."""
 
 
 def show_gaps(ax: Axes, values: Float[np.ndarray, "layer head"]) -> bool:
@@ -43,19 +41,11 @@ def show_gaps(ax: Axes, values: Float[np.ndarray, "layer head"]) -> bool:
     if rows.size:
         width, height = size_in_points(ax)
         size = min(width / n_heads, height / n_layers)
-        ax.scatter(
-            columns,
-            rows,
-            s=(0.5 * size) ** 2,
-            marker="x",
-            color="#808080",
-            linewidths=0.8,
-            label="no score",
-        )
+        ax.scatter(columns, rows, s=(0.5 * size) ** 2, marker="x", color="#808080", linewidths=0.8)
     return bool(rows.size)
 
 
-def hatch(ax: Axes, cells: Bool[np.ndarray, "layer head"], rgba: Float[np.ndarray, "layer head 4"], label: str) -> None:
+def hatch(ax: Axes, cells: Bool[np.ndarray, "layer head"], rgba: Float[np.ndarray, "layer head 4"]) -> None:
     """Hatch cells, dark on light ones and light on dark ones."""
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
@@ -64,45 +54,26 @@ def hatch(ax: Axes, cells: Bool[np.ndarray, "layer head"], rgba: Float[np.ndarra
     lines = "////" if min(width / cells.shape[1], height / cells.shape[0]) > 16 else "//////"
     light = rgba[..., :3] @ np.array([0.2126, 0.7152, 0.0722]) > 0.4
     corners = np.array([(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5), (-0.5, -0.5)])
-    codes = [Path.MOVETO, Path.LINETO, Path.LINETO, Path.LINETO, Path.CLOSEPOLY]
     for chosen, colour in ((cells & light, "#404040"), (cells & ~light, "#e0e0e0")):
-        places = np.argwhere(chosen)[:, ::-1]
-        if not len(places):
-            continue
-        path = Path((places[:, None] + corners).reshape(-1, 2), codes * len(places))
-        patch = PathPatch(path, fc="none", ec=colour, lw=0, hatch=lines, zorder=2, label=label)
-        if hasattr(patch, "set_hatch_linewidth"):  # from matplotlib 3.10 on; else it is that of the theme
-            patch.set_hatch_linewidth(0.7)
-        ax.add_patch(patch)
+        squares = [Path(place + corners, closed=True) for place in np.argwhere(chosen)[:, ::-1]]
+        if squares:
+            patch = PathPatch(Path.make_compound_path(*squares), fc="none", ec=colour, lw=0, hatch=lines, zorder=2)
+            if hasattr(patch, "set_hatch_linewidth"):  # from matplotlib 3.10 on; else it is that of the theme
+                patch.set_hatch_linewidth(0.7)
+            ax.add_patch(patch)
 
 
-def show_sign(ax: Axes, values: Float[np.ndarray, "layer head"], image: AxesImage, named: Collection[tuple]) -> int:
+def show_sign(ax: Axes, values: Float[np.ndarray, "layer head"], image: Any, named: Collection[tuple]) -> None:
     """Put a dash on cells below the centre of a diverging scale, whose two halves look alike without colours."""
-    from matplotlib.colors import CenteredNorm
-
-    n_layers, n_heads = values.shape
     width, height = size_in_points(ax)
-    size = min(width / n_heads, height / n_layers)
-    if size < _ROOM:
-        return 0
-    norm = image.norm
-    assert isinstance(norm, CenteredNorm)
-    assert norm.halfrange is not None
-    low = np.isfinite(values) & (values < norm.vcenter - _NEAR * norm.halfrange)
+    size = min(width / values.shape[1], height / values.shape[0])
+    low = np.isfinite(values) & (values < image.norm.vcenter - _NEAR * image.norm.halfrange)
     places = [place for place in zip(*np.nonzero(low), strict=True) if place not in named]
-    if places:
+    if size >= _ROOM and places:
         rows, columns = np.array(places).T
-        colors = np.asarray(image.cmap(norm(values[rows, columns])))
-        bright = colors[:, :3] @ (0.299, 0.587, 0.114) > 0.45
+        bright = np.asarray(image.cmap(image.norm(values[rows, columns])))[:, :3] @ (0.299, 0.587, 0.114) > 0.45
         dashes = np.where(bright, "#202020", "#ffffff")
         ax.scatter(columns, rows, s=(0.3 * size) ** 2, marker="_", c=dashes, lw=1.0, zorder=2)
-    return len(places)
-
-
-Place = tuple[int, int, Head]
-
-
-"""Row, column and the head that is there."""
 
 
 class Map(NamedTuple):
@@ -120,29 +91,24 @@ class Map(NamedTuple):
 
 def as_map(score_map: Any, what: str = "a heatmap") -> Map:
     """Read a score map or an array."""
-    dims = getattr(score_map, "dims", None)
-    if dims is not None:
-        if set(dims) != {"layer", "head"}:
-            raise InputError(
-                f"{what} shows one map with the dimensions (layer, head), got {tuple(map(str, dims))}; "
-                'choose one with .sel(metric=...) or .sel(prompt=...), or average with .mean("prompt")'
-            )
-        score_map = score_map.transpose("layer", "head")
-        numbers = [
-            [int(n) for n in score_map[dim].values] if dim in score_map.coords else range(score_map.sizes[dim])
-            for dim in ("layer", "head")
-        ]
-        values, name = np.asarray(score_map.values, np.float64), str(score_map.name or "")
-        unit = score_map.attrs.get("units")
-        name = f"{name or 'score'} ({unit})" if unit else name
-    else:
-        values, name = np.asarray(score_map, np.float64), ""
+    from xarray import DataArray
+
+    if not hasattr(score_map, "dims"):
+        values = np.asarray(score_map, np.float64)
         if values.ndim != 2:
             raise InputError(f"{what} shows an array [layer, head], got shape {values.shape}")
-        numbers = [range(size) for size in values.shape]
+        score_map = DataArray(values, dims=("layer", "head"))
+    if set(score_map.dims) != {"layer", "head"}:
+        raise InputError(
+            f"{what} shows one map with the dimensions (layer, head), got {tuple(map(str, score_map.dims))}; "
+            'choose one with .sel(metric=...) or .sel(prompt=...), or average with .mean("prompt")'
+        )
+    score_map = score_map.transpose("layer", "head")
+    values, name, unit = np.asarray(score_map.values, np.float64), score_map.name or "", score_map.attrs.get("units")
     if not np.isfinite(values).any():
         raise InputError(f"the map of shape {values.shape} has no finite score to draw")
-    return Map(values, list(numbers[0]), list(numbers[1]), name)
+    layers, heads = ([int(n) for n in score_map[dim].values] for dim in ("layer", "head"))
+    return Map(values, layers, heads, f"{name or 'score'} ({unit})" if unit else str(name))
 
 
 def on_map(heads: HeadSet | Iterable[Head | str | tuple[int, int]] | None, shown: Map) -> list[Place]:
@@ -190,15 +156,35 @@ def same_cells(other: Any, shown: Map, what: str) -> Float[np.ndarray, "layer he
     return second.values
 
 
-def check_scored(places: Iterable[Place], shown: Map) -> None:
-    """Raise unless all heads have a score."""
-    without = [head.label for row, column, head in places if not np.isfinite(shown.values[row, column])]
-    if without:
+def marked_and_named(
+    shown: Map, mark: HeadSet | Iterable[Head | str | tuple[int, int]] | None, annotate_top: int, *, gaps: bool = False
+) -> tuple[list[Place], list[Place]]:
+    """The heads to mark, and those to name: the marked ones and the highest; with `gaps`, some may have no score."""
+    marked, top = on_map(mark, shown), best(shown, annotate_top)
+    without = [head.label for row, column, head in marked if not np.isfinite(shown.values[row, column])]
+    if without and not gaps:
         raise InputError(f"{', '.join(without)} is to be marked, but has no score")
+    return marked, [*marked, *(one for one in top if one not in marked)]
 
 
-def paint(ax: Axes, shown: Map, cmap: Any, norm: Normalize) -> AxesImage:
-    """Draw the colours of a map, layer 0 at the bottom, and name the axes."""
+def paint(
+    ax: Axes,
+    shown: Map,
+    scale: np.ndarray,
+    cmap: Any = None,
+    vmin: float | None = None,
+    vmax: float | None = None,
+    center: float | None = None,
+) -> AxesImage:
+    """Draw the colours of a map, layer 0 at the bottom, in the range of `scale`, and name the axes."""
+    from matplotlib.colors import CenteredNorm, Normalize
+
+    low = float(np.nanmin(scale[np.isfinite(scale)]) if vmin is None else vmin)
+    high = float(np.nanmax(scale[np.isfinite(scale)]) if vmax is None else vmax)
+    if center is None:
+        norm, cmap = Normalize(low, high), cmap or "viridis"
+    else:
+        norm, cmap = CenteredNorm(center, max(high - center, center - low) or 1.0), cmap or "PuOr"
     image = ax.imshow(
         np.ma.masked_invalid(shown.values), origin="lower", aspect="auto", interpolation="nearest", cmap=cmap, norm=norm
     )
@@ -208,8 +194,8 @@ def paint(ax: Axes, shown: Map, cmap: Any, norm: Normalize) -> AxesImage:
     return image
 
 
-def color_bar(ax: Axes, image: AxesImage, words: str, *, beside: Sequence[Axes] = (), extend: str = "neither") -> Any:
-    """Draw a slim colour bar to the right."""
+def color_bar(ax: Axes, image: AxesImage, words: str, values: np.ndarray, *, beside: Sequence[Axes] = ()) -> None:
+    """Draw a slim colour bar to the right, with an arrow at an end beyond which there are values."""
     figure: Any = ax.figure
     # A layout that places colour bars keeps them off the Axes within `ax`, to its right; the others do not.
     engine = figure.figure.get_layout_engine()
@@ -217,17 +203,23 @@ def color_bar(ax: Axes, image: AxesImage, words: str, *, beside: Sequence[Axes] 
     owners = list(beside) or [ax]
     tall = (max(a.get_position().y1 for a in owners) - min(a.get_position().y0 for a in owners)) * figure.bbox.height
     aspect = float(np.clip(tall / figure.dpi * 72 / 11, 10, 80))
+    finite = values[np.isfinite(values)]
+    low, high = (float(end) for end in image.get_clim() if end is not None)
+    # A range that the values themselves have set may miss them by rounding.
+    slack = 1e-9 * max(abs(low), abs(high))
+    beyond = (bool((finite < low - slack).any()), bool((finite > high + slack).any()))
+    extend = {(True, False): "min", (False, True): "max", (True, True): "both"}.get(beyond, "neither")
     bar = figure.colorbar(image, ax=owners if len(owners) > 1 else owners[0], pad=pad, aspect=aspect, extend=extend)
     bar.set_label(words)
     bar.outline.set_visible(False)
-    return bar
 
 
 def finish(
     ax: Axes,
     shown: Map,
-    marked: Sequence[Place] = (),
-    top: Sequence[Place] = (),
+    image: AxesImage,
+    marked: Sequence[Place],
+    named: Sequence[Place],
     weak: tuple[Bool[np.ndarray, "layer head"], str] | None = None,
 ) -> None:
     """Draw what depends on the size of the cells: numbers, gaps, hatching, signs, outlines and names."""
@@ -240,68 +232,28 @@ def finish(
     number_axis(ax.yaxis, shown.layers, height)
     handles: list[Any] = []
     if weak is not None:
-        image = ax.images[0]
-        hatch(ax, weak[0], np.asarray(image.cmap(image.norm(shown.values))), weak[1])
+        hatch(ax, weak[0], np.asarray(image.cmap(image.norm(shown.values))))
         handles.append(Patch(fc="white", ec="#404040", hatch="////", lw=0.5, label=weak[1]))
     if show_gaps(ax, shown.values):
         handles.append(Line2D([], [], ls="none", marker="x", color="#808080", label="no score"))
     if handles:
         legend_below(ax, handles)
-    named = [*marked, *(one for one in top if one not in marked)]
-    if isinstance(ax.images[0].norm, CenteredNorm):
-        show_sign(ax, shown.values, ax.images[0], {(row, column) for row, column, _ in named})
-    for row, column, head in named:
-        outline(ax, row, column, "-" if (row, column, head) in marked else ":")
-    cell = (width / shown.values.shape[1], height / shown.values.shape[0])
-    name_points(
-        ax, [(float(column), float(row), head.label) for row, column, head in named], cell, inside=True, settled=True
-    )
+    if isinstance(image.norm, CenteredNorm):
+        show_sign(ax, shown.values, image, {(row, column) for row, column, _ in named})
+    cell = np.array([width / len(shown.heads), height / len(shown.layers)])
+    for place in named:
+        _outline(ax, *place[:2], "-" if place in marked else ":", 1.8 / cell if cell.min() < 12 else np.zeros(2))
+    names = [(float(column), float(row), head.label) for row, column, head in named]
+    name_points(ax, names, (float(cell[0]), float(cell[1])), inside=True, settled=True)
 
 
-def color_norm(values: np.ndarray, vmin: float | None, vmax: float | None, center: float | None) -> Normalize:
-    """From scores to 0..1 for the colours."""
-    from matplotlib.colors import CenteredNorm, Normalize
-
-    finite = values[np.isfinite(values)]
-    low = float(finite.min() if vmin is None else vmin)
-    high = float(finite.max() if vmax is None else vmax)
-    if center is not None:
-        return CenteredNorm(center, max(high - center, center - low) or 1.0)
-    return Normalize(low, high)
-
-
-def beyond(values: np.ndarray, image: AxesImage) -> str:
-    """Say on which side of the colours' range there are scores, which then get the colour of its end."""
-    finite = values[np.isfinite(values)]
-    low, high = (float(end) for end in image.get_clim() if end is not None)
-    # A range that the scores themselves have set may miss them by rounding.
-    slack = 1e-9 * max(abs(low), abs(high))
-    below, above = bool((finite < low - slack).any()), bool((finite > high + slack).any())
-    return {(False, False): "neither", (True, False): "min", (False, True): "max"}.get((below, above), "both")
-
-
-def outline(ax: Axes, row: int, column: int, style: str) -> None:
-    """Outline a cell by a dark line inside a white one, which stands out on every colour of the map."""
+def _outline(ax: Axes, row: int, column: int, style: str, room: np.ndarray) -> None:
+    """Outline a cell by a dark line inside a white one, which stands out on every colour; with room around it."""
     from matplotlib.patches import Rectangle
 
-    (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
-    width, height = size_in_points(ax)
-    x, y = abs(right - left) / width, abs(top - bottom) / height  # cells to a point
-    room = 1.8 if min(1 / x, 1 / y) < 12 else 0.0
-    for colour, line_width, line in (("white", 3.2, "-"), (INK, 1.4, style)):
-        ax.add_patch(
-            Rectangle(
-                (column - 0.5 - room * x, row - 0.5 - room * y),
-                1 + 2 * room * x,
-                1 + 2 * room * y,
-                fill=False,
-                ec=colour,
-                lw=line_width,
-                ls=line,
-                zorder=4,
-                clip_on=False,
-            )
-        )
+    corner, size = np.array([column, row]) - 0.5 - room, 1 + 2 * room
+    for colour, width, line in (("white", 3.2, "-"), (INK, 1.4, style)):
+        ax.add_patch(Rectangle(tuple(corner), *size, fill=False, ec=colour, lw=width, ls=line, zorder=4, clip_on=False))
 
 
 def number_axis(axis: Any, numbers: Sequence[int], points: float) -> None:

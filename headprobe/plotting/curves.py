@@ -1,8 +1,4 @@
-"""Curves: detectors compared, ROC and precision-recall, a score over a setting, scores over layers.
-
-The functions stand in modules of their own and are imported here: `headprobe.plotting.curves`,
-`headprobe.plotting.curves` and `headprobe.plotting.curves`.
-"""
+"""Curves: detectors compared, ROC and precision-recall, a score over a setting, scores over layers."""
 
 from __future__ import annotations
 
@@ -21,7 +17,7 @@ from headprobe.plotting._canvas import (
     GREY,
     SERIES,
     VERMILION,
-    below,
+    chance_line,
     ink,
     legend_below,
     name_points,
@@ -29,9 +25,8 @@ from headprobe.plotting._canvas import (
     plain_frame,
     size_in_points,
     small,
-    under_axis,
 )
-from headprobe.plotting._cells import as_map, best, check_scored, number_axis, on_map
+from headprobe.plotting._cells import as_map, marked_and_named, number_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,12 +35,13 @@ if TYPE_CHECKING:
 __all__ = ["comparison", "layers", "precision_recall", "roc", "sweep"]
 
 
+_MARKERS = 9  # of a curve, so that it is told apart without colour
+_MARKS = (("o", BLUE), ("D", VERMILION))  # of the values of a comparison
 _SETTINGS = {
     "calibration_size": ("calibration videos", True),
     "k": ("number of heads k", True),
     "lambda": ("instability penalty λ", False),
 }
-
 
 Repeats = float | Sequence[float] | np.ndarray
 
@@ -68,10 +64,8 @@ def sweep(
     values
         Setting to score, or to the scores of its repeats (draws, seeds, folds); or name to such a mapping, for several
         methods. NaN is left out.
-    ax
-        Where to draw; a figure of its own if not given.
-    title
-        Title of the Axes.
+    ax, title
+        Where to draw, a figure of its own if not given; title of the Axes.
     over
         What the setting is: ``calibration_size`` and ``k``, whose axis is logarithmic, ``lambda``, or other words for
         the axis, which is then linear.
@@ -106,8 +100,7 @@ def sweep(
     logarithmic = logarithmic if log is None else log
     if logarithmic and settings[0] <= 0:
         raise InputError(f"the setting {settings[0]:g} cannot be on a logarithmic axis: use log=False")
-    if ax is None:
-        ax = new_axes(5.6, 3.6)
+    ax = new_axes(5.6, 3.6) if ax is None else ax
     several = False
     for number, (name, one) in enumerate(named.items()):
         style = SERIES[number % len(SERIES)]
@@ -121,16 +114,12 @@ def sweep(
             ax.fill_between(x, mean - half, mean + half, color=style.color, alpha=0.15, lw=0, zorder=1)
             for at in x:
                 ax.scatter([at] * len(one[at]), one[at], s=9, color=style.color, alpha=0.35, lw=0, zorder=2)
-    if chance is not None:
-        ax.axhline(chance, color=ink(ax), lw=1, ls=(0, (4, 3)), label=f"chance ({chance:g})", zorder=1)
+    chance_line(ax, chance)
     if chosen is not None:
         ax.axvline(chosen, color=ink(ax), lw=1.2, ls=":", label=f"chosen: {chosen:g}", zorder=1)
     _setting_axis(ax, settings, logarithmic)
-    ax.set_xlabel(words)
-    ax.set_ylabel(label + (" (mean ± 1 SD)" if several else ""))
-    if title is not None:
-        ax.set_title(title, loc="left")
-    plain_frame(ax)
+    ax.set(xlabel=words, ylabel=label + (" (mean ± 1 SD)" if several else ""))
+    plain_frame(ax, title=title)
     if ax.get_legend_handles_labels()[0]:
         legend_below(ax)
     return ax
@@ -152,14 +141,10 @@ def layers(
     ----------
     score_map
         As in `headprobe.plotting.heatmap.heatmap`; heads without a score are left out.
-    mark
-        Heads to draw larger and to name.
-    annotate_top
-        Name this many of the highest heads too.
-    ax
-        Where to draw; a figure of its own if not given.
-    title
-        Title of the Axes.
+    mark, annotate_top
+        Heads to draw larger and to name, and how many of the highest to name too.
+    ax, title
+        Where to draw, a figure of its own if not given; title of the Axes.
     label
         What the scores are; the DataArray's name if not given.
     chance
@@ -182,37 +167,30 @@ def layers(
     ([0.5, 0.3], ['L0H1'])
     """
     shown = as_map(score_map, "a plot over layers")
-    marked, top = on_map(mark, shown), best(shown, annotate_top)
-    check_scored(marked, shown)
+    marked, named = marked_and_named(shown, mark, annotate_top)
     n_layers = len(shown.layers)
-    if ax is None:
-        ax = new_axes(float(np.clip(0.28 * n_layers + 2.0, 5.2, 9.0)), 3.4)
+    ax = new_axes(float(np.clip(0.28 * n_layers + 2.0, 5.2, 9.0)), 3.4) if ax is None else ax
+    few = n_layers <= 40
     rows, columns = np.nonzero(np.isfinite(shown.values))
     scores = shown.values[rows, columns]
-    ax.scatter(rows, scores, s=14 if n_layers <= 40 else 6, color="#8f8f8f", alpha=0.6, lw=0, zorder=1.5)
-    there = [row for row in range(n_layers) if row in set(rows.tolist())]
-    mean = [float(np.nanmean(shown.values[row])) for row in there]
-    highest = [float(np.nanmax(shown.values[row])) for row in there]
-    size = 5 if n_layers <= 40 else 3
-    ax.plot(there, mean, color=BLUE, marker="o", ms=size, lw=1.5, label="mean of the layer", zorder=2)
-    ax.plot(there, highest, color=VERMILION, marker="^", ms=size, lw=1.5, ls=(0, (4, 1.5)), label="highest", zorder=2)
+    ax.scatter(rows, scores, s=14 if few else 6, color="#8f8f8f", alpha=0.6, lw=0, zorder=1.5)
+    there = np.unique(rows)
+    lines: Any = {"ms": 5 if few else 3, "lw": 1.5, "zorder": 2}
+    mean, highest = (reduce(shown.values[there], 1) for reduce in (np.nanmean, np.nanmax))
+    ax.plot(there, mean, color=BLUE, marker="o", **lines, label="mean of the layer")
+    ax.plot(there, highest, color=VERMILION, marker="^", ls=(0, (4, 1.5)), **lines, label="highest")
     if marked:
-        at = [(row, shown.values[row, column]) for row, column, _ in marked]
-        ax.scatter(*np.array(at).T, s=58, marker="D", color=GREEN, ec="white", lw=0.8, zorder=3, label="marked")
-    if chance is not None:
-        ax.axhline(chance, color=ink(ax), lw=1, ls=(0, (4, 3)), label=f"chance ({chance:g})", zorder=1)
+        at = np.array([(row, shown.values[row, column]) for row, column, _ in marked])
+        ax.scatter(*at.T, s=58, marker="D", color=GREEN, ec="white", lw=0.8, zorder=3, label="marked")
+    chance_line(ax, chance)
     ax.margins(y=0.12)
     ax.set_xlim(-0.6, n_layers - 0.4)
     number_axis(ax.xaxis, shown.layers, size_in_points(ax)[0])
-    ax.set_xlabel("layer")
-    ax.set_ylabel(shown.label(label))
-    if title is not None:
-        ax.set_title(title, loc="left")
-    plain_frame(ax)
+    ax.set(xlabel="layer", ylabel=shown.label(label))
+    plain_frame(ax, title=title)
     legend_below(ax)
-    named = [*marked, *(one for one in top if one not in marked)]
     points = [(float(row), float(shown.values[row, column]), head.label) for row, column, head in named]
-    name_points(ax, points, (8, 8), others=np.column_stack([rows, scores]).astype(float))
+    name_points(ax, points, others=np.column_stack([rows, scores]).astype(float))
     return ax
 
 
@@ -244,23 +222,16 @@ def _setting_axis(ax: Axes, settings: Sequence[float], logarithmic: bool) -> Non
     if logarithmic:
         ax.set_xscale("log")
         ax.xaxis.set_minor_locator(NullLocator())
-    low, high = settings[0], settings[-1]
-    places = [np.log(x) for x in settings] if logarithmic else list(settings)
+    places = np.log(settings) if logarithmic else np.asarray(settings)
     width = size_in_points(ax)[0] / ((places[-1] - places[0]) or 1.0)
     kept = [0]
     for number in range(1, len(settings)):
         if (places[number] - places[kept[-1]]) * width >= 26:
             kept.append(number)
     ax.set_xticks([settings[i] for i in kept], labels=[f"{settings[i]:g}" for i in kept])
-    if logarithmic:
-        room = (high / low) ** 0.05 if high > low else 1.3
-        ax.set_xlim(low / room, high * room)
-    else:
-        room = 0.05 * (high - low) or 0.5
-        ax.set_xlim(low - room, high + room)
-
-
-_MARKERS = 9  # of a curve, so that it is told apart without colour
+    room = 0.05 * (places[-1] - places[0]) or (0.26 if logarithmic else 0.5)
+    limits = np.array([places[0] - room, places[-1] + room])
+    ax.set_xlim(*(np.exp(limits) if logarithmic else limits))
 
 
 def roc(
@@ -276,14 +247,12 @@ def roc(
     Parameters
     ----------
     scores
-        `[example]`, higher is more abnormal, finite; or a mapping from the name of each detector to its scores. For
-        the frames of several videos, put them end to end.
+        `[example]`, higher for the positive class, finite; or a mapping from the name of each detector to its scores.
+        For the frames of several videos, put them end to end.
     truth
         `[example]`, 0 or 1, both of which occur.
-    ax
-        Where to draw; a figure of its own if not given.
-    title
-        Title of the Axes.
+    ax, title
+        Where to draw, a figure of its own if not given; title of the Axes.
     tau
         Threshold in use, or one for each name: a dot where the detector stands, counting scores of `tau` as positive.
 
@@ -309,16 +278,12 @@ def roc(
     ax = new_axes(4.4, 4.4) if ax is None else ax
     for number, (name, values) in enumerate(curves.items()):
         false, true, _ = roc_curve(y, values)
-        words = f"AUC {roc_auc_score(y, values):.3f}"
-        _draw(ax, number, false, true, f"{name}: {words}" if name else words)
-        level = tau.get(name) if isinstance(tau, Mapping) else tau
-        if level is not None:
-            above = values >= level
-            _dot(ax, number, float(above[y == 0].mean()), float(above[y == 1].mean()))
+        _draw(ax, number, false, true, name, f"AUC {roc_auc_score(y, values):.3f}")
+        above = _above(values, tau, name)
+        if above is not None:
+            _dot(ax, number, above[y == 0].mean(), above[y == 1].mean())
     ax.plot([0, 1], [0, 1], color=ink(ax), lw=1, ls=(0, (4, 3)), label="chance", zorder=1)
-    ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
-    ax.set(xlabel="false positive rate", ylabel="true positive rate")
-    return _finish(ax, title, "lower right")
+    return _finish(ax, title, "false positive rate", "true positive rate", "lower right")
 
 
 def precision_recall(
@@ -358,19 +323,14 @@ def precision_recall(
 
     curves, y = _checked(scores, truth)
     ax = new_axes(4.4, 4.4) if ax is None else ax
-    share = float(y.mean())
     for number, (name, values) in enumerate(curves.items()):
         precision, recall, _ = precision_recall_curve(y, values, drop_intermediate=True)
-        words = f"AP {average_precision_score(y, values):.3f}"
-        _draw(ax, number, recall, precision, f"{name}: {words}" if name else words, drawstyle="steps-post")
-        level = tau.get(name) if isinstance(tau, Mapping) else tau
-        if level is not None and (values >= level).any():
-            above = values >= level
-            _dot(ax, number, float(above[y == 1].mean()), float(y[above].mean()))
-    ax.axhline(share, color=ink(ax), lw=1, ls=(0, (4, 3)), label=f"chance ({share:.3f})", zorder=1)
-    ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
-    ax.set(xlabel="recall", ylabel="precision")
-    return _finish(ax, title, "best")
+        _draw(ax, number, recall, precision, name, f"AP {average_precision_score(y, values):.3f}", "steps-post")
+        above = _above(values, tau, name)
+        if above is not None and above.any():
+            _dot(ax, number, above[y == 1].mean(), y[above].mean())
+    chance_line(ax, float(y.mean()), words="chance ({:.3f})")
+    return _finish(ax, title, "recall", "precision", "best")
 
 
 def _checked(scores: ArrayLike | Mapping[str, ArrayLike], truth: ArrayLike) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -398,28 +358,30 @@ def _briefly(y: np.ndarray) -> str:
     return f"shape {y.shape} with the values {values if len(values) <= 80 else values[:77] + '...'}"
 
 
-def _draw(ax: Axes, number: int, x: np.ndarray, y: np.ndarray, label: str, drawstyle: str = "default") -> None:
-    style = SERIES[number % len(SERIES)]
+def _above(values: np.ndarray, tau: float | Mapping[str, float] | None, name: str) -> np.ndarray | None:
+    """Which scores reach the threshold in use, where there is one."""
+    level = tau.get(name) if isinstance(tau, Mapping) else tau
+    return None if level is None else values >= level
+
+
+def _draw(
+    ax: Axes, number: int, x: np.ndarray, y: np.ndarray, name: str, words: str, drawstyle: Any = "default"
+) -> None:
     # Marks at even distances along the curve, beginning elsewhere for each, so that they do not hide each other.
-    every = (0.02 * (number % 5), 1 / _MARKERS)
-    ax.plot(
-        x, y, **style._asdict(), lw=1.7, ms=5, mec="white", mew=0.5, markevery=every, label=label, drawstyle=drawstyle
-    )
+    marks: Any = {"ms": 5, "mec": "white", "mew": 0.5, "markevery": (0.02 * (number % 5), 1 / _MARKERS)}
+    label = f"{name}: {words}" if name else words
+    ax.plot(x, y, **SERIES[number % len(SERIES)]._asdict(), lw=1.7, **marks, label=label, drawstyle=drawstyle)
 
 
 def _dot(ax: Axes, number: int, x: float, y: float) -> None:
     ax.plot([x], [y], "o", ms=9, mfc="none", mec=SERIES[number % len(SERIES)].color, mew=2, zorder=4)
 
 
-def _finish(ax: Axes, title: str | None, place: Any) -> Axes:
-    if title is not None:
-        ax.set_title(title, loc="left")
-    plain_frame(ax)
+def _finish(ax: Axes, title: str | None, x: str, y: str, place: Any) -> Axes:
+    ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal", xlabel=x, ylabel=y)
+    plain_frame(ax, title=title)
     ax.legend(frameon=False, fontsize=small(), loc=place)
     return ax
-
-
-_MARKS = (("o", BLUE), ("D", VERMILION))
 
 
 def comparison(
@@ -440,10 +402,8 @@ def comparison(
     rows
         From top to bottom: mappings with "name" and the value, and its spread under the value's key with
         "_sd" added (absent or None: no bar). A value that is absent, None or NaN is drawn as "not measured".
-    ax
-        Where to draw; a figure of its own if not given.
-    title
-        Title of the Axes.
+    ax, title
+        Where to draw, a figure of its own if not given; title of the Axes.
     value
         Key of the value.
     second
@@ -481,21 +441,18 @@ def comparison(
         if not np.isfinite(points[key]).any():
             raise InputError(f"no row has a value for {key!r}; the rows have the keys {_keys(rows)}")
     names = dict(names or {})
-    if ax is None:
-        ax = new_axes(7.2, 0.9 + (0.3 if second is None else 0.4) * len(rows) + (0.3 if title else 0))
+    ax = new_axes(7.2, 0.9 + (0.3 if second is None else 0.4) * len(rows) + 0.3 * bool(title)) if ax is None else ax
 
     at = np.arange(len(rows), dtype=float)
-    if chance is not None:
-        ax.axvline(chance, color=ink(ax), lw=1, ls=(0, (4, 3)), zorder=1, label=f"chance ({chance:g})")
-    low, high = [np.inf if chance is None else chance], [-np.inf if chance is None else chance]
+    chance_line(ax, chance, upright=True)
+    ends = [] if chance is None else [chance]
     for number, key in enumerate(keys):
-        shift = 0.0 if second is None else (-0.17, 0.17)[number]
+        y = at + (0.0 if second is None else (-0.17, 0.17)[number])
         marker, colour = _MARKS[number]
-        known = np.isfinite(points[key])
-        bars = np.where(np.isfinite(spread[key]), spread[key], 0.0)
+        known, bars = np.isfinite(points[key]), np.nan_to_num(spread[key])
         ax.errorbar(
             points[key][known],
-            at[known] + shift,
+            y[known],
             xerr=bars[known],
             fmt=marker,
             color=colour,
@@ -507,13 +464,11 @@ def comparison(
             zorder=3,
             label=names.get(key, key) + (" ± 1 SD" if bars.any() else ""),
         )
-        low.append(float((points[key] - bars)[known].min()))
-        high.append(float((points[key] + bars)[known].max()))
-        for y, x, bar in zip(at + shift, points[key], spread[key], strict=True):
-            text = "not measured" if np.isnan(x) else f"{x:.3f}" + (f" ± {bar:.3f}" if np.isfinite(bar) else "")
+        ends += [*(points[key] - bars)[known], *(points[key] + bars)[known]]
+        for height, x, bar in zip(y, points[key], spread[key], strict=True):
             ax.annotate(
-                text,
-                (1, y),
+                "not measured" if np.isnan(x) else f"{x:.3f}" + (f" ± {bar:.3f}" if np.isfinite(bar) else ""),
+                (1, height),
                 xycoords=("axes fraction", "data"),
                 xytext=(6, 0),
                 textcoords="offset points",
@@ -522,33 +477,19 @@ def comparison(
                 color=GREY if np.isnan(x) else ink(ax),
                 annotation_clip=False,
             )
-    room = 0.06 * (max(high) - min(low)) or 0.05
-    ax.set_xlim(min(low) - room, max(high) + room)
-    ax.set_ylim(len(rows) - 0.5, -0.5)
+    room = 0.06 * (max(ends) - min(ends)) or 0.05
+    ax.set(xlim=(min(ends) - room, max(ends) + room), ylim=(len(rows) - 0.5, -0.5))
     ax.set_yticks(at, labels=labels)
     for tick in ax.get_yticklabels():
         if tick.get_text() in highlight:
             tick.set_fontweight("bold")
     ax.tick_params(axis="y", length=0)
-    ax.grid(False)
+    plain_frame(ax, ("top", "right", "left"), title=title)
     ax.grid(axis="y", color="#e4e4e4", lw=0.8)
     ax.set_axisbelow(True)
-    for side in ("top", "right", "left"):
-        ax.spines[side].set_visible(False)
     ax.set_xlabel(names.get(value, value) if second is None else "")
-    if title is not None:
-        ax.set_title(title, loc="left")
     if second is not None or chance is not None:
-        ax.legend(
-            loc="upper left",
-            bbox_to_anchor=(0, 0),
-            bbox_transform=below(ax, under_axis(ax) + 3),
-            frameon=False,
-            fontsize=small(),
-            ncols=3,
-            borderaxespad=0,
-            borderpad=0,
-        )
+        legend_below(ax, columns=3)
     return ax
 
 

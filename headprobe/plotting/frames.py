@@ -21,9 +21,7 @@ if TYPE_CHECKING:
     from headprobe.models.video_adapter import Framing
     from headprobe.trace.attention import AttentionPattern
 
-__all__ = [
-    "frames",
-]
+__all__ = ["frames"]
 
 _WITHIN, _BETWEEN = 0.012, 0.07  # gaps between frames of one step and of two, in widths of a frame
 _MOST = 8  # frames drawn if none are chosen
@@ -62,10 +60,8 @@ def frames(
         the token grid, as from ``pattern.to_video()``. Places that are NaN are left uncovered.
     heads
         The heads of the first axis, in its order; each is a row.
-    ax
-        Where to draw; a figure of its own if not given.
-    title
-        Title of the Axes.
+    ax, title
+        Where to draw, a figure of its own if not given; title of the Axes.
     show
         Numbers of the frames to draw, from 0; by default all, and of more than eight, eight at even distances.
     frames_per_token
@@ -130,7 +126,8 @@ def frames(
     labels = [*(["frame"] if plain else []), *named.labels]
     tops = np.arange(len(labels)) * height * (1 + _WITHIN)
     if ax is None:
-        ax = _own_axes(lefts[-1] + width, tops[-1] + height, len(shown))
+        across = float(np.clip(1.15 * len(shown), 2.5, 10.0))  # wide enough for the frames to be seen
+        ax = new_axes(across + 1.6, across * (tops[-1] + height) / (lefts[-1] + width) + 0.8)
     for row, y in enumerate(tops):
         for frame, x in zip(shown, lefts, strict=True):
             picture = pixels[frame] if plain and row == 0 else _grey(pixels[frame])
@@ -150,17 +147,13 @@ def frames(
             if area is not None:
                 overlay.set_clip_path(Rectangle((x, y), width, height, transform=ax.transData))
     ax.set(xlim=(0, lefts[-1] + width), ylim=(tops[-1] + height, 0), aspect="equal", facecolor="none")
-    plain_frame(ax, ("top", "right", "bottom", "left"))
+    plain_frame(ax, ("top", "right", "bottom", "left"), title=title)
     ax.set_yticks(tops + height / 2, labels=labels)
     times = [f"{frame}" if seconds is None else f"{seconds[frame]:.1f}" for frame in shown]
     ax.set_xticks(lefts + width / 2, labels=times)
     ax.tick_params(length=0, labelsize=small())
     ax.set_xlabel("frame" if seconds is None else "time (s)")
-    if title is not None:
-        ax.set_title(title, loc="left")
-    beyond = (bool(np.nanmin(drawn) < norm.vmin), bool(np.nanmax(drawn) > norm.vmax))
-    ends = {(True, True): "both", (True, False): "min", (False, True): "max"}
-    color_bar(ax, ax.images[-1], label, extend=ends.get(beyond, "neither"))
+    color_bar(ax, ax.images[-1], label, drawn)
     return ax
 
 
@@ -254,9 +247,3 @@ def _grey(picture: np.ndarray) -> np.ndarray:
     """A frame without colour, and lighter than any strong attention."""
     light = 95 + 160 / 255 * (picture @ np.array([0.299, 0.587, 0.114]))
     return np.repeat(light[..., None].round().astype(np.uint8), 3, -1)
-
-
-def _own_axes(width: float, height: float, n_frames: int) -> Axes:
-    """Axes of the picture's shape, wide enough for the frames to be seen."""
-    across = float(np.clip(1.15 * n_frames, 2.5, 10.0))
-    return new_axes(across + 1.6, across * height / width + 0.8)

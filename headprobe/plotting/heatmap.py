@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -10,19 +11,17 @@ from jaxtyping import Float
 
 from headprobe.errors import InputError
 from headprobe.heads import Head, HeadSet
-from headprobe.plotting._canvas import BLUE, VERMILION, floating_figure, new_axes, settle, small
-from headprobe.plotting._cells import (
-    Map,
-    as_map,
-    best,
-    beyond,
-    color_bar,
-    color_norm,
-    finish,
-    on_map,
-    paint,
-    same_cells,
+from headprobe.plotting._canvas import (
+    BLUE,
+    VERMILION,
+    floating_figure,
+    legend_below,
+    new_axes,
+    plain_frame,
+    settle,
+    small,
 )
+from headprobe.plotting._cells import Map, as_map, color_bar, finish, marked_and_named, paint, same_cells
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,14 +56,11 @@ def heatmap(
         layers and heads, or a numpy array, which starts at layer 0 and head 0. NaN means no score: behind a
         layer's last score it is left blank, as heads that this layer does not have (layers can differ in their
         heads, and a layer can have none); before it, the cell is grey with a cross.
-    mark
-        Heads to outline and name, for example the expert heads.
-    annotate_top
-        Name this many of the highest heads too, with a dotted outline.
-    ax
-        Where to draw; a figure of its own if not given.
-    title
-        Title of the Axes.
+    mark, annotate_top
+        Heads to outline and name, for example the chosen ones; and how many of the highest to name too, with a dotted
+        outline.
+    ax, title
+        Where to draw, a figure of its own if not given; title of the Axes.
     p_values
         p- or q-values of the same heads: those above `alpha` are hatched, as not significant. The legend calls
         them by the DataArray's name.
@@ -104,24 +100,22 @@ def heatmap(
     ('head', 'layer', ['L2H3'])
     """
     shown = as_map(score_map)
-    marked, top = on_map(mark, shown), best(shown, annotate_top)
+    marked, named = marked_and_named(shown, mark, annotate_top, gaps=True)
     weak = _not_significant(shown, p_values, alpha)
     n_layers, n_heads = shown.values.shape
     if ax is None:
         cell = float(np.clip(8.0 / max(n_layers, n_heads), 0.11, 0.5))
         width = max(n_heads * cell, 2.4) * (1.25 if marginals else 1.0)
         ax = new_axes(width + 1.7, max(n_layers * cell, 1.8) + 1.1 + 0.2 * (weak is not None))
-    if cmap is None:
-        cmap = "viridis" if center is None else "PuOr"
-    image = paint(ax, shown, cmap, color_norm(shown.values, vmin, vmax, center))
+    image = paint(ax, shown, shown.values, cmap, vmin, vmax, center)
     if title is not None:
         ax.set_title(title)
     if marginals:
         _marginals(ax, shown)
     if colorbar:
-        color_bar(ax, image, shown.label(label), extend=beyond(shown.values, image))
+        color_bar(ax, image, shown.label(label), shown.values)
     settle(ax)
-    finish(ax, shown, marked, top, weak)
+    finish(ax, shown, image, marked, named, weak)
     return ax
 
 
@@ -152,21 +146,10 @@ def _marginals(ax: Axes, shown: Map) -> None:
     side.tick_params(axis="y", left=False, labelleft=False)
     side.tick_params(axis="x", labelsize=small())
     side.locator_params(axis="x", nbins=2)
-    side.grid(False)
+    plain_frame(side)
     side.grid(axis="x", color="#e4e4e4", lw=0.8)
     side.set_axisbelow(True)
-    for edge in ("top", "right"):
-        side.spines[edge].set_visible(False)
-    side.legend(
-        loc="lower center",
-        bbox_to_anchor=(0.5, 1.0),
-        frameon=False,
-        fontsize=small(),
-        borderaxespad=0.2,
-        borderpad=0,
-        handlelength=1.6,
-        labelspacing=0.2,
-    )
+    legend_below(side, columns=1, above=True)
 
 
 def heatmap_grid(
@@ -223,8 +206,7 @@ def heatmap_grid(
         raise InputError(f"scale must be 'shared' or 'each', got {scale!r}")
     panels, given = _panels(score_maps)
     shown = {key: as_map(one) for key, one in panels.items()}
-    marked = {key: on_map(mark, one) for key, one in shown.items()}
-    top = {key: best(one, annotate_top) for key, one in shown.items()}
+    chosen = {key: marked_and_named(one, mark, annotate_top, gaps=True) for key, one in shown.items()}
     across = given or columns or -(-len(panels) // -(-len(panels) // 4))
     if not 1 <= across <= len(panels):
         raise InputError(f"columns must be 1 to the {len(panels)} panels, got {across}")
@@ -234,31 +216,28 @@ def heatmap_grid(
     if len(flat) != len(panels):
         raise InputError(f"there are {len(panels)} panels to draw, but {len(flat)} axes")
     drawn: dict[Any, Axes] = dict(zip(panels, flat, strict=True))
-    if cmap is None:
-        cmap = "viridis" if center is None else "PuOr"
     everything = np.concatenate([one.values.ravel() for one in shown.values()])
     alike = len({(tuple(one.layers), tuple(one.heads)) for one in shown.values()}) == 1
+    images = {}
     for number, (key, ax) in enumerate(drawn.items()):
-        one = shown[key]
-        image = paint(ax, one, cmap, color_norm(everything if scale == "shared" else one.values, vmin, vmax, center))
-        row, column = divmod(number, across)
-        last_of_row = column == across - 1 or number == len(drawn) - 1
+        one, (row, column) = shown[key], divmod(number, across)
+        images[key] = paint(ax, one, everything if scale == "shared" else one.values, cmap, vmin, vmax, center)
         if scale == "each":
-            words = one.label(label) if last_of_row or not alike else ""
-            color_bar(ax, image, words, extend=beyond(one.values, image))
+            last_of_row = column == across - 1 or number == len(drawn) - 1
+            color_bar(ax, images[key], one.label(label) if last_of_row or not alike else "", one.values)
+        ax.set_title(str(key) if not given else str(key[1]) if row == 0 else "")
         if given:
-            ax.set_title(str(key[1]) if row == 0 else "")
             ax.set_ylabel(f"{key[0]}\nlayer" if column == 0 else "")
-        else:
-            ax.set_title(str(key))
         if alike:
-            _share(ax, first=column == 0, last=number + across >= len(drawn))
+            left, below = column == 0, number + across >= len(drawn)
+            ax.tick_params(labelleft=left, labelbottom=below)
+            ax.set(xlabel=ax.get_xlabel() if below else "", ylabel=ax.get_ylabel() if left else "")
     if scale == "shared":
-        image, words = flat[0].images[0], next(iter(shown.values())).label(label)
-        color_bar(flat[0], image, words, beside=flat, extend=beyond(everything, image))
+        words = next(iter(shown.values())).label(label)
+        color_bar(flat[0], next(iter(images.values())), words, everything, beside=flat)
     settle(flat[0])
     for key, ax in drawn.items():
-        finish(ax, shown[key], marked[key], top[key])
+        finish(ax, shown[key], images[key], *chosen[key])
     return drawn
 
 
@@ -275,18 +254,12 @@ def _panels(score_maps: Any) -> tuple[dict[Any, Any], int | None]:
             "a grid shows a DataArray with the dims layer, head and one or two others, such as (prompt, layer, head), "
             f"or a mapping from name to map; got {dims or type(score_maps).__name__}"
         )
-    names = [
-        score_maps.coords[dim].values.tolist() if dim in score_maps.coords else list(range(score_maps.sizes[dim]))
-        for dim in others
-    ]
+    names = [score_maps[dim].values.tolist() for dim in others]
+    places = product(*(range(len(some)) for some in names))
+    maps = [score_maps.isel(dict(zip(others, place, strict=True)), drop=True) for place in places]
     if len(others) == 1:
-        return {name: score_maps.isel({others[0]: i}, drop=True) for i, name in enumerate(names[0])}, None
-    panels = {
-        (first, second): score_maps.isel({others[0]: i, others[1]: j}, drop=True)
-        for i, first in enumerate(names[0])
-        for j, second in enumerate(names[1])
-    }
-    return panels, len(names[1])
+        return dict(zip(names[0], maps, strict=True)), None
+    return dict(zip(product(*names), maps, strict=True)), len(names[1])
 
 
 def _own_axes(shapes: Sequence[tuple[int, ...]], columns: int, each: bool) -> list[Axes]:
@@ -299,12 +272,3 @@ def _own_axes(shapes: Sequence[tuple[int, ...]], columns: int, each: bool) -> li
     for ax in grid[len(shapes) :]:
         ax.remove()
     return list(grid[: len(shapes)])
-
-
-def _share(ax: Axes, *, first: bool, last: bool) -> None:
-    """Write numbers and names of axes at the edge of the grid only."""
-    ax.tick_params(labelleft=first, labelbottom=last)
-    if not first:
-        ax.set_ylabel("")
-    if not last:
-        ax.set_xlabel("")

@@ -17,6 +17,7 @@ from headprobe.plotting._canvas import (
     GREY,
     SERIES,
     VERMILION,
+    chance_line,
     ink,
     legend_below,
     name_at_right,
@@ -28,7 +29,7 @@ from headprobe.plotting._canvas import (
     size_in_points,
     small,
 )
-from headprobe.plotting._cells import as_map, best, check_scored, on_map, same_cells
+from headprobe.plotting._cells import as_map, best, marked_and_named, same_cells
 from headprobe.scores import _check_k
 
 if TYPE_CHECKING:
@@ -41,8 +42,6 @@ __all__ = ["consensus_plot", "null_plot", "rank_plot", "stability_plot"]
 
 
 _LOG_FROM = 100  # heads, from which ranks are drawn on a logarithmic axis
-
-
 _BEHIND = 300  # heads that are drawn behind the chosen ones, at most
 
 
@@ -65,14 +64,10 @@ def rank_plot(
     ----------
     score_map
         As in `headprobe.plotting.heatmap.heatmap`; heads without a score are left out.
-    mark
-        Heads to draw larger and to name.
-    annotate_top
-        Name this many of the highest heads too.
-    ax
-        Where to draw; a figure of its own if not given.
-    title
-        Title of the Axes.
+    mark, annotate_top
+        Heads to draw larger and to name, and how many of the highest to name too.
+    ax, title
+        Where to draw, a figure of its own if not given; title of the Axes.
     k
         Number of heads that were chosen: a line behind the k-th.
     spread
@@ -104,50 +99,41 @@ def rank_plot(
     shown = as_map(score_map, "a rank plot")
     places = best(shown, shown.values.size)
     n = len(places)
-    rank = {head: number for number, (_, _, head) in enumerate(places, start=1)}
-    on = on_map(mark, shown)
-    check_scored(on, shown)
-    marked = [head for _, _, head in on]
+    marked, named = marked_and_named(shown, mark, annotate_top)
     if k is not None:
         _check_k(k, n)
-    top = [head for _, _, head in best(shown, annotate_top)]
-    if ax is None:
-        ax = new_axes(6.0, 3.4)
-    rows, columns = [row for row, _, _ in places], [column for _, column, _ in places]
+    ax = new_axes(6.0, 3.4) if ax is None else ax
+    rows, columns = np.array([place[:2] for place in places]).T
     scores, at = shown.values[rows, columns], np.arange(1, n + 1)
+    points = {head: (float(rank), float(score)) for (*_, head), rank, score in zip(places, at, scores, strict=True)}
     log = n >= _LOG_FROM if log is None else log
-    if chance is not None:
-        ax.axhline(chance, color=ink(ax), lw=1, ls=(0, (4, 3)), label=f"chance ({chance:g})", zorder=1)
+    chance_line(ax, chance)
     if spread is not None:
         half = same_cells(spread, shown, "spreads")[rows, columns]
         ax.vlines(at, scores - half, scores + half, color=GREY, lw=0.8, alpha=0.6, zorder=1.5, label="± spread")
-    size = 4.0 if n <= 60 else 2.5
-    ax.plot(at, scores, color=BLUE, lw=0.8, marker="o", ms=size, zorder=2, label=f"{n} heads")
+    ax.plot(at, scores, color=BLUE, lw=0.8, marker="o", ms=4.0 if n <= 60 else 2.5, zorder=2, label=f"{n} heads")
     if k is not None:
-        edge = float(np.sqrt(k * (k + 1))) if log else k + 0.5
-        ax.axvline(edge, color=ink(ax), lw=1.2, ls=":", label=f"the best {k}", zorder=1)
+        ax.axvline(_behind(k, log), color=ink(ax), lw=1.2, ls=":", label=f"the best {k}", zorder=1)
     if marked:
-        where = [rank[head] for head in marked]
-        heights = scores[np.array(where) - 1]
-        ax.plot(where, heights, "D", color=VERMILION, mec="white", mew=0.7, ms=7, zorder=3, label="marked")
+        where = zip(*(points[head] for *_, head in marked), strict=True)
+        ax.plot(*where, "D", color=VERMILION, mec="white", mew=0.7, ms=7, zorder=3, label="marked")
     if log:
-        ax.set_xscale("log")
-        ax.set_xlim(0.8, n * 1.25)
+        ax.set(xscale="log", xlim=(0.8, n * 1.25))
         ax.xaxis.set_major_formatter("{x:g}")
     else:
         ax.set_xlim(0, n + 1)
         ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     ax.margins(y=0.12)
-    ax.set_xlabel("rank")
-    ax.set_ylabel(shown.label(label))
-    if title is not None:
-        ax.set_title(title, loc="left")
-    plain_frame(ax)
+    ax.set(xlabel="rank", ylabel=shown.label(label))
+    plain_frame(ax, title=title)
     ax.legend(frameon=False, fontsize=small(), loc="best")
-    named = [*marked, *(head for head in top if head not in marked)]
-    points = [(float(rank[head]), float(scores[rank[head] - 1]), head.label) for head in named]
-    name_points(ax, points, (8, 8), others=np.column_stack([at, scores]))
+    name_points(ax, [(*points[head], head.label) for *_, head in named], others=np.column_stack([at, scores]))
     return ax
+
+
+def _behind(k: int, log: bool) -> float:
+    """Where the line behind the k-th rank stands."""
+    return float(np.sqrt(k * (k + 1))) if log else k + 0.5
 
 
 def consensus_plot(
@@ -169,10 +155,8 @@ def consensus_plot(
         Dims (`dim`, layer, head): one ranking for each prompt, resample or model. Ties share their mean rank.
     heads
         The chosen heads; each gets a line, and its name where the lines end. From the eighth on, lines are dashed.
-    ax
-        Where to draw; a figure of its own if not given.
-    title
-        Title of the Axes.
+    ax, title
+        Where to draw, a figure of its own if not given; title of the Axes.
     dim
         The dim of the rankings.
     final
@@ -221,16 +205,14 @@ def consensus_plot(
         values = same_cells(final, as_map(table.one), "final scores")
         rank = np.vstack([rank, ranks(table.one.copy(data=values)).values[present]])
         at, names = np.append(at, at[-1] + 1.4), [*names, str(final.name or "final")]
-    if ax is None:
-        ax = new_axes(min(2.2 + 1.1 * len(names), 11.0), 4.2)
+    ax = new_axes(min(2.2 + 1.1 * len(names), 11.0), 4.2) if ax is None else ax
     log = n >= _LOG_FROM if log is None else log
     # Where the others are not drawn, what lies far below the chosen ones would be an empty half.
-    lowest = float(max(rank[:, [place[head] for head in chosen]].max(), k or 1))
-    last = n if n <= _BEHIND else min(n, 2 * lowest)
+    traced = rank[:, [place[head] for head in chosen]]
+    last = n if n <= _BEHIND else min(n, 2 * max(float(traced.max()), k or 1))
     if log:
-        ax.set_yscale("log")
+        ax.set(yscale="log", ylim=(last * 1.15, 0.85))
         ax.yaxis.set_major_formatter("{x:g}")
-        ax.set_ylim(last * 1.15, 0.85)
     else:
         ax.set_ylim(last + 0.6, 0.4)
         ax.set_yticks([1, *(tick for tick in ax.get_yticks() if 1 < tick <= last and tick == int(tick))])
@@ -239,11 +221,10 @@ def consensus_plot(
     if n <= _BEHIND:
         ax.plot(at, rank, color="#b5b5b5", lw=0.6, alpha=0.6, zorder=1)
     if k is not None:
-        edge = float(np.sqrt(k * (k + 1))) if log else k + 0.5
-        ax.axhline(edge, color=ink(ax), lw=1.2, ls=":", zorder=2)
+        ax.axhline(_behind(k, log), color=ink(ax), lw=1.2, ls=":", zorder=2)
         ax.annotate(
             f"best {k}",
-            (0, edge),
+            (0, _behind(k, log)),
             xycoords=("axes fraction", "data"),
             xytext=(3, -2),
             textcoords="offset points",
@@ -253,26 +234,23 @@ def consensus_plot(
             zorder=4,
             bbox={"boxstyle": "round,pad=0.1", "fc": ax.get_facecolor(), "ec": "none", "alpha": 0.8},
         )
-    ends: list[tuple[float, str, Any]] = []
-    for number, head in enumerate(chosen):
-        style = SERIES[number % len(SERIES)]
-        heights = rank[:, place[head]]
+    styles = [SERIES[number % len(SERIES)] for number in range(len(chosen))]
+    for style, heights in zip(styles, traced.T, strict=True):
         ax.plot(at, heights, **style._asdict(), lw=1.8, ms=6, mec="white", mew=0.7, zorder=3, clip_on=False)
-        ends.append((float(heights[-1]), head.label, style.color))
     if final is not None:
         ax.axvline(at[-1] - 0.7, color=GREY, lw=0.8, zorder=0.5)
     ax.set_ylabel(f"rank of {n} heads")
     _name_rankings(ax, at, names, dim)
-    if title is not None:
-        ax.set_title(title, loc="left")
-    plain_frame(ax)
-    name_at_right(ax, ends)
+    plain_frame(ax, title=title)
+    name_at_right(
+        ax, [(float(y), head.label, one.color) for y, head, one in zip(traced[-1], chosen, styles, strict=True)]
+    )
     return ax
 
 
 def _name_rankings(ax: Axes, at: np.ndarray, names: list[str], dim: str) -> None:
     """Names beneath the rankings, slanted where they are long; with very many, some of them."""
-    room = ax.get_window_extent().width * 72 / ax.figure.dpi / len(names)
+    room = size_in_points(ax)[0] / len(names)
     step = int(np.ceil(1.4 * small() / room))
     keep = list(range(0, len(names), step))
     slant = max(len(name) for name in names) * 0.6 * small() > 0.95 * room * step
@@ -300,14 +278,10 @@ def stability_plot(
     ----------
     score_map
         Dims (`dim`, layer, head); a head that is NaN in all maps is left out.
-    mark
-        Heads to draw larger and to name.
-    annotate_top
-        Name this many heads of the highest RSS too.
-    ax
-        Where to draw; a figure of its own if not given.
-    title
-        Title of the Axes.
+    mark, annotate_top
+        Heads to draw larger and to name, and how many of the highest RSS to name too.
+    ax, title
+        Where to draw, a figure of its own if not given; title of the Axes.
     dim
         The dim of the repeats.
     instability_penalty
@@ -338,47 +312,32 @@ def stability_plot(
     table = repeats(score_map, dim)
     score = as_map(rss(score_map, instability_penalty, dim))
     center, spread = mean(score_map, dim).values, standard_deviation(score_map, dim).values
-    marked, top = on_map(mark, score), best(score, annotate_top)
-    check_scored(marked, score)
+    marked, named = marked_and_named(score, mark, annotate_top)
     n = len(table.heads)
     if k is not None:
         _check_k(k, n)
-    if ax is None:
-        ax = new_axes(5.6, 4.2)
+    ax = new_axes(5.6, 4.2) if ax is None else ax
     there = np.isfinite(center)
     dots = np.column_stack([spread[there], center[there]])
-    ax.scatter(*dots.T, s=22 if n <= 200 else 7, color=BLUE, alpha=0.8 if n <= 200 else 0.5, lw=0, zorder=2)
+    few = n <= 200
+    ax.scatter(*dots.T, s=22 if few else 7, color=BLUE, alpha=0.8 if few else 0.5, lw=0, zorder=2)
     if marked:
-        rows, columns = [row for row, _, _ in marked], [column for _, column, _ in marked]
-        ax.scatter(
-            spread[rows, columns],
-            center[rows, columns],
-            s=58,
-            marker="D",
-            color=VERMILION,
-            ec="white",
-            lw=0.8,
-            zorder=3,
-        )
-    low, high = float(dots[:, 1].min()), float(dots[:, 1].max())
-    room = 0.1 * (high - low) or 0.1
-    widest = float(dots[:, 0].max()) * 1.08 or 1.0
-    ax.set_xlim(0 if n <= 1 or dots[:, 0].min() < 0.3 * widest else None, widest)
-    ax.set_ylim(low - room, high + room)
+        rows, columns = np.array([place[:2] for place in marked]).T
+        x, y = spread[rows, columns], center[rows, columns]
+        ax.scatter(x, y, s=58, marker="D", color=VERMILION, ec="white", lw=0.8, zorder=3)
+    low, high = dots.min(0), dots.max(0)
+    room = 0.1 * (high[1] - low[1]) or 0.1
+    widest = high[0] * 1.08 or 1.0
+    ax.set_xlim(0 if n <= 1 or low[0] < 0.3 * widest else None, widest)
+    ax.set_ylim(low[1] - room, high[1] + room)
     ax.set_xlabel(f"standard deviation over {len(table.names)} {dim}s")
-    name = str(score_map.name or "score") if label is None else label
-    ax.set_ylabel(f"mean {name}")
-    if title is not None:
-        ax.set_title(title, loc="left")
-    plain_frame(ax)
+    ax.set_ylabel(f"mean {label if label is not None else score_map.name or 'score'}")
+    plain_frame(ax, title=title)
     settle(ax)
-    cut = None
-    if k is not None:
-        cut = float(np.sort(score.values[np.isfinite(score.values)])[::-1][k - 1])
+    cut = None if k is None else float(np.sort(score.values[there])[-k])
     _equal_lines(ax, instability_penalty, cut, k)
-    named = [*marked, *(one for one in top if one not in marked)]
     points = [(float(spread[row, column]), float(center[row, column]), head.label) for row, column, head in named]
-    name_points(ax, points, (8, 8), others=dots, settled=True)
+    name_points(ax, points, others=dots, settled=True)
     return ax
 
 
@@ -387,46 +346,35 @@ def _equal_lines(ax: Axes, slope: float, cut: float | None, k: int | None) -> No
     from matplotlib.ticker import MaxNLocator
 
     (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
-    width, height = size_in_points(ax)
+    to_points = np.array(size_in_points(ax)) / (right - left, top - bottom)
     levels = MaxNLocator(7, steps=[1, 2, 5, 10]).tick_values(bottom - slope * right, top - slope * left)
-    lines = [(float(level), GREY, 0.7, f"{level:.4g}") for level in levels if level != cut]
+    lines: list[Any] = [(float(level), GREY, 0.7, "-", f"{level:.4g}") for level in levels if level != cut]
     if cut is not None:
-        lines.append((cut, ink(ax), 1.6, f"{cut:.3g}: {k} heads"))
-    taken: list[tuple[float, float]] = []
-    for level, colour, line_width, words in reversed(lines):
-        ax.axline(
-            (0, level), slope=slope, color=colour, lw=line_width, ls="-" if colour == GREY else (0, (5, 2)), zorder=1
-        )
+        lines.append((cut, ink(ax), 1.6, (0, (5, 2)), f"{cut:.3g}: {k} heads"))
+    taken: list[np.ndarray] = []
+    for level, colour, width, dashes, words in reversed(lines):
+        ax.axline((0, level), slope=slope, color=colour, lw=width, ls=dashes, zorder=1)
         # The right end: where the line leaves the plot, at the side or at the top.
-        end = min(right, (top - level) / slope) if slope > 0 else right
-        x, y = end, level + slope * end
-        if not (left <= x and bottom < y <= top + 1e-9):
-            continue
-        place = ((x - left) / (right - left) * width, (y - bottom) / (top - bottom) * height)
-        if any(abs(place[0] - a) < 2.2 * small() and abs(place[1] - b) < 1.3 * small() for a, b in taken):
+        x = min(right, (top - level) / slope) if slope > 0 else right
+        y = level + slope * x
+        place = np.array([x, y]) * to_points
+        hidden = any((np.abs(place - other) < (2.2 * small(), 1.3 * small())).all() for other in taken)
+        if hidden or not (left <= x and bottom < y <= top + 1e-9):
             continue
         taken.append(place)
-        at_side = end == right
         ax.annotate(
             words,
             (x, y),
-            xytext=(4, 0) if at_side else (0, 3),
+            xytext=(4, 0) if x == right else (0, 3),
             textcoords="offset points",
-            ha="left" if at_side else "center",
-            va="center" if at_side else "bottom",
+            ha="left" if x == right else "center",
+            va="center" if x == right else "bottom",
             fontsize=small(),
-            color=ink(ax) if colour != GREY else GREY,
+            color=colour,
             annotation_clip=False,
         )
-    ax.annotate(
-        f"RSS = mean − {slope:g} sd" if slope else "RSS = mean",
-        (0.985, 0.02),
-        xycoords="axes fraction",
-        ha="right",
-        va="bottom",
-        fontsize=small(),
-        color=GREY,
-    )
+    words = f"RSS = mean − {slope:g} sd" if slope else "RSS = mean"
+    ax.text(0.985, 0.02, words, transform=ax.transAxes, ha="right", va="bottom", fontsize=small(), color=GREY)
 
 
 def null_plot(
@@ -450,14 +398,10 @@ def null_plot(
     ----------
     result
         As from `headprobe.metrics.significance.max_statistic`.
-    mark
-        Heads to name, for example those that were chosen.
-    annotate_top
-        Name this many of the highest heads too.
-    ax
-        Where to draw; a figure of its own if not given.
-    title
-        Title of the Axes.
+    mark, annotate_top
+        Heads to name, for example those that were chosen, and how many of the highest to name too.
+    ax, title
+        Where to draw, a figure of its own if not given; title of the Axes.
     alpha
         Levels of the family-wise error, each a line.
     prompt
@@ -498,51 +442,33 @@ def null_plot(
     if name is not None:
         observed, null = observed.sel(prompt=name, drop=True), null.sel(prompt=name, drop=True)
     shown = as_map(observed, "a null plot")
-    marked, top = on_map(mark, shown), best(shown, annotate_top)
-    check_scored(marked, shown)
-    if ax is None:
-        ax = new_axes(6.4, 3.4)
+    _, named = marked_and_named(shown, mark, annotate_top)
+    ax = new_axes(6.4, 3.4) if ax is None else ax
 
     scores = shown.values[np.isfinite(shown.values)]
     single = null.values[np.isfinite(null.values)]
-    span = (min(single.min(), scores.min()), max(result.null_maxima.max(), scores.max()))
-    edges = np.linspace(*span, bins + 1)
+    low, high = min(single.min(), scores.min()), max(result.null_maxima.max(), scores.max())
+    edges = np.linspace(low, high, bins + 1)
     ax.hist(single, edges, density=True, histtype="step", color=BLUE, lw=1.3, label="null, each head")
-    ax.hist(
-        result.null_maxima,
-        edges,
-        density=True,
-        color="#bdbdbd",
-        ec="#8a8a8a",
-        lw=0.5,
-        label=f"null, highest of {int(np.isfinite(result.scores.values).sum())}",
-        zorder=1,
-    )
+    words = f"null, highest of {int(np.isfinite(result.scores.values).sum())}"
+    bars: Any = {"color": "#bdbdbd", "ec": "#8a8a8a", "lw": 0.5}
+    ax.hist(result.null_maxima, edges, density=True, **bars, label=words, zorder=1)
     for number, (level, limit) in enumerate(zip(levels, limits, strict=True)):
         dashes: Any = ((0, (5, 2)), (0, (1, 1.2)), (0, (5, 1, 1, 1)), "-")[number % 4]
         ax.axvline(limit, color=ink(ax), lw=1.4, ls=dashes, label=f"family-wise {level:g}", zorder=2)
     tall = ax.get_ylim()[1]
     above = scores > limits[-1]
-    count = int(above.sum())
-    words = f"observed: {len(scores) - count} heads"
+    words = f"observed: {int((~above).sum())} heads"
     ax.vlines(scores[~above], 0, 0.05 * tall, color=GREY, lw=1, zorder=3, label=words)
-    words = f"observed: {count} above {levels[-1]:g}"
+    words = f"observed: {int(above.sum())} above {levels[-1]:g}"
     ax.vlines(scores[above], 0, 0.1 * tall, color=VERMILION, lw=1.6, zorder=3, label=words)
-    room = 0.03 * (span[1] - span[0])
-    ax.set_xlim(span[0] - room, span[1] + room)
-    ax.set_ylim(0, 1.08 * tall)
+    room = 0.03 * (high - low)
+    ax.set(xlim=(low - room, high + room), ylim=(0, 1.08 * tall), ylabel="density")
     name = label if label is not None else result.metric
     ax.set_xlabel(f"{name} (in spreads of the head's own null)" if result.studentised else name)
-    ax.set_ylabel("density")
     ax.tick_params(axis="y", labelsize=small())
-    if title is not None:
-        ax.set_title(title, loc="left")
-    plain_frame(ax)
+    plain_frame(ax, title=title)
     legend_below(ax)
-    named = [*marked, *(one for one in top if one not in marked)]
-    points = []
-    for row, column, head in named:
-        score = float(shown.values[row, column])
-        points.append((score, (0.1 if score > limits[-1] else 0.05) * tall, head.label))
-    name_in_rows(ax, points)
+    found = [(float(shown.values[row, column]), head.label) for row, column, head in named]
+    name_in_rows(ax, [(x, (0.1 if x > limits[-1] else 0.05) * tall, words) for x, words in found])
     return ax

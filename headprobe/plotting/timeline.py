@@ -15,9 +15,10 @@ from headprobe.plotting._canvas import (
     GREY,
     INK,
     VERMILION,
-    below,
     ink,
+    legend_below,
     new_axes,
+    plain_frame,
     size_in_points,
     small,
     under_axis,
@@ -31,6 +32,7 @@ __all__ = ["timeline"]
 
 
 _THUMBNAILS = 6
+_MARKED = 80  # segments, up to which the smoothed score has a dot for each
 
 
 def _pictures_of(thumbnails: Any, video: Any, fps: float, end: float) -> list[tuple[float, np.ndarray]]:
@@ -62,38 +64,27 @@ def _draw_strip(ax: Axes, thumbnails: Sequence[tuple[float, np.ndarray]]) -> Non
     """Draw lettered pictures in a row beneath the time axis; the letters stand at their times in the plot."""
     from matplotlib.offsetbox import AnnotationBbox, OffsetImage, TextArea, VPacker
 
-    width, _ = size_in_points(ax)
-    ordered = sorted(thumbnails, key=lambda one: one[0])
-    slot = width / len(ordered)
-    for number, (at, picture) in enumerate(ordered):
+    slot = size_in_points(ax)[0] / len(thumbnails)
+    for number, (at, picture) in enumerate(sorted(thumbnails, key=lambda one: one[0])):
         picture = np.asarray(picture)
         if picture.ndim != 3 or picture.shape[2] != 3:
             raise InputError(f"a thumbnail must be an RGB frame [height, width, 3], got shape {picture.shape}")
         zoom = min(0.94 * slot / picture.shape[1], 60 / picture.shape[0])  # points for one pixel
         letter = chr(ord("a") + number) if number < 26 else str(number + 1)
-        words = {"fontsize": small(), "color": ink(ax)}
-        box = VPacker(
-            children=[
-                OffsetImage(picture, zoom=zoom, interpolation="antialiased"),
-                TextArea(f"{letter}  {at:.1f} s", textprops=words),
-            ],
-            align="center",
+        words = TextArea(f"{letter}  {at:.1f} s", textprops={"fontsize": small(), "color": ink(ax)})
+        image = OffsetImage(picture, zoom=zoom, interpolation="antialiased")
+        box = AnnotationBbox(
+            VPacker(children=[image, words], align="center", pad=0, sep=2),
+            ((number + 0.5) / len(thumbnails), 0),
+            xycoords="axes fraction",
+            xybox=(0, -under_axis(ax) - 2),
+            boxcoords="offset points",
+            box_alignment=(0.5, 1),
+            frameon=False,
+            annotation_clip=False,
             pad=0,
-            sep=2,
         )
-        ax.add_artist(
-            AnnotationBbox(
-                box,
-                ((number + 0.5) / len(ordered), 0),
-                xycoords="axes fraction",
-                xybox=(0, -under_axis(ax) - 2),
-                boxcoords="offset points",
-                box_alignment=(0.5, 1),
-                frameon=False,
-                annotation_clip=False,
-                pad=0,
-            )
-        )
+        ax.add_artist(box)
         ax.annotate(
             letter,
             (at, 0),
@@ -109,9 +100,6 @@ def _draw_strip(ax: Axes, thumbnails: Sequence[tuple[float, np.ndarray]]) -> Non
         )
 
 
-_MARKED = 80  # segments, up to which the smoothed score has a dot for each
-
-
 def timeline(
     scores: Sequence[float] | Float[np.ndarray, " segment"],
     spans: Sequence[tuple[int, int]] | Int[np.ndarray, "segment 2"],
@@ -125,6 +113,7 @@ def timeline(
     title: str | None = None,
     *,
     label: str = "score",
+    truth_label: str = "labelled",
     video: str | os.PathLike[str] | UInt8[np.ndarray, "frame height width 3"] | None = None,
 ) -> Axes:
     """Draw segment scores over seconds, with threshold, detected events, truth, and pictures beneath.
@@ -145,19 +134,17 @@ def timeline(
     events
         Detected events: objects with `start_seconds` and `end_seconds`, or (start, end) pairs in seconds.
     truth
-        Abnormal frames: 0 or 1 for each frame, or (start, end) frame pairs, end exclusive. None: not known;
-        an empty list: known to be normal.
+        Frames of the class that is looked for: 0 or 1 for each frame, or (start, end) frame pairs, end exclusive.
+        None: not known; an empty list: known to have none.
     tau
         The threshold that the scores are compared with.
     thumbnails
         Pictures beneath, marked in the plot by letters: True for six frames of the `video` at even distances, a
         number for as many, or (seconds, RGB frame [height, width, 3]) each.
-    ax
-        Where to draw; a figure of its own if not given.
-    title
-        Title of the Axes.
-    label
-        What the scores are, at the vertical axis.
+    ax, title
+        Where to draw, a figure of its own if not given; title of the Axes.
+    label, truth_label
+        What the scores are, at the vertical axis; and what the true frames are, in the legend.
     video
         Where the pictures come from: a video file, or all its frames.
 
@@ -189,23 +176,22 @@ def timeline(
         raise InputError(f"fps must be above 0, got {fps}")
     seconds = edges / fps
     pictures = _pictures_of(thumbnails, video, fps, float(edges.max()))
-    if ax is None:
-        ax = new_axes(8.0, 3.6 if pictures else 2.6)
-    end = float(seconds.max())
+    ax = new_axes(8.0, 3.6 if pictures else 2.6) if ax is None else ax
 
-    if truth is not None:
-        _shade_truth(ax, _stretches(truth), fps)
-    _shade_detected(ax, [_in_seconds(event) for event in events])
-    ax.stairs(
-        *_steps(values, seconds),
-        color=GREY,
-        # Of many segments, light enough for what lies beneath.
-        lw=1.2 if values.size <= 4 * _MARKED else 0.6,
-        alpha=1.0 if values.size <= 4 * _MARKED else 0.4,
-        label="segment score",
-        baseline=None,
-        zorder=3,
-    )
+    for number, (start, end) in enumerate([] if truth is None else _stretches(truth)):
+        # Hatching without a fill, so that what lies beneath stays readable.
+        words = truth_label if number == 0 else None
+        ax.axvspan(start / fps, end / fps, fc="none", ec="#9a9a9a", hatch="////", lw=0, zorder=1, label=words)
+    for number, event in enumerate(events):
+        # A light fill, and a solid bar on top that survives a copying machine.
+        start, end = (event.start_seconds, event.end_seconds) if hasattr(event, "start_seconds") else event
+        words = "detected" if number == 0 else None
+        ax.axvspan(start, end, fc=VERMILION, alpha=0.16, lw=0, zorder=0.5, label=words)
+        ax.axvspan(start, end, ymin=0.965, ymax=1.0, fc=VERMILION, lw=0, zorder=2)
+    # Of many segments, light enough for what lies beneath.
+    many = values.size > 4 * _MARKED
+    look: Any = {"color": GREY, "lw": 0.6 if many else 1.2, "alpha": 0.4 if many else 1.0}
+    ax.stairs(*_steps(values, seconds), **look, label="segment score", baseline=None, zorder=3)
     drawn = [values]
     if smoothed is not None:
         curve = np.asarray(smoothed, np.float64)
@@ -217,26 +203,11 @@ def timeline(
     if tau is not None:
         ax.axhline(tau, color=ink(ax), lw=1.1, ls=(0, (5, 3)), label=f"threshold {tau:.3g}", zorder=3.5)
         drawn.append(np.array([tau]))
-    ax.set_xlim(0, end)
-    ax.set_ylim(*_limits(np.concatenate(drawn)))
-    ax.set_xlabel("time (s)")
-    ax.set_ylabel(label)
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(False)
+    ax.set(xlim=(0, float(seconds.max())), ylim=_limits(np.concatenate(drawn)), xlabel="time (s)", ylabel=label)
+    plain_frame(ax)
     entries = len(ax.get_legend_handles_labels()[1])
     columns = int(np.clip(size_in_points(ax)[0] // (10 * small()), 1, entries))
-    ax.legend(
-        loc="lower left",
-        bbox_to_anchor=(0, 1),
-        bbox_transform=below(ax, -4),
-        ncols=columns,
-        frameon=False,
-        fontsize=small(),
-        borderaxespad=0,
-        borderpad=0,
-        handlelength=1.8,
-        columnspacing=1.4,
-    )
+    legend_below(ax, columns=columns, above=True)
     if title is not None:
         ax.set_title(title, loc="left", pad=8 + 1.6 * small() * -(-entries // columns))
     if pictures:
@@ -245,7 +216,7 @@ def timeline(
 
 
 def _stretches(truth: Any) -> list[tuple[float, float]]:
-    """(start, end) of abnormal frames from labels per frame or from pairs."""
+    """(start, end) of the true frames from labels per frame or from pairs."""
     array = np.asarray(truth)
     if array.size == 0:
         return []
@@ -254,35 +225,6 @@ def _stretches(truth: Any) -> list[tuple[float, float]]:
     if array.ndim == 1 and np.isin(array, (0, 1)).all():
         return [(float(a), float(b)) for a, b in stretches(array)]
     raise InputError(f"truth must be 0 or 1 for each frame, or (start, end) frame pairs, got shape {array.shape}")
-
-
-def _in_seconds(event: Any) -> tuple[float, float]:
-    if hasattr(event, "start_seconds"):
-        return float(event.start_seconds), float(event.end_seconds)
-    start, end = event
-    return float(start), float(end)
-
-
-def _shade_truth(ax: Axes, stretches: list[tuple[float, float]], fps: float) -> None:
-    """Hatching without a fill, so that what lies beneath stays readable."""
-    for number, (start, end) in enumerate(stretches):
-        ax.axvspan(
-            start / fps,
-            end / fps,
-            fc="none",
-            ec="#9a9a9a",
-            hatch="////",
-            lw=0.0,
-            zorder=1,
-            label="truly abnormal" if number == 0 else None,
-        )
-
-
-def _shade_detected(ax: Axes, stretches: list[tuple[float, float]]) -> None:
-    """A light fill, and a solid bar on top that survives a copying machine."""
-    for number, (start, end) in enumerate(stretches):
-        ax.axvspan(start, end, fc=VERMILION, alpha=0.16, lw=0, zorder=0.5, label="detected" if number == 0 else None)
-        ax.axvspan(start, end, ymin=0.965, ymax=1.0, fc=VERMILION, lw=0, zorder=2)
 
 
 def _steps(values: np.ndarray, seconds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

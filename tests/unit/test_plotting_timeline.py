@@ -73,7 +73,9 @@ def test_truth_and_detections_differ_without_colour(truth):
     (bar,) = [p for p in ax.patches if not isinstance(p, StepPatch) and p.get_height() < 0.1]
     assert (round(bar.get_x(), 6), round(bar.get_width(), 6)) == (4.8, 9.6)
     assert to_hex(bar.get_facecolor()).upper() == VERMILION
-    assert ax.get_legend_handles_labels()[1] == ["truly abnormal", "detected", "segment score"]
+    assert ax.get_legend_handles_labels()[1] == ["labelled", "detected", "segment score"]
+    fights = timeline(SCORES, SPANS, fps=10, truth=truth, truth_label="fights")
+    assert fights.get_legend_handles_labels()[1] == ["fights", "segment score"]
 
 
 def test_events_as_pairs_are_seconds():

@@ -46,27 +46,8 @@ _AGAIN = "fit and save the detector again"
 _LOCATOR = ("sigma", "tau", "release", "min_seconds")
 
 
-_SETTINGS = (
-    "k",
-    "metrics",
-    "instability_penalty",
-    "scorer",
-    "C",
-    "hidden",
-    "class_weight",
-    "standardise",
-    "calibrate",
-    "calibration_clips",
-    "match_frame_rate",
-    "sigmas",
-    "taus",
-    "release",
-    "min_seconds",
-    "n_folds",
-    "n_resamples",
-    "n_permutations",
-    "random_state",
-)
+# Settings that the file has elsewhere, or that fitting has used up.
+_APART = ("prompts", "scoring_prompt", "heads", "segment_frames", "sample_frames")
 
 
 def save_detector(detector: Detector, folder: str | os.PathLike[str]) -> Path:
@@ -75,7 +56,7 @@ def save_detector(detector: Detector, folder: str | os.PathLike[str]) -> Path:
 
     folder = Path(folder)
     h: Any = detector
-    settings = {name: _plain(getattr(h, name), name) for name in _SETTINGS if hasattr(h, name)}
+    settings = {name: _plain(value, name) for name, value in h.get_params().items() if name not in _APART}
     locator = h.locator_
     state = {
         "format": FORMAT,

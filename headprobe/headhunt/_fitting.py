@@ -55,7 +55,7 @@ def kept_activations(
     """What `HeadHunt.fit` needs of calibration clips, kept video by video; what is there is not read again."""
     from headprobe.store import Store
     from headprobe.store._io import MANIFEST
-    from headprobe.trace.tracer import BatchSize, Forecast
+    from headprobe.trace.tracer import BatchSize, _Forecast
 
     store: Store | None = Store.open(folder) if (Path(folder) / MANIFEST).exists() else None
     if store is not None:
@@ -69,7 +69,7 @@ def kept_activations(
         if example.id not in there:
             videos.setdefault(example.group, []).append(example)
     size = BatchSize.of(batch_size, model.device)
-    forecast, n_done = Forecast("capture", model.device, batches=min(2, len(videos))), 0
+    forecast, n_done = _Forecast("capture", model.device, batches=min(2, len(videos))), 0
     for missing in tqdm(videos.values(), desc="capture", unit="video", disable=not progress):
         acts = detector.capture(model, missing, batch_size=size, progress=False)
         if store is None:

@@ -1,17 +1,18 @@
-"""Scores that were given without having been seen, and scores in the order of the videos."""
+"""Scores of examples that were not fitted on, what they come to, and scores in the order of the videos."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Int
 from numpy.typing import ArrayLike
 
 from headprobe.errors import HeadprobeWarning, InputError
+from headprobe.evaluation import bootstrap_difference, bootstrap_videos
 
 if TYPE_CHECKING:
     from headprobe.activations import HeadActivations
@@ -62,3 +63,47 @@ def by_video(
         per_video[video] = values[rows]
         spans[video] = [(int(starts[i]), int(ends[i])) for i in rows]
     return per_video, spans
+
+
+def auc_row(name: str, scores: np.ndarray, y: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
+    """AUC over clips, with its interval over videos where there are enough."""
+    row = mean_row(name, [scores], y, groups)
+    del row["auc_sd"]
+    try:
+        found = bootstrap_videos(_by_group(scores, groups), _by_group(y, groups), kind="t")
+    except InputError as error:  # too few videos for an interval; the row then says why it has none
+        return row | {"no_interval": str(error)}
+    return row | {"auc_low": found.low, "auc_high": found.high}
+
+
+def mean_row(name: str, scores: Sequence[np.ndarray], y: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
+    """Mean AUC over clips of several scores, and its standard deviation over them."""
+    from sklearn.metrics import roc_auc_score
+
+    each = [roc_auc_score(y, one) for one in scores]
+    return {
+        "name": name,
+        "auc": float(np.mean(each)),
+        "auc_sd": float(np.std(each, ddof=1)) if len(each) > 1 else None,
+        "n_clips": len(y),
+        "n_videos": len(set(groups.tolist())),
+    }
+
+
+def paired_rows(
+    names: Sequence[str], scores: Sequence[np.ndarray], y: np.ndarray, groups: np.ndarray
+) -> list[dict[str, Any]]:
+    """The rows of two scores of the same clips, with their difference in the second."""
+    first, second = (auc_row(name, one, y, groups) for name, one in zip(names, scores, strict=True))
+    second["difference"] = first["auc"] - second["auc"]
+    own, other = (_by_group(one, groups) for one in scores)
+    try:
+        found = bootstrap_difference(own, other, _by_group(y, groups), kind="t")
+        second |= {"difference_low": found.low, "difference_high": found.high}
+    except InputError as error:  # too few videos for an interval; the row then says why it has none
+        second["no_interval"] = str(error)
+    return [first, second]
+
+
+def _by_group(values: np.ndarray, groups: np.ndarray) -> dict[str, np.ndarray]:
+    return {str(group): values[groups == group] for group in dict.fromkeys(groups.tolist())}

@@ -17,7 +17,6 @@ from sklearn.model_selection import PredefinedSplit, cross_val_predict
 from headprobe._validation import count
 from headprobe.activations import HeadActivations
 from headprobe.errors import FingerprintError, HeadprobeWarning, InputError
-from headprobe.evaluation import bootstrap_difference, bootstrap_videos
 from headprobe.examples import Example, _as_prompts
 from headprobe.headhunt._calibration_set import (
     balance,
@@ -29,8 +28,9 @@ from headprobe.headhunt._calibration_set import (
     with_columns,
     with_labels,
 )
-from headprobe.headhunt._held_out import by_video, fold_numbers, quiet_scales
+from headprobe.headhunt._held_out import auc_row, by_video, fold_numbers, mean_row, paired_rows, quiet_scales
 from headprobe.headhunt._platt import Platt, quality
+from headprobe.headhunt._settings import Settings
 from headprobe.headhunt.locate import Locator, calibrate_locator
 from headprobe.headhunt.prompts import _chosen_prompts
 from headprobe.headhunt.scorer import Scorer
@@ -45,11 +45,21 @@ if TYPE_CHECKING:
     from headprobe.headhunt._stream import StreamSegment
     from headprobe.trace.tracer import Batches
 
-__all__ = ["CLIPS", "DETECTOR", "MOTION", "NEVER_TRAINED", "Detector", "Hunt"]
+__all__ = ["CLIPS", "DETECTOR", "MOTION", "NEVER_TRAINED", "Detector"]
 
 
-class Detector(BaseEstimator):
-    """The part of `HeadHunt` and `LayerHunt` that uses what `headprobe.headhunt.detector.Hunt` has fitted.
+CLIPS = ("segments", "whole_video")
+"""What calibration clips are."""
+
+DETECTOR, MOTION, NEVER_TRAINED = "this detector", "frame differences", "a never-trained copy of the model"
+"""Rows of `Detector.held_out_rows`."""
+
+
+class Detector(Settings, BaseEstimator):
+    """What `HeadHunt` and `LayerHunt` share: how they are fitted, score segments, locate events, are written and read.
+
+    A subclass is a dataclass of its own settings, and says how to choose what is read (`_choose`, `_keep`), how to get
+    it from activations (`_read`) and how to capture it (`_wanted`).
 
     Attributes
     ----------
@@ -68,7 +78,7 @@ class Detector(BaseEstimator):
         Size and SHA-256 of each file of them to its video, so that reports leave these files out wherever they lie;
         empty where the detector was fitted on activations.
     controls_ : list of dict
-        The held-out AUC beside controls (`headprobe.headhunt.detector.Hunt.held_out_rows`), where they were computed.
+        The held-out AUC beside controls, where they were computed: what `held_out_rows` gave.
     fps_ : float or None
         Frame rate of the calibration videos; None if nothing said it.
     provenance_ : Provenance
@@ -83,13 +93,6 @@ class Detector(BaseEstimator):
 
     kind: str = ""
 
-    # Settings that a fitted detector goes by.
-    segment_frames: int
-    sample_frames: int
-    match_frame_rate: bool
-    release: float
-    min_seconds: float
-
     # What fitting leaves.
     scorer_: Scorer
     locator_: Locator | None
@@ -101,8 +104,21 @@ class Detector(BaseEstimator):
     fps_: float | None
     prompt_: str
     provenance_: Provenance
+    heads_: HeadSet
 
     # What a subclass says.
+
+    def _choose(self, acts: HeadActivations, y: np.ndarray, progress: bool = False) -> Any:
+        """What to read, chosen on these examples; nothing is kept."""
+        raise NotImplementedError
+
+    def _choose_parts(self, acts: HeadActivations, y: np.ndarray, parts: Sequence[np.ndarray], progress: bool) -> Any:
+        """What to read, chosen on each of some parts of the examples."""
+        return [self._choose(acts.subset(rows), y[rows]) for rows in parts]
+
+    def _keep(self, choice: Any) -> None:
+        """Make a choice the detector's own."""
+        raise NotImplementedError
 
     def _read(self, acts: HeadActivations, prompt: int, choice: Any = None) -> Float[np.ndarray, "example k d"]:
         """Numbers that the scorer sees; the detector's own choice for None."""
@@ -111,6 +127,14 @@ class Detector(BaseEstimator):
     def _wanted(self, model: Model, fitting: bool) -> dict[str, Any]:
         """Arguments of `HeadTracer.capture`."""
         raise NotImplementedError
+
+    def _check_size(self, model: Model) -> None:
+        """Raise where the settings ask for more than the model has."""
+
+    def _assess(self, acts: HeadActivations, y: np.ndarray, choice: Any, folds: Sequence[Any], progress: bool) -> None:
+        """Measure how far the choice can be relied on."""
+
+    # Use
 
     def score(
         self,
@@ -389,71 +413,6 @@ class Detector(BaseEstimator):
             name = type(self).__name__
             raise InputError(f"this {name} is not fitted: call fit(...) or {name}.from_pretrained(folder) first")
 
-
-CLIPS = ("segments", "whole_video")
-
-
-"""What calibration clips are."""
-
-
-DETECTOR, MOTION, NEVER_TRAINED = "this detector", "frame differences", "a never-trained copy of the model"
-
-
-"""Rows of `Hunt.held_out_rows`."""
-
-
-class Hunt(Detector):
-    """The part of `HeadHunt` and `LayerHunt` that does not depend on what is read from the model: how they are fitted.
-
-    A subclass sets its settings in its own ``__init__``, as scikit-learn wants it, and says how to choose what is read
-    (`_choose`, `_keep`), how to get it from activations (`_read`) and how to capture it (`_wanted`). What a fitted one
-    can do, and its attributes, are those of `headprobe.headhunt.detector.Detector`.
-
-    Examples
-    --------
-    >>> from headprobe.headhunt.headhunt import HeadHunt
-    >>> isinstance(HeadHunt(k=3), Hunt)
-    True
-    """
-
-    # Settings of fitting that every subclass has.
-    prompts: Any
-    scoring_prompt: str | None
-    scorer: str
-    C: float
-    hidden: int
-    class_weight: str | None
-    standardise: bool
-    calibrate: bool
-    calibration_clips: str
-    sigmas: Sequence[float]
-    taus: Sequence[float]
-    release: float
-    min_seconds: float
-    n_folds: int
-    random_state: int
-
-    # What a subclass says.
-    heads_: HeadSet
-
-    def _choose(self, acts: HeadActivations, y: np.ndarray, progress: bool = False) -> Any:
-        """What to read, chosen on these examples; nothing is kept."""
-        raise NotImplementedError
-
-    def _choose_parts(self, acts: HeadActivations, y: np.ndarray, parts: Sequence[np.ndarray], progress: bool) -> Any:
-        """What to read, chosen on each of some parts of the examples."""
-        return [self._choose(acts.subset(rows), y[rows]) for rows in parts]
-
-    def _keep(self, choice: Any) -> None:
-        """Make a choice the detector's own."""
-        raise NotImplementedError
-
-    def _check_size(self, model: Model) -> None:
-        """Raise where the settings ask for more than the model has."""
-
-    def _assess(self, acts: HeadActivations, y: np.ndarray, choice: Any, folds: Sequence[Any], progress: bool) -> None:
-        """Measure how far the choice can be relied on."""
-
     # Fitting
 
     def capture(
@@ -643,24 +602,15 @@ class Hunt(Detector):
         numbers = fold_numbers(y, acts.groups, self.n_folds, self.random_state)
         kept = self._decisions
         decisions = self._held_out(acts, y, prompt)[0] if kept is None or len(kept) != len(y) else kept
-        rows = [_auc_row(DETECTOR, decisions, y, acts.groups)]
+        rows = [auc_row(DETECTOR, decisions, y, acts.groups)]
         if self.kind == "heads":
             rng = np.random.default_rng([self.random_state, 7])
             sets = [HeadSet.random(acts.heads, len(self.heads_), random_state=rng) for _ in range(n_random)]
             scored = [self._folded(acts.select(heads)[prompt].double().numpy(), y, numbers) for heads in sets]
-            each = [_auc_row("", one, y, acts.groups)["auc"] for one in scored]
-            rows.append(
-                {
-                    "name": f"random heads (mean of {n_random} sets)",
-                    "auc": float(np.mean(each)),
-                    "auc_sd": float(np.std(each, ddof=1)) if n_random > 1 else None,
-                    "n_clips": len(y),
-                    "n_videos": len(set(acts.groups.tolist())),
-                }
-            )
+            rows.append(mean_row(f"random heads (mean of {n_random} sets)", scored, y, acts.groups))
         if motion is not None:
             found = self._folded(np.asarray(motion, float)[:, None], y, numbers, kind="logistic")
-            rows.append(_auc_row(MOTION, found, y, acts.groups))
+            rows.append(auc_row(MOTION, found, y, acts.groups))
         if untrained is None:
             return rows
         ids = list(acts.examples["id"])
@@ -672,15 +622,7 @@ class Hunt(Detector):
         copied = with_labels(untrained, labels, part.groups.tolist())
         both = [self._held_out(one, labels, prompt)[0] for one in (part, copied)]
         names = (DETECTOR, NEVER_TRAINED) if len(labels) == len(y) else (f"{DETECTOR}, on these clips", NEVER_TRAINED)
-        pair = [_auc_row(name, one, labels, part.groups) for name, one in zip(names, both, strict=True)]
-        scores, truth = ([_by_group(one, part.groups) for one in both], _by_group(labels, part.groups))
-        pair[1]["difference"] = pair[0]["auc"] - pair[1]["auc"]
-        try:
-            found = bootstrap_difference(scores[0], scores[1], truth, kind="t")
-            pair[1] |= {"difference_low": found.low, "difference_high": found.high}
-        except InputError as error:  # too few videos for an interval; the row then says why it has none
-            pair[1]["no_interval"] = str(error)
-        return rows + pair[len(labels) == len(y) :]
+        return rows + paired_rows(names, both, labels, part.groups)[len(labels) == len(y) :]
 
     def fit_locator(
         self,
@@ -829,20 +771,3 @@ class Hunt(Detector):
         if self.scoring_prompt not in names:
             raise InputError(f"scoring_prompt {self.scoring_prompt!r} is not among the prompts {names}")
         return names.index(self.scoring_prompt)
-
-
-def _by_group(values: np.ndarray, groups: np.ndarray) -> dict[str, np.ndarray]:
-    return {str(group): values[groups == group] for group in dict.fromkeys(groups.tolist())}
-
-
-def _auc_row(name: str, scores: np.ndarray, y: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
-    """AUC over clips, with its interval over videos where there are enough."""
-    from sklearn.metrics import roc_auc_score
-
-    row = {"name": name, "auc": float(roc_auc_score(y, scores)), "n_clips": len(y)}
-    row["n_videos"] = len(set(groups.tolist()))
-    try:
-        found = bootstrap_videos(_by_group(scores, groups), _by_group(y, groups), kind="t")
-    except InputError as error:  # too few videos for an interval; the row then says why it has none
-        return row | {"no_interval": str(error)}
-    return row | {"auc_low": found.low, "auc_high": found.high}

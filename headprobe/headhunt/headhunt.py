@@ -5,8 +5,8 @@ Built from the generic parts alone: identification of expert heads, a scorer on 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from headprobe.errors import InputError
 from headprobe.headhunt._experts import Experts, assess
-from headprobe.headhunt.detector import Hunt
+from headprobe.headhunt.detector import Detector
 from headprobe.headhunt.presets import _metrics_by_name, preset
 from headprobe.heads import HeadSet
 from headprobe.metrics.saliency import Metric, _saliency_of_parts, combine, saliency
@@ -135,7 +135,8 @@ def _identified(scores: xr.DataArray, k: int, instability_penalty: float) -> Ide
     return Identification(heads=top_heads(stable, k), rss=stable, saliency=scores, combined=combined)
 
 
-class HeadHunt(Hunt):
+@dataclass(kw_only=True, eq=False, repr=False)
+class HeadHunt(Detector):
     """Video anomaly detection by a few attention heads of a frozen model (HeadHunt-VAD, arXiv 2512.17601, section 3).
 
     Parameters
@@ -191,8 +192,8 @@ class HeadHunt(Hunt):
     identification_ : Identification
         All maps behind the choice; None after loading from disk.
 
-    The others are those of `headprobe.headhunt.detector.Hunt`: ``scorer_``, ``locator_``, ``held_out_``, ``balance_``,
-    ``fps_``, ``calibration_groups_`` and ``provenance_``.
+    The others are those of `headprobe.headhunt.detector.Detector`: ``scorer_``, ``locator_``, ``held_out_``,
+    ``balance_``, ``fps_``, ``calibration_groups_`` and ``provenance_``.
 
     Examples
     --------
@@ -215,58 +216,11 @@ class HeadHunt(Hunt):
 
     kind = "heads"
 
-    def __init__(
-        self,
-        k: int = 5,
-        *,
-        heads: Sequence[Any] | HeadSet | None = None,
-        prompts: str | Sequence[str] | Mapping[str, str] | None = None,
-        metrics: Sequence[Any] = ("lda", "kl", "mmd", "nmi"),
-        instability_penalty: float = 0.5,
-        scorer: str = "logistic",
-        scoring_prompt: str | None = None,
-        C: float = 1.0,
-        hidden: int = 64,
-        class_weight: str | None = "balanced",
-        standardise: bool = True,
-        calibrate: bool = True,
-        calibration_clips: str = "segments",
-        segment_frames: int = 48,
-        sample_frames: int = 16,
-        match_frame_rate: bool = True,
-        sigmas: Sequence[float] = (0.0, 0.5, 1.0, 1.5),
-        taus: Sequence[float] = tuple(round(0.05 * i, 2) for i in range(1, 20)),
-        release: float = 1.0,
-        min_seconds: float = 0.0,
-        n_folds: int = 4,
-        n_resamples: int = 0,
-        n_permutations: int = 199,
-        random_state: int = 0,
-    ) -> None:
-        self.k = k
-        self.heads = heads
-        self.prompts = prompts
-        self.metrics = metrics
-        self.instability_penalty = instability_penalty
-        self.scorer = scorer
-        self.scoring_prompt = scoring_prompt
-        self.C = C
-        self.hidden = hidden
-        self.class_weight = class_weight
-        self.standardise = standardise
-        self.calibrate = calibrate
-        self.calibration_clips = calibration_clips
-        self.segment_frames = segment_frames
-        self.sample_frames = sample_frames
-        self.match_frame_rate = match_frame_rate
-        self.sigmas = sigmas
-        self.taus = taus
-        self.release = release
-        self.min_seconds = min_seconds
-        self.n_folds = n_folds
-        self.n_resamples = n_resamples
-        self.n_permutations = n_permutations
-        self.random_state = random_state
+    k: int = field(default=5, kw_only=False)
+    heads: Sequence[Any] | HeadSet | None = None
+    metrics: Sequence[Any] = ("lda", "kl", "mmd", "nmi")
+    n_resamples: int = 0
+    n_permutations: int = 199
 
     @classmethod
     def from_preset(cls, name: str, **changes: Any) -> HeadHunt:

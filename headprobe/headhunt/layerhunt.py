@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from headprobe.errors import InputError
-from headprobe.headhunt.detector import Hunt
+from headprobe.headhunt.detector import Detector
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -111,7 +111,8 @@ def choose_layer(
     return LayerChoice(int(combined.layer.values[int(np.argmax(combined.values))]), together)
 
 
-class LayerHunt(Hunt):
+@dataclass(kw_only=True, eq=False, repr=False)
+class LayerHunt(Detector):
     """Video anomaly detection by the hidden states of one layer of a frozen model (HiProbe-VAD, arXiv 2507.17394).
 
     The interface is that of `HeadHunt`; what is read is the residual stream at the last token after one block instead
@@ -135,7 +136,7 @@ class LayerHunt(Hunt):
     fold_layers_ : tuple of int
         The layers chosen without one fold of the videos each.
 
-    The others are those of `headprobe.headhunt.detector.Hunt`.
+    The others are those of `headprobe.headhunt.detector.Detector`.
 
     Examples
     --------
@@ -145,50 +146,7 @@ class LayerHunt(Hunt):
 
     kind = "layer"
 
-    def __init__(
-        self,
-        *,
-        prompts: str | Sequence[str] | Mapping[str, str] | None = None,
-        metrics: Sequence[str] = ("kl", "ldr", "entropy"),
-        instability_penalty: float = 0.5,
-        scorer: str = "logistic",
-        scoring_prompt: str | None = None,
-        C: float = 1.0,
-        hidden: int = 64,
-        class_weight: str | None = "balanced",
-        standardise: bool = True,
-        calibrate: bool = True,
-        calibration_clips: str = "segments",
-        segment_frames: int = 48,
-        sample_frames: int = 16,
-        match_frame_rate: bool = True,
-        sigmas: Sequence[float] = (0.0, 0.5, 1.0, 1.5),
-        taus: Sequence[float] = tuple(round(0.05 * i, 2) for i in range(1, 20)),
-        release: float = 1.0,
-        min_seconds: float = 0.0,
-        n_folds: int = 4,
-        random_state: int = 0,
-    ) -> None:
-        self.prompts = prompts
-        self.metrics = metrics
-        self.instability_penalty = instability_penalty
-        self.scorer = scorer
-        self.scoring_prompt = scoring_prompt
-        self.C = C
-        self.hidden = hidden
-        self.class_weight = class_weight
-        self.standardise = standardise
-        self.calibrate = calibrate
-        self.calibration_clips = calibration_clips
-        self.segment_frames = segment_frames
-        self.sample_frames = sample_frames
-        self.match_frame_rate = match_frame_rate
-        self.sigmas = sigmas
-        self.taus = taus
-        self.release = release
-        self.min_seconds = min_seconds
-        self.n_folds = n_folds
-        self.random_state = random_state
+    metrics: Sequence[str] = ("kl", "ldr", "entropy")
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the curves over the layers; see `plot_layers`.

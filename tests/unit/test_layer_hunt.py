@@ -15,7 +15,7 @@ from sklearn.base import clone
 from headprobe.errors import ArtefactError, InputError
 from headprobe.headhunt._artefact import load_detector
 from headprobe.headhunt._detect import detect_video
-from headprobe.headhunt.detector import Hunt
+from headprobe.headhunt.detector import Detector
 from headprobe.headhunt.headhunt import HeadHunt
 from headprobe.headhunt.layerhunt import COMBINED, LayerHunt, choose_layer
 from headprobe.metrics.gaussian import kl
@@ -69,10 +69,10 @@ def test_the_combination_is_the_documented_one() -> None:
 
 
 def test_it_has_the_interface_of_head_hunt() -> None:
-    public = {name for name in dir(Hunt) if not name.startswith("_")}
+    public = {name for name in dir(Detector) if not name.startswith("_")}
     assert {"fit", "score", "detect", "stream", "save_pretrained", "from_pretrained", "fit_locator"} <= public
     for name in public:
-        if callable(getattr(Hunt, name)):
+        if callable(getattr(Detector, name)):
             assert getattr(HeadHunt, name).__doc__ == getattr(LayerHunt, name).__doc__
     shared = set(LayerHunt().get_params()) - set(HeadHunt().get_params())
     assert shared == set()

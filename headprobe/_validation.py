@@ -29,17 +29,25 @@ def seed(value: Any, name: str = "random_state") -> int:
 
 
 def number(
-    value: Any, name: str, least: float | None = None, most: float | None = None, *, above: float | None = None
+    value: Any,
+    name: str,
+    least: float | None = None,
+    most: float | None = None,
+    *,
+    above: float | None = None,
+    below: float | None = None,
 ) -> float:
-    """A finite number within bounds, of which `above` is not reached itself; a bool is none."""
+    """A finite number within bounds, of which `above` and `below` are not reached themselves; a bool is none."""
     plain = isinstance(value, Real) and not isinstance(value, bool) and abs(float(value)) < float("inf")
     low = least is None or (plain and float(value) >= least)
     over = above is None or (plain and float(value) > above)
     high = most is None or (plain and float(value) <= most)
-    if not (plain and low and over and high):
+    under = below is None or (plain and float(value) < below)
+    if not (plain and low and over and high and under):
         parts = [f"of at least {least:g}"] if least is not None else []
         parts += [f"above {above:g}"] if above is not None else []
         parts += [f"of at most {most:g}"] if most is not None else []
+        parts += [f"below {below:g}"] if below is not None else []
         raise InputError(f"{name} is {value!r}; it must be a number{' ' if parts else ''}{' and '.join(parts)}.")
     return float(value)
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from headprobe._files import csv_records, parse_json, plain_cell, read_text, safe_cell, write_file
-from headprobe._validation import notice
+from headprobe._validation import count, notice
 from headprobe.errors import InputError
 from headprobe.heads import Head, HeadSet
 from headprobe.provenance import Provenance
@@ -217,7 +217,7 @@ def _top_heads_quietly(score_map: xr.DataArray, k: int, tie_break: xr.DataArray 
                 f"tie_break has no finite score for {names[int(np.argmin(np.isfinite(second)))]}: score every head "
                 "that has a score in the map, or leave the head out of both."
             )
-    _check_k(k, len(there))
+    count(k, "k", 1, len(there))
     order, tied = cut(values[there], layers, heads, k, second)
     return HeadSet((names[i] for i in order[:k]), tied=(names[i] for i in tied))
 
@@ -270,13 +270,6 @@ def _say_tied(chosen: HeadSet, score: float | None = None, where: str = "") -> N
         f"{len(chosen)} chosen{value}, the first {tied[0]}: ties go to the lower (layer, head), which says nothing "
         "about the heads; look at the heads left out (.tied), choose another k, or give a second score (tie_break=)"
     )
-
-
-def _check_k(k: int, n_heads: int, *, below: bool = False) -> None:
-    """Raise unless `k` is a whole number of heads that can be chosen."""
-    last = n_heads - below
-    if not isinstance(k, int | np.integer) or isinstance(k, bool) or not 1 <= k <= last:
-        raise InputError(f"k must be a whole number from 1 to {last} (the map has {n_heads} heads), got {k!r}")
 
 
 def to_json(score_map: xr.DataArray) -> str:
@@ -394,8 +387,7 @@ def from_matrix(path: str | os.PathLike[str], *, name: str = "score", queries_pe
     ...     from_matrix(path, queries_per_head=2).values.tolist()
     [[0.5, 0.5, 1.0, 1.0], [0.0, 0.0, 0.25, 0.25]]
     """
-    if not isinstance(queries_per_head, int) or isinstance(queries_per_head, bool) or queries_per_head < 1:
-        raise InputError(f"queries_per_head must be a whole number of at least 1, got {queries_per_head!r}.")
+    count(queries_per_head, "queries_per_head")
     rows: list[list[float]] = []
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         fields = re.split(r"\s*,\s*|\s+", line.strip())

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
+from headprobe._validation import count
 from headprobe.errors import InputError
 from headprobe.headhunt._experts import Experts, assess
 from headprobe.headhunt.detector import Detector
@@ -20,7 +21,7 @@ from headprobe.headhunt.presets import _metrics_by_name, preset
 from headprobe.heads import HeadSet
 from headprobe.metrics.saliency import Metric, _saliency_of_parts, combine, saliency
 from headprobe.metrics.stability import rss
-from headprobe.scores import _check_k, top_heads
+from headprobe.scores import top_heads
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -313,7 +314,7 @@ class HeadHunt(Detector):
 
     def _check_size(self, model: Model) -> None:
         if self.heads is None:
-            _check_k(self.k, len(model.heads))
+            count(self.k, "k", 1, len(model.heads))
         else:
             self._given(model.heads)
 

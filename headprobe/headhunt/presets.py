@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from headprobe.errors import InputError
-from headprobe.metrics._batch import Batch
+from headprobe.metrics._features import Batch
 from headprobe.metrics.saliency import METRICS, Metric
 
 __all__ = ["LDA_RIDGE", "PRESETS", "lda_ridge", "preset"]

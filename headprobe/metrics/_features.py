@@ -1,16 +1,21 @@
-"""Features of heads, as metrics want them: checked, in float64, centred, some heads at a time."""
+"""Features of heads, as metrics want them: read, checked, in float64, centred, some heads at a time."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
+from tqdm.auto import tqdm
 
+from headprobe._validation import choice
 from headprobe.activations import HeadActivations
 from headprobe.errors import InputError
 from headprobe.heads import Head, HeadSet
@@ -19,7 +24,42 @@ from headprobe.scores import _origin_of, score_map
 if TYPE_CHECKING:
     import xarray as xr
 
-CHUNK_BYTES = 192 * 2**20
+EXACT_UP_TO = 400
+"""Up to so many examples, or twice as many as a head has dimensions, `mmd` and `nmi` look at all pairs of them."""
+
+BAR_DELAY = 3.0
+"""Seconds before a bar is shown: most work is done by then."""
+
+# Working memory of the heads that are scored at a time: by all threads together; by one thread, where more than needed
+# to keep the overhead of small batches low would leave the caches; and on other devices.
+THREADS_BYTES, CHUNK_BYTES, DEVICE_BYTES = 192 * 2**20, 64 * 2**20, 2**30
+
+# Features that pass through on the way to their inner products stay near the processor.
+BLOCK_BYTES = 2**21
+
+# Beyond these sums of squares, fourth powers could leave the range of float64.
+SMALLEST, LARGEST = 1e-60, 1e60
+
+CLASSES = ("binary", "multiclass")
+
+KINDS = (*CLASSES, "continuous")
+"""Kinds of target that a metric may be defined for."""
+
+CPU = torch.device("cpu")
+
+Item = TypeVar("Item")
+
+Done = TypeVar("Done")
+
+
+def is_large(n: int, d: int) -> bool:
+    """Whether all pairs of n examples of d dimensions are too many: `mmd` and `nmi` are then approximated."""
+    return n > max(EXACT_UP_TO, 2 * d)
+
+
+def square(n: int, d: int) -> int:
+    """Numbers that a metric works with which takes matrices of the smaller of n and d."""
+    return 8 * min(n, d) ** 2 + 4 * n * d * (n > d)
 
 
 class Block(NamedTuple):
@@ -28,13 +68,22 @@ class Block(NamedTuple):
     z: Any
     heads: list[Head]
 
-    def take(self, prompt: int, part: slice) -> Any:
-        """Some heads under one prompt, [example, entry, d]."""
+    def read(self, prompt: int, part: range, x: Tensor) -> Tensor:
+        """Copy the features of some heads into [head, example, d]; what lies side by side is copied at once."""
         z = self.z[prompt]
-        if z.ndim == 3:
-            return z[:, part]
-        layer, head = np.divmod(np.arange(len(self.heads))[part], z.shape[2])
-        return z[:, layer, head]
+        width = len(self.heads) if z.ndim == 3 else z.shape[2]
+        start = part.start
+        while start < part.stop:
+            layer, head = divmod(start, width)
+            stop = min(part.stop, (layer + 1) * width)
+            raw = z[:, start:stop] if z.ndim == 3 else z[:, layer, head : head + stop - start]
+            place = x[start - part.start : stop - part.start]
+            if isinstance(raw, Tensor):
+                place.copy_(raw.detach().transpose(0, 1))
+            else:
+                np.copyto(place.numpy(), raw.transpose(1, 0, 2), casting="same_kind")
+            start = stop
+        return x
 
 
 class Features(NamedTuple):
@@ -47,6 +96,11 @@ class Features(NamedTuple):
     origin: Mapping[str, str] = MappingProxyType({})
 
     @property
+    def places(self) -> int:
+        """Number of heads under all prompts."""
+        return sum(len(block.heads) for block in self.blocks) * len(self.prompts or [None])
+
+    @property
     def layers(self) -> list[int]:
         """Layers with a head, ascending."""
         return sorted({head.layer for block in self.blocks for head in block.heads})
@@ -55,21 +109,6 @@ class Features(NamedTuple):
     def heads(self) -> list[int]:
         """Numbers of heads that occur in some layer, ascending."""
         return sorted({head.head for block in self.blocks for head in block.heads})
-
-
-class Chunk(NamedTuple):
-    """Some heads under one prompt: checked, centred float64 features [head, example, d] at unit size, and the means
-    [head, d] that were taken off, in the same units."""
-
-    prompt: int
-    heads: list[Head]
-    x: Tensor
-    centre: Tensor
-
-    @property
-    def names(self) -> list[str]:
-        """Labels of the heads."""
-        return [head.label for head in self.heads]
 
 
 def read_features(acts_or_z: Any, y: Any = None, leave_out: Sequence[Any] = ()) -> tuple[Features, Any]:
@@ -81,7 +120,6 @@ def read_features(acts_or_z: Any, y: Any = None, leave_out: Sequence[Any] = ()) 
             [str(i) for i in acts_or_z.examples["id"]],
             _origin_of(acts_or_z.provenance),
         )
-        _check_filled([block.z.shape for block in features.blocks])
         return _without(features, leave_out), acts_or_z.labels if y is None else y
     z = acts_or_z
     if not isinstance(z, np.ndarray | Tensor):
@@ -95,13 +133,15 @@ def read_features(acts_or_z: Any, y: Any = None, leave_out: Sequence[Any] = ()) 
         raise InputError(f"z must hold real numbers, got dtype {z.dtype}")
     prompts = [f"p{i + 1}" for i in range(shape[0])] if len(shape) == 5 else None
     z = z if prompts else z[None]
-    _check_filled([tuple(z.shape)])
     heads = [Head(layer, head) for layer in range(z.shape[2]) for head in range(z.shape[3])]
     return _without(Features([Block(z, heads)], prompts, [str(i) for i in range(z.shape[1])]), leave_out), y
 
 
 def _without(features: Features, leave_out: Sequence[Any]) -> Features:
-    """The features of all heads but some."""
+    """The features of all heads but some, none of them without a number."""
+    for block in features.blocks:
+        if 0 in block.z.shape:
+            raise InputError(f"z is empty: shape {tuple(block.z.shape)}, [prompt, example, layer and head, d_head]")
     out = HeadSet(leave_out)
     if not out:
         return features
@@ -149,68 +189,183 @@ def example_groups(acts_or_z: Any, groups: Any = None) -> Any:
     return None
 
 
-def chunks(features: Features, bytes_per_head: int, limit: int = CHUNK_BYTES) -> Iterator[Chunk]:
-    """Go through all heads under all prompts, some at a time."""
-    size = max(1, limit // max(1, bytes_per_head))
-    for block in features.blocks:
-        for prompt in range(len(features.prompts or [None])):
-            for start in range(0, len(block.heads), size):
-                part = slice(start, start + size)
-                heads = block.heads[part]
-                yield Chunk(prompt, heads, *checked_features(features, block, prompt, part))
+class Batch:
+    """Centred features of some heads in float64, with what several metrics need of them, each computed once."""
+
+    def __init__(
+        self,
+        x: Float[Tensor, "head example d"] | Callable[[], tuple[Tensor, Tensor]],
+        names: Sequence[str] | None = None,
+        *,
+        size: tuple[int, int, int] | None = None,
+        gram: Float[Tensor, "head example example"] | None = None,
+        centre: Float[Tensor, "head d"] | None = None,
+    ) -> None:
+        self._x = x
+        self._gram = gram
+        self._centre = centre
+        # Inner products of class-centred features, with the labels that they are for: two metrics share them.
+        self.within: tuple[Tensor, tuple[Tensor, Tensor, Tensor]] | None = None
+        # Of a batch of some of the examples (`rows`): the batch of all, and which they are.
+        self._whole: tuple[Batch, Tensor] | None = None
+        self._taken: dict[Any, Tensor] = {}
+        self._single: Tensor | None = None
+        # Moments of the classes of many examples, likewise.
+        self.moments: tuple[Tensor, Any] | None = None
+        self.n_heads, self.n, self.d = size if size is not None else tuple(cast(Tensor, x).shape)
+        self.names = list(names) if names is not None else [f"number {i}" for i in range(self.n_heads)]
+
+    @classmethod
+    def of(cls, x: Float[Tensor, "head example d"] | Batch, names: Sequence[str] | None = None) -> Batch:
+        """A batch of bare features, which are centred here; a batch is returned as it is."""
+        if isinstance(x, Batch):
+            return x
+        x = x.to(torch.float64)
+        centre = x.mean(1)
+        return cls(x - centre[:, None], names, centre=centre)
+
+    @property
+    def x(self) -> Float[Tensor, "head example d"]:
+        """Features about their mean over the examples."""
+        if not isinstance(self._x, Tensor):
+            self._x, self._centre = self._x()
+        return self._x
+
+    @property
+    def centre(self) -> Float[Tensor, "head d"]:
+        """The means that were taken off."""
+        x = self.x
+        if self._centre is None:
+            self._centre = x.new_zeros(x.shape[0], x.shape[2])
+        return self._centre
+
+    @property
+    def gram(self) -> Float[Tensor, "head example example"]:
+        """Inner products of the centred features."""
+        if self._gram is None:
+            self._gram = self.x @ self.x.mT
+        return self._gram
+
+    @property
+    def single(self) -> Float[Tensor, "head example d"]:
+        """Features in float32, of mean square 1 over all examples."""
+        if self._single is None:
+            self._single = _unit(self.x)
+        return self._single
+
+    @property
+    def wide(self) -> bool:
+        """Whether inner products are the shorter way: there are no more examples than dimensions."""
+        return self.n <= self.d
+
+    @property
+    def device(self) -> torch.device:
+        """Where the features lie."""
+        return (self.x if self._gram is None else self._gram).device
+
+    def rows(self, index: Int[Tensor, " row"]) -> Batch:
+        """The batch of some of the examples, which uses what `take` has computed for all of them."""
+
+        def load() -> tuple[Tensor, Tensor]:
+            x = self.x.index_select(1, index)
+            centre = x.mean(1)
+            return x.sub_(centre[:, None]), self.centre + centre
+
+        some = Batch(load, self.names, size=(self.n_heads, len(index), self.d))
+        some._whole = self, index
+        return some
+
+    def take(self, name: Any, compute: Callable[[Batch], Tensor]) -> Tensor:
+        """Something about every example that does not depend on the others, computed once for all parts of a batch."""
+        if self._whole is not None:
+            whole, index = self._whole
+            return whole.take(name, compute).index_select(1, index)
+        if name not in self._taken:
+            self._taken[name] = compute(self)
+        return self._taken[name]
+
+    def part(self, index: Sequence[int]) -> Batch:
+        """The batch of some of the heads."""
+        place = torch.as_tensor(index, device=self.device)
+        return Batch(self.x[place], [self.names[i] for i in index], centre=self.centre[place])
 
 
-def head_map(
-    features: Features, values: Sequence[tuple[Chunk, np.ndarray]], metrics: Sequence[str] | None, name: str
-) -> xr.DataArray:
-    """Place the scores of all chunks in a score map."""
-    layers, heads = features.layers, features.heads
-    shape = (len(metrics or [None]), len(features.prompts or [None]), len(layers), len(heads))
-    array = np.full(shape, np.nan)
-    for chunk, scores in values:
-        rows = [layers.index(head.layer) for head in chunk.heads]
-        columns = [heads.index(head.head) for head in chunk.heads]
-        array[:, chunk.prompt, rows, columns] = scores
-    array = array if features.prompts else array[:, 0]
-    return score_map(
-        array if metrics else array[0],
-        metrics=list(metrics) if metrics else None,
-        prompts=features.prompts,
-        layers=layers,
-        heads=heads,
-        name=name,
-    ).assign_attrs(features.origin)
+def _unit(x: Tensor) -> Tensor:
+    size = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True) * (x.shape[1] * x.shape[2]) ** -0.5
+    return torch.mul(x, 1 / size, out=torch.empty_like(x, dtype=torch.float32))
 
 
-def _check_filled(shapes: Sequence[tuple[int, ...]]) -> None:
-    for shape in shapes:
-        if 0 in shape:
-            raise InputError(f"z is empty: shape {tuple(shape)}, [prompt, example, layer and head, d_head]")
+def load_batch(
+    features: Features, block: Block, prompt: int, part: range, rows: bool = True, device: torch.device | None = None
+) -> Batch:
+    """Checked features of some heads under one prompt; without `rows`, only inner products where n <= d."""
+    n, d = len(features.ids), block.z.shape[-1]
+    names = [head.label for head in block.heads[part.start : part.stop]]
+    device = _device(block.z) if device is None else device
 
+    def load(some: range, into: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        x = torch.empty((len(some), n, d), dtype=torch.float64, device=device) if into is None else into[: len(some)]
+        centre = block.read(prompt, some, x).mean(1)
+        return x.sub_(centre[:, None]), centre
 
-def checked_features(features: Features, block: Block, prompt: int, part: slice) -> tuple[Tensor, Tensor]:
-    """Features of some heads under one prompt, checked, centred and brought to unit size."""
-    names = [head.label for head in block.heads[part]]
-    where = f" under prompt {features.prompts[prompt]!r}" if features.prompts else ""
-    raw = block.take(prompt, part)
-    if isinstance(raw, Tensor):
-        x = raw.detach().to("cpu", torch.float64).transpose(0, 1).contiguous()
+    if rows or n > d:
+        x, centre = load(part)
+        gram, spread = None, torch.linalg.vector_norm(x, dim=(1, 2)).square()
     else:
-        x = torch.from_numpy(np.ascontiguousarray(raw.transpose(1, 0, 2), dtype=np.float64))
-    bad = torch.nonzero(~x.isfinite().all(-1))
-    if len(bad):
-        head, example = bad[0].tolist()
+        x, gram = None, torch.empty((len(part), n, n), dtype=torch.float64, device=device)
+        centre = torch.empty((len(part), d), dtype=torch.float64, device=device)
+        step = min(len(part), max(1, BLOCK_BYTES // (8 * n * d)))
+        buffer = torch.empty((step, n, d), dtype=torch.float64, device=device)
+        for start in range(0, len(part), step):
+            some = slice(start, min(start + step, len(part)))
+            passing, centre[some] = load(part[some], buffer)
+            torch.bmm(passing, passing.mT, out=gram[some])
+        spread = gram.diagonal(dim1=1, dim2=2).sum(1)
+    step = _rounding_spread(block.z)
+    # A head that varies by rounding alone in every dimension has no more spread than this.
+    rounding = 2 * n * (step / (1 - step)) ** 2 * centre.square().sum(1)
+    unusual = torch.nonzero(~((spread > SMALLEST) & (spread < LARGEST) & (spread > rounding)))[:, 0].tolist()
+    if unusual:
+        # This raises where a head cannot be scored.
+        own, about = _of_unit_size(features, block, prompt, [part[i] for i in unusual])
+        x, centre = load(part)
+        gram = None
+        x[unusual], centre[unusual] = own.to(device), about.to(device)
+    if x is None:
+        return Batch(lambda: load(part), names, size=(len(part), n, d), gram=gram)
+    return Batch(x, names, centre=centre)
+
+
+def _of_unit_size(features: Features, block: Block, prompt: int, places: list[int]) -> tuple[Tensor, Tensor]:
+    """Features of some heads, checked, centred and brought to a largest value of 1; and their means."""
+    x = torch.stack([_one(block, prompt, place) for place in places])
+    bad = torch.nonzero(~x.isfinite().all(-1)).tolist()
+    if bad:
+        head, example = bad[0]
         raise InputError(
-            f"z holds NaN or infinite values in {len(bad)} outputs{where}, the first in head {names[head]}, "
-            f"example {features.ids[example]!r}: find out why the model gave them, or leave the example out"
+            f"z holds NaN or infinite values in {len(bad)} outputs{_under(features, prompt)}, the first in head "
+            f"{block.heads[places[head]]}, example {features.ids[example]!r}: find out why the model gave them, or "
+            "leave the example out"
         )
-    spread = x.amax(1) - x.amin(1)
-    if bool((spread <= rounding_spread(raw) * x.abs().amax(1)).all(-1).any()):
+    if any(_is_constant(own, block.z) for own in x):
         raise InputError(_constant(features))
     centre = x.mean(1)
     x -= centre[:, None]
     size = x.abs().amax((1, 2))
     return x / size[:, None, None], centre / size[:, None]
+
+
+def _one(block: Block, prompt: int, place: int) -> Tensor:
+    x = torch.empty((1, block.z.shape[1], block.z.shape[-1]), dtype=torch.float64, device=CPU)
+    return block.read(prompt, range(place, place + 1), x)[0]
+
+
+def _under(features: Features, prompt: int) -> str:
+    return f" under prompt {features.prompts[prompt]!r}" if features.prompts else ""
+
+
+def _is_constant(x: Tensor, z: Any) -> bool:
+    return bool((x.amax(0) - x.amin(0) <= _rounding_spread(z) * x.abs().amax(0)).all())
 
 
 def _constant(features: Features) -> str:
@@ -219,18 +374,10 @@ def _constant(features: Features) -> str:
     raw = features.blocks[0].z
     for block in features.blocks:
         for prompt in range(len(features.prompts or [None])):
-            for start in range(len(block.heads)):
-                part = block.take(prompt, slice(start, start + 1))
-                x = (
-                    part.detach().to("cpu", torch.float64)
-                    if isinstance(part, Tensor)
-                    else torch.from_numpy(part.astype(float))
-                )
-                spread = x.amax(0) - x.amin(0)
-                if bool((spread <= rounding_spread(part) * x.abs().amax(0)).all()):
-                    where = f" under prompt {features.prompts[prompt]!r}" if features.prompts else ""
-                    found.setdefault(block.heads[start].label, where)
-                    raw = part
+            for place, head in enumerate(block.heads):
+                if _is_constant(_one(block, prompt, place), block.z):
+                    found.setdefault(head.label, _under(features, prompt))
+                    raw = block.z
     first, where = next(iter(found.items()))
     others = list(found)[1:]
     also = f" (so have {len(others)} others: {', '.join(others[:5])}{', ...' * (len(others) > 5)})" if others else ""
@@ -241,7 +388,7 @@ def _constant(features: Features) -> str:
     )
 
 
-def rounding_spread(z: Any) -> float:
+def _rounding_spread(z: Any) -> float:
     """Relative spread up to which outputs differ by rounding alone: four steps of their type, one of half precision."""
     return (1 if _is_half(z) else 4) * resolution(z)
 
@@ -257,8 +404,101 @@ def resolution(z: Any) -> float:
     return float(np.finfo(z.dtype).eps) if z.dtype.kind == "f" else 0.0
 
 
-KINDS = ("binary", "multiclass", "continuous")
-"""Kinds of target that a metric may be defined for."""
+def score_heads(
+    function: Callable[[Batch], np.ndarray],
+    features: Features,
+    memory: Callable[[int, int], int],
+    doing: str,
+    progress: bool = False,
+    *,
+    rows: bool = True,
+    threaded: bool = True,
+) -> Float[np.ndarray, "score prompt layer head"]:
+    """Scores `[score, head]` of all heads under all prompts, some heads at a time, each of `memory(n, d)` bytes.
+
+    On the processor in as many threads as torch uses, or in one thread where the features lie.
+    """
+    n = len(features.ids)
+
+    def parts() -> Iterator[tuple[Block, int, range]]:
+        for block in features.blocks:
+            limit = CHUNK_BYTES if _device(block.z) == CPU else DEVICE_BYTES
+            if threaded:
+                limit = THREADS_BYTES // threads
+            size = max(1, limit // memory(n, block.z.shape[-1]))
+            for prompt in range(len(features.prompts or [None])):
+                for start in range(0, len(block.heads), size):
+                    yield block, prompt, range(start, min(start + size, len(block.heads)))
+
+    def score(part: tuple[Block, int, range]) -> tuple[tuple[Block, int, range], np.ndarray]:
+        return part, function(load_batch(features, *part, rows, CPU if threaded else _device(part[0].z)))
+
+    threads, layers, heads = torch.get_num_threads(), features.layers, features.heads
+    values = np.empty(0)
+    with tqdm(
+        total=features.places, desc=doing, unit="head", delay=BAR_DELAY, disable=not progress, leave=False
+    ) as bar:
+        for (block, prompt, part), scores in in_threads(score, parts(), threads if threaded else 1):
+            if not values.size:
+                shape = (len(scores), len(features.prompts or [None]), len(layers), len(heads))
+                values = np.full(shape, np.nan)
+            own = block.heads[part.start : part.stop]
+            values[:, prompt, [layers.index(head.layer) for head in own], [heads.index(head.head) for head in own]] = (
+                scores
+            )
+            bar.update(len(part))
+    return values
+
+
+def _device(z: Any) -> torch.device:
+    # Apple's devices have no float64.
+    return z.device if isinstance(z, Tensor) and z.device.type != "mps" else CPU
+
+
+def head_map(
+    values: Float[np.ndarray, "score prompt layer head"], features: Features, scores: Iterable[Any], name: str
+) -> xr.DataArray:
+    """Scores of all heads as a score map whose metrics are the scores."""
+    return score_map(
+        values if features.prompts else values[:, 0],
+        metrics=list(map(str, scores)),
+        prompts=features.prompts,
+        layers=features.layers,
+        heads=features.heads,
+        name=name,
+    ).assign_attrs(features.origin)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Set torch to one thread, and back afterwards."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def in_threads(function: Callable[[Item], Done], items: Iterable[Item], threads: int) -> Iterator[Done]:
+    """Apply a function to items in threads, each of which torch counts as the only one, and give results in order."""
+
+    def call(item: Item) -> Done:
+        with torch.no_grad():  # a setting of each thread
+            return function(item)
+
+    with one_thread():
+        if threads == 1:
+            yield from map(call, items)
+            return
+        pending: deque[Future[Done]] = deque()
+        with ThreadPoolExecutor(threads) as pool:
+            for item in items:
+                pending.append(pool.submit(call, item))
+                if len(pending) > threads:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
 
 
 class Target(NamedTuple):
@@ -271,8 +511,8 @@ class Target(NamedTuple):
 
 def read_target(y: Any, n: int, kind: str | None = None) -> Target:
     """Read the labels of n examples."""
-    if kind is not None and kind not in KINDS:
-        raise InputError(f"target must be one of {list(KINDS)} or None, got {kind!r}")
+    if kind is not None:
+        choice(kind, "target", KINDS)
     array = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
     if array.shape != (n,):
         raise InputError(f"y must have one label per example, shape ({n},), got shape {array.shape}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from headprobe._validation import choice, number
 from headprobe.errors import InputError
 from headprobe.metrics.ranks import _refuse_empty, chosen, repeats
 
@@ -64,8 +65,7 @@ def rank_correlation(
     """
     from scipy.stats import kendalltau, rankdata, weightedtau
 
-    if method not in CORRELATIONS:
-        raise InputError(f"unknown rank correlation {method!r}: known are {list(CORRELATIONS)}")
+    choice(method, "method", CORRELATIONS)
     table = repeats(score_map, dim, at_least=2, n_heads=2)
     flat = [name for name, row in zip(table.names, table.values, strict=True) if row.min() == row.max()]
     if flat:
@@ -249,10 +249,8 @@ def icc(
     >>> icc(score_map([[[1.0, 2.0, 6.0]], [[2.0, 3.0, 7.0]]], prompts=["p1", "p2"]), "3,1").value
     1.0
     """
-    if form not in FORMS:
-        raise InputError(f"unknown form {form!r} of the intraclass correlation: known are {list(FORMS)}")
-    if not 0 < confidence < 1:
-        raise InputError(f"confidence must lie between 0 and 1, such as 0.95, got {confidence!r}")
+    choice(form, "form", FORMS)
+    number(confidence, "confidence", above=0, below=1)
     x = repeats(score_map, dim, at_least=2, n_heads=2).values.T
     squares = _mean_squares(x)
     if squares.heads == 0 and squares.rest == 0:

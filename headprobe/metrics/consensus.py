@@ -7,7 +7,6 @@ median rank, reciprocal rank fusion), `headprobe.metrics.consensus`, `headprobe.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from headprobe._validation import choice, count, number
 from headprobe.errors import InputError
 from headprobe.heads import HeadSet
 from headprobe.metrics.normalisation import combine, min_max, rank_scale
@@ -150,8 +150,7 @@ def reciprocal_rank_fusion(
     >>> reciprocal_rank_fusion(maps, constant=1.0).values.round(3).tolist()
     [[0.833, 0.833, 0.5]]
     """
-    if not (math.isfinite(constant) and constant >= 0):
-        raise InputError(f"the constant of reciprocal rank fusion must be 0 or more, got {constant!r}")
+    number(constant, "constant", 0)
     table, ranks = _ranks(score_map, dim)
     return table.to_map((1 / (constant + ranks)).sum(0), "reciprocal rank fusion")
 
@@ -236,8 +235,7 @@ def kemeny(score_map: xr.DataArray, dim: str = "prompt", exact_heads: int = EXAC
     >>> found.order.labels, found.distance, found.exact
     (('L0H0', 'L0H1', 'L0H2'), 3, True)
     """
-    if not isinstance(exact_heads, int) or isinstance(exact_heads, bool) or not 1 <= exact_heads <= LARGEST_EXACT:
-        raise InputError(f"exact_heads must be a whole number from 1 to {LARGEST_EXACT}, got {exact_heads!r}")
+    count(exact_heads, "exact_heads", 1, LARGEST_EXACT)
     table = repeats(score_map, dim)
     values = table.values[:, table.order]  # so that the smaller index is the lower (layer, head)
     n = values.shape[1]
@@ -267,8 +265,8 @@ def _knots(prefer: Int[np.ndarray, "head head"]) -> list[np.ndarray]:
     from scipy.sparse import csr_matrix
     from scipy.sparse.csgraph import connected_components
 
-    count, part = connected_components(csr_matrix(prefer >= prefer.T), directed=True, connection="strong")
-    first = np.array([np.flatnonzero(part == c)[0] for c in range(count)])
+    n_parts, part = connected_components(csr_matrix(prefer >= prefer.T), directed=True, connection="strong")
+    first = np.array([np.flatnonzero(part == c)[0] for c in range(n_parts)])
     beaten = [(prefer[u] > prefer[:, u])[part != part[u]].sum() for u in first]
     return [np.flatnonzero(part == c) for c in np.argsort(-np.array(beaten), kind="stable")]
 
@@ -418,8 +416,7 @@ def robust_rank_aggregation(
     from scipy.special import betainc
     from scipy.stats import rankdata
 
-    if correction not in ("bonferroni", "exact"):
-        raise InputError(f"unknown correction {correction!r}: known are ['bonferroni', 'exact']")
+    choice(correction, "correction", ("bonferroni", "exact"))
     table = repeats(score_map, dim, n_heads=2)
     m, n = table.values.shape
     if correction == "exact" and m > EXACT_MAPS:
@@ -465,11 +462,11 @@ def _exact(rho: Float[np.ndarray, " head"], m: int) -> Float[np.ndarray, " head"
         left = 1 - below
         step = np.clip(np.divide(bound - below, left, out=np.ones_like(left), where=left > 0), 0, 1)
         new = np.zeros_like(state)
-        for count in range(k):
-            rest = m - count
-            found += state[count] * bdtrc(k - count - 1, rest, step)
-            for more in range(k - count):
-                new[count + more] += state[count] * comb(rest, more) * step**more * (1 - step) ** (rest - more)
+        for there in range(k):
+            rest = m - there
+            found += state[there] * bdtrc(k - there - 1, rest, step)
+            for more in range(k - there):
+                new[there + more] += state[there] * comb(rest, more) * step**more * (1 - step) ** (rest - more)
         state, below = new, bound
     return np.minimum(1.0, found)[back]
 
@@ -524,8 +521,7 @@ def consensus_scores(
     >>> consensus_scores(m, "borda").values.tolist()
     [[0.5, 0.5]]
     """
-    if method not in METHODS:
-        raise InputError(f"unknown consensus method {method!r}: known are {list(METHODS)}")
+    choice(method, "method", METHODS)
     if "metric" in getattr(score_map, "dims", ()) and dim != "metric":
         score_map = combine(score_map, normalise)
     return METHODS[method](score_map, dim, k, instability_penalty)

@@ -16,7 +16,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from headprobe.errors import InputError
-from headprobe.metrics._batch import Batch, is_large
+from headprobe.metrics._features import CLASSES, Batch, is_large, square
+from headprobe.metrics.metric import Metric
 
 __all__ = [
     "Covariance",
@@ -28,6 +29,10 @@ __all__ = [
     "shrinkage_of",
     "shrunk",
 ]
+
+# Where less than these shares of a labelling's scatter are left within its classes, the update formula of the LDA score
+# has lost digits: about 1e-16 over the share is the relative error.
+LEFT, LEFT_SQUARED = 1e-3, 1e-4
 
 # Above this shrinkage the condition number is at most about d / shrinkage, so eigenvalues are not needed.
 SAFE_SHRINKAGE = 1e-10
@@ -524,3 +529,57 @@ def rsa(
             )
         ratios.append((means[a] - means[b]).square().sum(1) / within)
     return torch.stack(ratios).mean(0)
+
+
+def _lda_together(batch: Batch, labels: Tensor) -> Tensor:
+    """`lda` of two classes by an update of the total scatter T; of more, one labelling after the other."""
+    if labels.dtype != torch.bool:
+        return torch.stack([lda(batch, row) for row in labels], 1)
+    n, d = batch.n, batch.d
+    if batch.wide:
+        values, vectors = torch.linalg.eigh(batch.gram)
+        values = values.clamp(min=0)
+        rows = vectors * values.sqrt()[:, None]
+    else:
+        values, vectors = torch.linalg.eigh(batch.x.mT @ batch.x)
+        rows, values = batch.x @ vectors, values.clamp(min=0)
+    values = values[:, :, None]
+    y = labels.to(torch.float64)
+    ones = y.sum(1)
+    zeros = n - ones
+    pull = n / (ones * zeros)
+    sums = rows.mT @ y.T
+    length = sums.square().sum(1)
+    # The shrinkage: moments of the class-centred rows.
+    squares = rows.square().sum(2)[:, :, None]
+    own, along = 1 / torch.where(labels.T, ones, -zeros), rows @ sums
+    fourth = (squares - 2 * own * along + own.square() * length[:, None]).square().mean(1)
+    trace = (values.sum(1) - pull * length) / n
+    bent = (values * sums.square()).sum(1)
+    squared = (values.square().sum(1) - 2 * pull * bent + (pull * length).square()) / n**2
+    shrinkage, ridge = shrinkage_of(trace, squared, fourth, n, d)
+    # The inverse: Sherman and Morrison.
+    kept = (1 - shrinkage) / n
+    # Directions without scatter carry nothing of s.
+    empty = values <= values.amax(1, keepdim=True) * torch.finfo(values.dtype).eps * n
+    damped = torch.where(empty, torch.inf, kept[:, None] * values + ridge[:, None])
+    quadratic = (sums.square() / damped).sum(1)
+    left = 1 - kept * pull * quadratic
+    scores = pull.square() * quadratic / left / n
+    # Near-singular labellings, where the metric itself decides whether there is a score at all.
+    unsure = (
+        (left < LEFT) | (squared * n**2 < LEFT_SQUARED * values.square().sum(1)) | ~scores.isfinite() | (ridge <= 0)
+    )
+    for column in unsure.any(0).nonzero().flatten().tolist():
+        some = unsure[:, column].nonzero().flatten()
+        scores[some, column] = lda(batch.part(some.tolist()), labels[column])
+    return scores
+
+
+METRICS = (
+    Metric("lda", lda, CLASSES, rows=False, numbers=square, together=_lda_together),
+    Metric("lda_plain", lda_plain, CLASSES, numbers=square),
+    Metric("kl", kl, CLASSES, rows=False, numbers=square),
+    Metric("rsa", rsa, CLASSES),
+)
+"""What this file adds to `headprobe.metrics.saliency.METRICS`."""

@@ -11,16 +11,17 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from headprobe._validation import choice, count, number
 from headprobe.errors import InputError
 from headprobe.heads import Head
-from headprobe.metrics._batch import over_heads
-from headprobe.metrics._features import Chunk, head_map
-from headprobe.metrics._labellings import Data, bytes_per_head, group_halves, read_data, score_parts
+from headprobe.metrics._features import Batch, head_map, score_heads
+from headprobe.metrics._labellings import Data, group_halves, memory_of, read_data, score_parts
 from headprobe.metrics.linear_probe import _resampled_auroc, loo_ridge_scores
+from headprobe.metrics.metric import Metric
 from headprobe.metrics.probe_scores import _check_groups, _one_against_rest
 from headprobe.metrics.ranks import ranks
-from headprobe.metrics.resampling import _check_count, group_resamples
-from headprobe.metrics.saliency import METRICS, Metric, _find_metrics
+from headprobe.metrics.resampling import group_resamples
+from headprobe.metrics.saliency import METRICS, _find_metrics
 from headprobe.metrics.stability import rss
 from headprobe.scores import _top_heads_quietly
 
@@ -131,10 +132,8 @@ def bootstrap_intervals(
 
 
 def _check_arguments(metric: Any, level: float, kind: str, refit: bool) -> None:
-    if not 0 < level < 1:
-        raise InputError(f"level must be between 0 and 1, such as 0.95, got {level!r}")
-    if kind not in ("percentile", "basic"):
-        raise InputError(f"unknown kind of interval {kind!r}: known are 'percentile' and 'basic'")
+    number(level, "level", above=0, below=1)
+    choice(kind, "kind", ("percentile", "basic"))
     if not refit and metric != "auroc":
         raise InputError(f"refit=False is for metric 'auroc' only, got {metric!r}: other metrics have nothing to fit")
 
@@ -144,20 +143,19 @@ def _probe_resampled(data: Data, rows: list[np.ndarray], refit: bool, progress: 
     fold, n = data.fold, data.n
     weights = np.stack([np.ones(n), *(np.bincount(part, minlength=n) for part in rows)])
     tasks = _one_against_rest(data.target.values)
-    metric = METRICS["auroc"]
     if data.groups is not None:
         _check_groups(data.target.values, torch.from_numpy(fold))
 
-    def areas(chunk: Chunk) -> np.ndarray:
+    def areas(batch: Batch) -> np.ndarray:
         if refit:
-            return np.stack([_weighted_auroc(chunk.x, tasks, fold, own) for own in weights])
-        scores = loo_ridge_scores(chunk.x, tasks, fold).numpy()
+            return np.stack([_weighted_auroc(batch.x, tasks, fold, own) for own in weights])
+        scores = loo_ridge_scores(batch.x, tasks, fold).numpy()
         each = [_resampled_auroc(scores[:, i], task.numpy(), weights) for i, task in enumerate(tasks)]
         return np.mean(each, axis=0).T
 
-    memory = bytes_per_head(metric, n, data.d, 1) + 8 * n * n
-    scored = over_heads(areas, data.features, memory, "resample", progress)
-    maps = head_map(data.features, scored, [str(i) for i in range(len(weights))], "score")
+    usual = memory_of(METRICS["auroc"])
+    scored = score_heads(areas, data.features, lambda n, d: usual(n, d) + 8 * n * n, "resample", progress)
+    maps = head_map(scored, data.features, range(len(weights)), "score")
     return maps.rename(metric="part")
 
 
@@ -294,11 +292,8 @@ def winners_curse(
     >>> result.selection_score.mean > 0.7, abs(result.held_out_score.mean - 0.5) < 0.1
     (True, True)
     """
-    _check_count(n_splits, "n_splits")
-    if n_splits < 2:
-        raise InputError(f"n_splits must be 2 or more, got {n_splits}: one split has no spread")
-    if not 0 < level < 1:
-        raise InputError(f"level must be between 0 and 1, such as 0.95, got {level!r}")
+    count(n_splits, "n_splits", 2)  # one split has no spread
+    number(level, "level", above=0, below=1)
     data = read_data(acts_or_z, y, groups, target, leave_out)
     (chosen,) = _find_metrics([metric], data.target.kind)
     pairs = group_halves(data.labels, data.fold, n_splits, random_state, stratify=bool(data.target.classes))

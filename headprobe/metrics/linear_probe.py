@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from headprobe._validation import number
 from headprobe.errors import InputError
 
 __all__ = [
@@ -319,8 +320,7 @@ def _chunks(x: Tensor, labellings: int) -> Iterator[Tensor]:
 
 def _fit(x: Tensor, folds: list[Tensor], penalty: float, weights: Tensor) -> _Probe:
     """Fit all heads of a part; x is float64 [head, example, d]. Rows are multiplied by the root of their weight."""
-    if not 0 < penalty < float("inf"):
-        raise InputError(f"penalty must be a number above 0, got {penalty!r}")
+    number(penalty, "penalty", above=0)
     n, d = x.shape[1:]
     tiny = torch.finfo(x.dtype).tiny
     total, root = weights.sum(), weights.sqrt()

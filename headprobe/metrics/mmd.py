@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from headprobe.metrics._batch import Batch, is_large
+from headprobe.metrics._features import CLASSES, Batch, is_large
+from headprobe.metrics.metric import Metric
 
-__all__ = ["mmd", "mmd_unbiased", "rbf_kernel", "squared_distances"]
+__all__ = ["mmd", "mmd_unbiased", "rbf_kernel"]
 
 # Below this share of the squared norms, |a|^2 + |b|^2 - 2 ab has lost half of its digits: take differences.
 CANCELLED = 1e-8
@@ -65,9 +66,7 @@ def mmd(
     >>> [round(v, 6) for v in mmd(x, torch.tensor([False, False, True, True])).tolist()]
     [0.786939]
     """
-    sums, sizes = _kernel_sums(Batch.of(x), y, random_state, exact)
-    own = [sums[:, c, c] / n**2 for c, n in enumerate(sizes)]
-    return _mean_over_pairs(sums, sizes, own).clamp(min=0)
+    return _mmd_together(x, y[None], random_state, exact)[:, 0]
 
 
 def mmd_unbiased(
@@ -102,29 +101,19 @@ def mmd_unbiased(
     >>> [round(v, 6) for v in mmd_unbiased(x, torch.tensor([False, True, False, True])).tolist()]
     [-0.393469]
     """
-    sums, sizes = _kernel_sums(Batch.of(x), y, random_state, exact)
-    return _mean_over_pairs(sums, sizes, [(sums[:, c, c] - n) / (n * (n - 1)) for c, n in enumerate(sizes)])
+    return _unbiased_together(x, y[None], random_state, exact)[:, 0]
 
 
-def squared_distances(x: Float[Tensor, "head example d"] | Batch) -> Float[Tensor, "head pair"]:
-    """Squared distances of all pairs i < j, row by row of the upper triangle; equal examples give exactly 0.
+def _mmd_together(
+    x: Tensor | Batch, labels: Tensor, random_state: int = 0, exact: bool | None = None
+) -> Float[Tensor, "head labelling"]:
+    return _discrepancies(x, labels, random_state, exact, own_terms=True).clamp(min=0)
 
-    Parameters
-    ----------
-    x
-        Outputs of the heads, `[head, example, d]`, or a prepared batch of them.
 
-    Returns
-    -------
-    Tensor
-        `[head, pair]`, 0 or more.
-
-    Examples
-    --------
-    >>> squared_distances(torch.tensor([[[0.0], [3.0], [3.0]]], dtype=torch.float64)).tolist()
-    [[9.0, 9.0, 0.0]]
-    """
-    return _distances(Batch.of(x))[0]
+def _unbiased_together(
+    x: Tensor | Batch, labels: Tensor, random_state: int = 0, exact: bool | None = None
+) -> Float[Tensor, "head labelling"]:
+    return _discrepancies(x, labels, random_state, exact, own_terms=False)
 
 
 def rbf_kernel(x: Float[Tensor, "head example d"] | Batch) -> Float[Tensor, "head example example"]:
@@ -224,22 +213,26 @@ def _bandwidth(rows: Tensor, batch: Batch, random_state: int) -> Tensor:
     return median
 
 
-def _kernel_sums(batch: Batch, y: Tensor, random_state: int, exact: bool | None) -> tuple[Tensor, list[int]]:
-    """Sums of the kernel over the examples of two classes, [head, class, class], and the sizes of the classes."""
-    classes = torch.nn.functional.one_hot(y.long())
-    sizes = classes.sum(0).tolist()
+def _discrepancies(
+    x: Tensor | Batch, labels: Tensor, random_state: int, exact: bool | None, own_terms: bool
+) -> Float[Tensor, "head labelling"]:
+    """Mean over the pairs of classes; the kernel times the classes of all labellings is one product."""
+    batch = Batch.of(x)
+    classes = torch.nn.functional.one_hot(labels.long()).to(torch.float64)
+    n_classes = classes.shape[2]
+    # Sums of the kernel over the examples of two classes, [head, labelling, class, class].
     if is_large(batch.n, batch.d) if exact is None else not exact:
-        sums = _feature_sums(batch, classes.mT, random_state)
-        return sums @ sums.mT, sizes
-    kernel = rbf_kernel(batch)
-    # A matrix of whole numbers would not be float64.
-    classes = classes.to(kernel.dtype)
-    return classes.mT @ (kernel @ classes), sizes
-
-
-def _mean_over_pairs(sums: Tensor, sizes: list[int], own: list[Tensor]) -> Tensor:
-    pairs = [own[a] + own[b] - 2 * sums[:, a, b] / (sizes[a] * sizes[b]) for a, b in combinations(range(len(sizes)), 2)]
-    return torch.stack(pairs).mean(0)
+        pulled = _feature_sums(batch, classes.mT.flatten(0, 1), random_state).unflatten(1, (-1, n_classes))
+        sums = pulled @ pulled.mT
+    else:
+        pulled = (rbf_kernel(batch) @ classes.transpose(0, 1).flatten(1)).unflatten(2, (-1, n_classes))
+        sums = torch.einsum("lnc,hnld->hlcd", classes, pulled)
+    sizes = classes.sum(1)
+    own = sums.diagonal(dim1=2, dim2=3)
+    own = own / sizes**2 if own_terms else (own - sizes) / (sizes * (sizes - 1))
+    pairs = combinations(range(n_classes), 2)
+    apart = [own[:, :, a] + own[:, :, b] - 2 * sums[:, :, a, b] / (sizes[:, a] * sizes[:, b]) for a, b in pairs]
+    return torch.stack(apart).mean(0)
 
 
 def _median_of_positive(values: Tensor) -> Tensor:
@@ -260,3 +253,16 @@ def _median_of_positive(values: Tensor) -> Tensor:
             upper[rows] = ordered[:, place]
             lower[rows] = ordered[:, :place].amax(1) if place else ordered[:, 0]
     return torch.where(even, (lower + upper) / 2, upper)
+
+
+def _numbers(n: int, d: int) -> int:
+    return n * (4 * DIRECTIONS + 4 * d) if is_large(n, d) else 3 * n * n
+
+
+_SETTINGS = {"targets": CLASSES, "takes": ("random_state",), "rows": False, "numbers": _numbers}
+
+METRICS = (
+    Metric("mmd", mmd, together=_mmd_together, **_SETTINGS),
+    Metric("mmd_unbiased", mmd_unbiased, together=_unbiased_together, **_SETTINGS),
+)
+"""What this file adds to `headprobe.metrics.saliency.METRICS`."""

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from headprobe.metrics._batch import Batch, is_large
+from headprobe.metrics._features import CLASSES, Batch, is_large
+from headprobe.metrics.metric import Metric
 
 __all__ = ["RESTARTS", "k_means", "nmi", "two_means"]
 
@@ -437,9 +438,15 @@ def nmi(
     >>> nmi(x, torch.tensor([False, False, True, True])).tolist()
     [1.0]
     """
-    k = int(y.max()) + 1
+    return _nmi_together(x, y[None], random_state, exact)[:, 0]
+
+
+def _nmi_together(
+    x: Tensor | Batch, labels: Tensor, random_state: int = 0, exact: bool | None = None
+) -> Float[Tensor, "head labelling"]:
+    k = int(labels.max()) + 1
     clusters, _ = two_means(x, random_state, exact=exact) if k == 2 else k_means(x, k, random_state, exact=exact)
-    return _contingency_nmi(clusters, y)
+    return torch.stack([_contingency_nmi(clusters, y) for y in labels], 1)
 
 
 def _contingency_nmi(
@@ -457,3 +464,11 @@ def _contingency_nmi(
     # Differences of entropies carry rounding of this size; scikit-learn cuts at the same place.
     information = torch.where(information > 4 * torch.finfo(torch.float64).eps, information, 0.0)
     return (information / (h_y * h_clusters).sqrt()).clamp(max=1)
+
+
+def _numbers(n: int, d: int) -> int:
+    return 2 * n * d if is_large(n, d) else n * n + 6 * n * RESTARTS
+
+
+METRICS = (Metric("nmi", nmi, CLASSES, ("random_state",), rows=False, numbers=_numbers, together=_nmi_together),)
+"""What this file adds to `headprobe.metrics.saliency.METRICS`."""

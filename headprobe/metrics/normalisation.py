@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from headprobe._validation import notice
+from headprobe._validation import choice, notice
 from headprobe.errors import InputError
 from headprobe.metrics.ranks import ranks
 from headprobe.scores import _check_map, _keep_origin
@@ -135,8 +135,7 @@ def combine(score_map: xr.DataArray, normalise: Literal["min_max", "rank"] = "mi
     >>> combine(score_map([[[1.0, 3.0]], [[8.0, 6.0]]], metrics=["lda", "kl"])).values.tolist()
     [[0.5, 0.5]]
     """
-    if normalise not in NORMALISATIONS:
-        raise InputError(f"unknown normalisation {normalise!r}: known are {list(NORMALISATIONS)}")
+    choice(normalise, "normalise", NORMALISATIONS)
     if "metric" not in score_map.dims:
         raise InputError(f"combine averages over the dim 'metric', but the map has the dims {tuple(score_map.dims)}")
     scaled = min_max(score_map) if normalise == "min_max" else rank_scale(score_map)

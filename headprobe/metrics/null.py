@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from headprobe._validation import notice
+from headprobe._validation import choice, notice, number
 from headprobe.errors import InputError
 from headprobe.heads import Head, HeadSet
 from headprobe.scores import _check_aligned, _check_map
@@ -74,8 +74,7 @@ def q_values(p_values: xr.DataArray, method: str = "bh") -> xr.DataArray:
     """
     from scipy.stats import false_discovery_control
 
-    if method not in ("bh", "by"):
-        raise InputError(f"unknown method {method!r}: known are 'bh' (Benjamini-Hochberg) and 'by' (-Yekutieli)")
+    choice(method, "method", ("bh", "by"))
     return _adjusted(p_values, lambda p: false_discovery_control(p, method=method), f"q ({method.upper()})")
 
 
@@ -488,8 +487,7 @@ class MaxStatistic:
             If the method is unknown, alpha is out of range, or there are several prompts and none of them is named.
         """
         self._allowed(alpha)
-        if method not in METHODS:
-            raise InputError(f"unknown method {method!r}: known are {list(METHODS)}")
+        choice(method, "method", METHODS)
         p, scores = self._adjusted(method), self.scores
         name = self.one_prompt(prompt)
         if name is not None:
@@ -538,8 +536,7 @@ class MaxStatistic:
 
     def _allowed(self, alpha: float) -> int:
         """How many null values may reach a significant score."""
-        if not 0 < alpha < 1:
-            raise InputError(f"alpha must be between 0 and 1, got {alpha!r}")
+        number(alpha, "alpha", above=0, below=1)
         # 0.05 * 1000 may come out just below 50.
         allowed = int(np.floor(alpha * (1 + self.n_permutations) * (1 + 1e-12))) - 1
         if allowed < 0:

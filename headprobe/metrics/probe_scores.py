@@ -8,8 +8,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from headprobe.errors import InputError
-from headprobe.metrics._batch import Batch
+from headprobe.metrics._features import CLASSES, Batch, square
 from headprobe.metrics.linear_probe import PENALTY, loo_ridge_auroc, loo_ridge_scores
+from headprobe.metrics.metric import Metric
 
 __all__ = [
     "CONTROLS",
@@ -103,15 +104,28 @@ def probe_r2(
     >>> probe_r2(x, y, penalty=1e-9).round(decimals=6).tolist()
     [1.0]
     """
-    y = y.to(torch.float64)
-    n = len(y)
-    if groups is None:
-        apart = (y * n - y.sum()) / (n - 1)
-    else:
-        sums = torch.zeros(int(groups.max()) + 1, dtype=y.dtype, device=y.device).index_add_(0, groups, y)
-        apart = y - ((y.sum() - sums) / (n - torch.bincount(groups)))[groups]
-    scores = loo_ridge_scores(Batch.of(x).x, y, groups, penalty)
-    return 1 - (apart - scores).square().sum(1) / apart.square().sum()
+    return _r2_together(x, y[None], groups, penalty)[:, 0]
+
+
+def _r2_together(
+    x: Tensor | Batch, labels: Tensor, groups: Tensor | None = None, penalty: float = PENALTY
+) -> Float[Tensor, "head labelling"]:
+    y = labels.to(torch.float64)
+    fold = torch.arange(y.shape[1], device=y.device) if groups is None else groups
+    size = torch.bincount(fold)
+    own = y.new_zeros(len(y), len(size)).index_add_(1, fold, y)
+    others = (y.sum(1, keepdim=True) - own) / (y.shape[1] - size)
+    apart = y - others[:, fold]
+    scores = loo_ridge_scores(Batch.of(x).x, y, fold, penalty)
+    return 1 - (apart - scores).square().sum(2) / apart.square().sum(1)
+
+
+def _auroc_together(batch: Batch, labels: Tensor, groups: Tensor | None) -> Float[Tensor, "head labelling"]:
+    if groups is not None:
+        _check_groups(labels[0], groups)
+    # Class after class: the held-out scores of all would be large.
+    tasks = torch.stack([_one_against_rest(row) for row in labels], 1)
+    return torch.stack([loo_ridge_auroc(batch.x, task, groups) for task in tasks]).mean(0)
 
 
 def _one_against_rest(
@@ -285,3 +299,19 @@ def _control_labels(
         drawn[np.flatnonzero(drawn == counts.argmax())[0]] = missing
     rng = np.random.default_rng(random_state)
     return torch.from_numpy(np.stack([rng.permutation(drawn)[place] for _ in range(controls)]))
+
+
+METRICS = (
+    Metric("auroc", probe_auroc, CLASSES, ("groups",), rows=False, numbers=square, together=_auroc_together),
+    Metric(
+        "selectivity",
+        selectivity,
+        CLASSES,
+        ("groups", "random_state"),
+        rows=False,
+        numbers=lambda n, d: square(n, d) + 8 * n * CONTROLS,
+    ),
+    Metric("sav", sav, CLASSES, ("groups",), numbers=lambda n, d: 8 * n * d),
+    Metric("r2", probe_r2, ("continuous",), ("groups",), rows=False, numbers=square, together=_r2_together),
+)
+"""What this file adds to `headprobe.metrics.saliency.METRICS`."""

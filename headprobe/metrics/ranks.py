@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from headprobe._validation import notice
+from headprobe._validation import choice, count, notice
 from headprobe.errors import InputError
 from headprobe.heads import Head, HeadSet
 from headprobe.metrics.resampling import stack_maps
-from headprobe.scores import Cut, _check_k, _keep_origin, cut
+from headprobe.scores import Cut, _keep_origin, cut
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -220,8 +220,7 @@ def ranks(score_map: xr.DataArray, ties: Literal["average", "min", "max"] = "ave
     found = tuple(getattr(score_map, "dims", ()))
     if found[-2:] != ("layer", "head") or score_map.size == 0:
         raise InputError(f"expected a filled score map with dims ([...,] 'layer', 'head'), got {found}")
-    if ties not in ("average", "min", "max"):
-        raise InputError(f"ties must be 'average', 'min' or 'max', got {ties!r}")
+    choice(ties, "ties", ("average", "min", "max"))
     values = np.asarray(score_map.values, dtype=np.float64)
     if np.isinf(values).any():
         raise InputError("the score map holds infinite values; use NaN for a head without a score")
@@ -367,7 +366,7 @@ def selection_frequency(score_map: xr.DataArray, k: int | None = None, dim: str 
 
 def _top(table: Repeats, k: int, dim: str) -> Float[np.ndarray, "map head"]:
     n = len(table.heads)
-    _check_k(k, n)
+    count(k, "k", 1, n)
     marked = np.zeros(table.values.shape)
     tied: dict[int, int] = {}
     for i, row in enumerate(table.values):

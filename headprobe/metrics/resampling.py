@@ -11,6 +11,7 @@ from jaxtyping import Int
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from headprobe._validation import count, seed
 from headprobe.activations import HeadActivations
 from headprobe.errors import InputError
 from headprobe.metrics._features import example_groups
@@ -80,13 +81,13 @@ def group_resamples(
     >>> [rows.tolist() for rows in group_resamples([0, 0, 0, 0, 1, 1, 1], list("aabcdef"), n_resamples=2)]
     [[3, 3, 0, 1, 4, 6, 6], [2, 3, 2, 4, 4, 5]]
     """
-    _check_count(n_resamples, "n_resamples")
-    _check_seed(random_state)
+    count(n_resamples, "n_resamples")
+    seed(random_state)
     members, strata = _strata(y, groups, stratify, RESAMPLED_GROUPS)
     classes = _classes(y) if stratify else None
     drawn = []
-    for seed in np.random.SeedSequence(random_state).spawn(n_resamples):
-        rng = np.random.default_rng(seed)
+    for sequence in np.random.SeedSequence(random_state).spawn(n_resamples):
+        rng = np.random.default_rng(sequence)
         while True:
             chosen = np.concatenate([rng.choice(stratum, len(stratum)) for stratum in strata])
             if classes is None or _enough_groups(classes, members, np.unique(chosen)):
@@ -103,7 +104,7 @@ def _group_subsets(
     stratify: bool = True,
 ) -> list[Int[np.ndarray, " row"]]:
     """Draw nested subsets of whole groups, each with about the same share of every class."""
-    _check_seed(random_state)
+    seed(random_state)
     members, strata = _strata(y, groups, stratify, MIN_GROUPS)
     classes = _classes(y) if stratify else None
     sizes = list(sizes)
@@ -123,21 +124,6 @@ def _group_subsets(
                 f"{enough[0]}"
             )
     return [np.sort(np.concatenate([members[i] for i in order[:size]])) for size in sizes]
-
-
-def _check_count(number: int, name: str) -> None:
-    """Raise unless a number of repetitions is a whole number of 1 or more."""
-    if not isinstance(number, int | np.integer) or isinstance(number, bool) or number < 1:
-        raise InputError(f"{name} must be a whole number of 1 or more, got {number!r}")
-
-
-def _check_seed(random_state: int) -> None:
-    """Raise unless a seed is one that gives the same numbers again."""
-    if not isinstance(random_state, int | np.integer) or isinstance(random_state, bool) or random_state < 0:
-        raise InputError(
-            f"random_state must be a whole number of 0 or more, so that the result can be had again, got "
-            f"{random_state!r}"
-        )
 
 
 def _classes(y: Any) -> np.ndarray:
@@ -332,13 +318,13 @@ def size_maps(
     >>> dict(size_maps(lda, z, y, sizes=[8, 16], n_repeats=3).sizes)
     {'size': 2, 'repeat': 3, 'layer': 2, 'head': 3}
     """
-    _check_count(n_repeats, "n_repeats")
-    _check_seed(random_state)
+    count(n_repeats, "n_repeats")
+    seed(random_state)
     take, labels, found = _data(acts_or_z, y, groups)
     seeds = np.random.SeedSequence(random_state).generate_state(n_repeats, np.uint64)
     by_repeat = {}
-    for repeat, seed in enumerate(seeds):
-        subsets = _group_subsets(labels, found, sizes, int(seed), stratify)
+    for repeat, own in enumerate(seeds):
+        subsets = _group_subsets(labels, found, sizes, int(own), stratify)
         maps = {
             int(size): _apply(function, take, rows, f"repeat {repeat} of {size} groups")
             for size, rows in zip(sizes, subsets, strict=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,20 +12,26 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from headprobe._validation import seed
 from headprobe.activations import HeadActivations
 from headprobe.errors import InputError
 from headprobe.heads import Head
-from headprobe.metrics._batch import BAR_DELAY, Batch, is_large, load_batch, one_thread
-from headprobe.metrics._features import KINDS, Features, example_groups, label_array, read_features, read_target
-from headprobe.metrics.gaussian import kl, lda, lda_plain, rsa
+from headprobe.metrics import gaussian, mmd, nmi, probe_scores, spectrum
+from headprobe.metrics._features import (
+    BAR_DELAY,
+    Batch,
+    Features,
+    example_groups,
+    head_map,
+    is_large,
+    label_array,
+    read_features,
+    read_target,
+    score_heads,
+)
 from headprobe.metrics.linear_probe import fold_index
-from headprobe.metrics.mmd import DIRECTIONS, mmd, mmd_unbiased
-from headprobe.metrics.nmi import RESTARTS, nmi
+from headprobe.metrics.metric import Metric
 from headprobe.metrics.normalisation import combine, min_max
-from headprobe.metrics.probe_scores import CONTROLS, probe_auroc, probe_r2, sav, selectivity
-from headprobe.metrics.resampling import _check_seed
-from headprobe.metrics.spectrum import cka, entropy, ldr
-from headprobe.scores import score_map
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -39,129 +44,9 @@ __all__ = [
     "saliency",
 ]
 
-CLASSES = ("binary", "multiclass")
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A score of how well a head's output goes with a target, computed for many heads at once.
-
-    Parameters
-    ----------
-    name
-        What the metric is called in score maps.
-    function
-        Takes a `headprobe.metrics._batch.Batch` of heads and the target `[example]`, and the arguments named by
-        `takes`; returns `[head]`, higher for heads that go better with the target.
-    targets
-        Kinds of target it is defined for: the target comes as bool (`"binary"`), class numbers from 0
-        (`"multiclass"`) or float64 (`"continuous"`).
-    takes
-        Names of further arguments: `groups` (group numbers `[example]`, or None) and `random_state`.
-    rows
-        Whether it needs the features themselves, and not only their inner products, with n <= d as well.
-    numbers
-        Rough working memory of one head as a function of n and d, in float64 numbers.
-
-    Examples
-    --------
-    >>> peak = Metric("peak", lambda heads, y: heads.x.abs().amax((1, 2)), targets=("binary", "continuous"))
-    >>> peak.targets
-    ('binary', 'continuous')
-    """
-
-    name: str
-    function: Callable[..., Tensor]
-    targets: Sequence[str] = KINDS
-    takes: Sequence[str] = ()
-    rows: bool = True
-    numbers: Callable[[int, int], int] = lambda n, d: 4 * n * d
-
-    def __call__(
-        self,
-        heads: Float[Tensor, "head example d"] | Batch,
-        y: Tensor,
-        names: Sequence[str] | None = None,
-        random_state: int = 0,
-        groups: Tensor | None = None,
-    ) -> Float[Tensor, " head"]:
-        """Score some heads.
-
-        Parameters
-        ----------
-        heads
-            The features.
-        y
-            `[example]`, the target as said above.
-        names
-            Label of each head, for error text, where `heads` are bare features.
-        random_state
-            Seed.
-        groups
-            Group numbers `[example]`.
-
-        Returns
-        -------
-        Tensor
-            `[head]`, float64.
-
-        Raises
-        ------
-        InputError
-            If the result is not one finite number per head.
-        """
-        heads = Batch.of(heads, names)
-        given = {"groups": groups, "random_state": random_state}
-        scores = self.function(heads, y, **{name: given[name] for name in self.takes})
-        if not isinstance(scores, Tensor) or scores.shape != (heads.n_heads,):
-            found = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-            raise InputError(f"the metric {self.name!r} must return a tensor [{heads.n_heads}], got {found}")
-        wrong = torch.nonzero(~scores.isfinite())[:, 0].tolist()
-        if wrong:
-            raise InputError(
-                f"the metric {self.name!r} is {float(scores[wrong[0]])} for {len(wrong)} heads, the first is "
-                f"{heads.names[wrong[0]]}: leave the heads or the metric out"
-            )
-        return scores.to(torch.float64)
-
-
-def _square(n: int, d: int) -> int:
-    return 8 * min(n, d) ** 2 + 4 * n * d * (n > d)
-
-
-def _kernel(n: int, d: int) -> int:
-    return n * (4 * DIRECTIONS + 4 * d) if is_large(n, d) else 3 * n * n
-
-
-def _clusters(n: int, d: int) -> int:
-    return 2 * n * d if is_large(n, d) else n * n + 6 * n * RESTARTS
-
-
-_BUILT_IN = (
-    Metric("lda", lda, CLASSES, rows=False, numbers=_square),
-    Metric("lda_plain", lda_plain, CLASSES, numbers=_square),
-    Metric("kl", kl, CLASSES, rows=False, numbers=_square),
-    Metric("mmd", mmd, CLASSES, ("random_state",), rows=False, numbers=_kernel),
-    Metric("mmd_unbiased", mmd_unbiased, CLASSES, ("random_state",), rows=False, numbers=_kernel),
-    Metric("nmi", nmi, CLASSES, ("random_state",), rows=False, numbers=_clusters),
-    Metric("rsa", rsa, CLASSES),
-    Metric("ldr", ldr, CLASSES),
-    Metric("entropy", entropy, KINDS, rows=False, numbers=_square),
-    Metric("cka", cka, KINDS, rows=False, numbers=_square),
-    Metric("auroc", probe_auroc, CLASSES, ("groups",), rows=False, numbers=_square),
-    Metric(
-        "selectivity",
-        selectivity,
-        CLASSES,
-        ("groups", "random_state"),
-        rows=False,
-        numbers=lambda n, d: _square(n, d) + 8 * n * CONTROLS,
-    ),
-    Metric("sav", sav, CLASSES, ("groups",), numbers=lambda n, d: 8 * n * d),
-    Metric("r2", probe_r2, ("continuous",), ("groups",), rows=False, numbers=_square),
-)
-
-METRICS: dict[str, Metric] = {metric.name: metric for metric in _BUILT_IN}
+METRICS: dict[str, Metric] = {
+    metric.name: metric for file in (gaussian, mmd, nmi, spectrum, probe_scores) for metric in file.METRICS
+}
 """Metrics by name."""
 
 
@@ -194,12 +79,6 @@ def _metric(metric: str | Metric | Callable[..., Any]) -> Metric:
 
     return Metric(getattr(metric, "__name__", repr(metric)), scores)
 
-
-# Working memory of the heads that are scored at a time, on the processor and on other devices: more than needed to
-# keep the overhead of small batches low would leave the caches.
-CHUNK_BYTES = 64 * 2**20
-
-DEVICE_CHUNK_BYTES = 2**30
 
 # A head that varies less over a part of the examples than so much of all of it is looked at on its own.
 ROUNDING = 1e-6
@@ -282,7 +161,7 @@ def saliency(
     (('metric', 'layer', 'head'), 1)
     """
     _find_metrics(metrics)
-    _check_seed(random_state)
+    seed(random_state)
     features, y = read_features(acts_or_z, y, leave_out)
     n = len(features.ids)
     wanted = read_target(y, n, target)
@@ -294,8 +173,8 @@ def saliency(
         own = None if numbers is None else numbers.to(batch.device)
         return [metric(batch, labels, batch.names, random_state, own) for metric in chosen]
 
-    values = _over_heads(score, features, chosen, len(chosen), progress)
-    return _as_map(values, features, chosen)
+    values = _scored(score, features, chosen, progress)
+    return head_map(values, features, [metric.name for metric in chosen], "saliency")
 
 
 def _saliency_of_parts(
@@ -331,8 +210,9 @@ def _saliency_of_parts(
             return done
 
         try:
-            values = _over_heads(score, features, chosen, len(chosen) * len(parts), progress)
-            maps = [_as_map(part, features, chosen) for part in np.split(values, len(parts))]
+            values = _scored(score, features, chosen, progress)
+            names = [metric.name for metric in chosen]
+            maps = [head_map(part, features, names, "saliency") for part in np.split(values, len(parts))]
         except _NearlyConstant:  # on its own a part is checked in full
             maps = []
     if not maps:
@@ -344,49 +224,6 @@ def _saliency_of_parts(
 
 class _NearlyConstant(Exception):
     """A head hardly varies over a part of the examples."""
-
-
-def _over_heads(
-    score: Callable[[Batch], list[Tensor]],
-    features: Features,
-    chosen: Sequence[Metric],
-    n_scores: int,
-    progress: bool,
-) -> Float[np.ndarray, "score prompt layer head"]:
-    """Scores of all heads under all prompts, some heads at a time."""
-    n, layers, heads = len(features.ids), features.layers, features.heads
-    prompts = range(len(features.prompts or [None]))
-    values = np.full((n_scores, len(prompts), len(layers), len(heads)), np.nan)
-    rows = any(metric.rows for metric in chosen)
-    total = len(prompts) * sum(len(block.heads) for block in features.blocks)
-    with (
-        torch.no_grad(),
-        one_thread(),
-        tqdm(total=total, desc="score heads", unit="head", delay=BAR_DELAY, disable=not progress, leave=False) as bar,
-    ):
-        for block in features.blocks:
-            row = np.array([layers.index(head.layer) for head in block.heads])
-            column = np.array([heads.index(head.head) for head in block.heads])
-            size = _heads_at_once(n, block.z, chosen, rows)
-            for p in prompts:
-                for start in range(0, len(block.heads), size):
-                    part = range(start, min(start + size, len(block.heads)))
-                    batch = load_batch(features, block, p, part, rows)
-                    for s, scores in enumerate(score(batch)):
-                        values[s, p, row[part], column[part]] = scores.cpu().numpy()
-                    bar.update(len(part))
-    return values
-
-
-def _as_map(values: np.ndarray, features: Features, chosen: Sequence[Metric]) -> xr.DataArray:
-    return score_map(
-        values if features.prompts else values[:, 0],
-        metrics=[metric.name for metric in chosen],
-        prompts=features.prompts,
-        layers=features.layers,
-        heads=features.heads,
-        name="saliency",
-    ).assign_attrs(features.origin)
 
 
 def _groups(acts_or_z: Any, groups: Any, n: int, used: bool) -> Tensor | None:
@@ -405,13 +242,18 @@ def _groups(acts_or_z: Any, groups: Any, n: int, used: bool) -> Tensor | None:
     return None if found is None else torch.from_numpy(fold_index(found, n))
 
 
-def _heads_at_once(n: int, z: Any, metrics: Sequence[Metric], rows: bool) -> int:
-    d = z.shape[-1]
-    # The features while they are read, the inner products, and what the most demanding metric works with.
-    numbers = (
-        (n * d if rows or n > d else 0)
-        + (0 if is_large(n, d) else n * n)
-        + max(metric.numbers(n, d) for metric in metrics)
-    )
-    on_device = isinstance(z, Tensor) and z.device.type not in ("cpu", "mps")
-    return max(1, (DEVICE_CHUNK_BYTES if on_device else CHUNK_BYTES) // (8 * numbers))
+def _scored(
+    score: Callable[[Batch], list[Tensor]], features: Features, chosen: Sequence[Metric], progress: bool
+) -> Float[np.ndarray, "score prompt layer head"]:
+    """Scores of all heads, in one thread where the features lie."""
+    rows = any(metric.rows for metric in chosen)
+
+    def memory(n: int, d: int) -> int:
+        # The features while they are read, the inner products, and what the most demanding metric works with.
+        read, products = n * d * (rows or n > d), n * n * (not is_large(n, d))
+        return 8 * (read + products + max(metric.numbers(n, d) for metric in chosen))
+
+    def numbers(batch: Batch) -> np.ndarray:
+        return torch.stack(score(batch)).cpu().numpy()
+
+    return score_heads(numbers, features, memory, "score heads", progress, rows=rows, threaded=False)

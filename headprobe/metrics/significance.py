@@ -23,14 +23,14 @@ from jaxtyping import Shaped
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from headprobe._validation import notice
+from headprobe._validation import choice, count, notice, seed
 from headprobe.errors import InputError
 from headprobe.heads import Head
-from headprobe.metrics._batch import Batch, over_heads
-from headprobe.metrics._features import Chunk, checked_features, head_map, label_array
-from headprobe.metrics._labellings import Data, bytes_per_head, read_data, score_labellings
+from headprobe.metrics._features import CPU, Batch, head_map, label_array, load_batch, score_heads
+from headprobe.metrics._labellings import Data, memory_of, read_data, score_labellings
 from headprobe.metrics.intervals import WinnersCurse, bootstrap_intervals, winners_curse
 from headprobe.metrics.linear_probe import fold_index
+from headprobe.metrics.metric import Metric
 from headprobe.metrics.null import (
     MaxStatistic,
     NullScale,
@@ -44,8 +44,7 @@ from headprobe.metrics.null import (
     q_values,
     step_down_p,
 )
-from headprobe.metrics.resampling import _check_seed
-from headprobe.metrics.saliency import Metric, _find_metrics
+from headprobe.metrics.saliency import _find_metrics
 from headprobe.metrics.stability import rss
 
 __all__ = [
@@ -171,11 +170,9 @@ def relabellings(
     """
     n = len(y)
     labels = label_array(y, n)
-    if not isinstance(n_permutations, int | np.integer) or isinstance(n_permutations, bool) or n_permutations < 1:
-        raise InputError(f"n_permutations must be a whole number of 1 or more, got {n_permutations!r}")
-    _check_seed(random_state)
-    if scheme not in ("auto", *SCHEMES):
-        raise InputError(f"unknown scheme {scheme!r}: known are {['auto', *SCHEMES]}")
+    count(n_permutations, "n_permutations")
+    seed(random_state)
+    choice(scheme, "scheme", ("auto", *SCHEMES))
     if scheme in ("groups", "within", "shift") and groups is None:
         raise InputError(f"scheme {scheme!r} needs groups: give the group (such as the video) of every example")
     values, codes = np.unique(labels, return_inverse=True)
@@ -387,13 +384,11 @@ def max_statistic(
     drawn = relabellings(given.numpy(), data.groups, n_permutations, random_state, scheme)
     labels = torch.cat([given[None], torch.from_numpy(drawn.labels)])
 
-    def score(chunk: Chunk) -> np.ndarray:
-        batch = Batch(chunk.x, chunk.names, centre=chunk.centre)
+    def score(batch: Batch) -> np.ndarray:
         return score_labellings(chosen, batch, labels, data.groups, random_state).T
 
-    memory = bytes_per_head(chosen, data.n, data.d, len(labels))
-    scored = over_heads(score, data.features, memory, "relabel", progress)
-    maps = head_map(data.features, scored, [str(i) for i in range(len(labels))], "score")
+    scored = score_heads(score, data.features, memory_of(chosen, len(labels)), "relabel", progress)
+    maps = head_map(scored, data.features, range(len(labels)), "score")
     if instability_penalty is not None:
         if "prompt" not in maps.dims:
             raise InputError("instability_penalty is for scores under several prompts, but there is no prompt axis")
@@ -430,7 +425,7 @@ def _warn_of_spread(data: Data, result: MaxStatistic) -> None:
     for block in data.features.blocks:
         for at, head in enumerate(block.heads):
             for prompt in range(len(data.features.prompts or [None])) if head in named else ():
-                x = checked_features(data.features, block, prompt, slice(at, at + 1))[0][0].numpy()
+                x = load_batch(data.features, block, prompt, range(at, at + 1), device=CPU).x[0].numpy()
                 apart = np.empty(data.n)
                 for c in np.unique(codes):
                     own = x[codes == c]

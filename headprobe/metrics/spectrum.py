@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from headprobe.errors import InputError
-from headprobe.metrics._batch import Batch
+from headprobe.metrics._features import CLASSES, KINDS, Batch, square
+from headprobe.metrics.metric import Metric
 
 __all__ = ["cka", "entropy", "ldr"]
 
@@ -166,3 +167,11 @@ def cka(x: Float[Tensor, "head example d"] | Batch, y: Tensor) -> Float[Tensor, 
         shared = (batch.x.mT @ columns).square().sum((1, 2))
         own = torch.linalg.matrix_norm(batch.x.mT @ batch.x)
     return (shared / (own * torch.linalg.matrix_norm(columns.T @ columns))).clamp(max=1)
+
+
+METRICS = (
+    Metric("ldr", ldr, CLASSES),
+    Metric("entropy", entropy, KINDS, rows=False, numbers=square),
+    Metric("cka", cka, KINDS, rows=False, numbers=square),
+)
+"""What this file adds to `headprobe.metrics.saliency.METRICS`."""

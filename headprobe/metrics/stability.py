@@ -9,13 +9,13 @@ of whole maps (`headprobe.metrics.agreement`), how far selections agree beyond c
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
 
+from headprobe._validation import count, number
 from headprobe.errors import InputError
 from headprobe.heads import HeadSet
 from headprobe.metrics.agreement import icc, jaccard, mean_agreement, rank_correlation
@@ -183,8 +183,7 @@ def nogueira(
 def _nogueira(sets: Float[np.ndarray, "map head"], confidence: float) -> StabilityIndex:
     from scipy.stats import norm
 
-    if not 0 < confidence < 1:
-        raise InputError(f"confidence must lie between 0 and 1, such as 0.95, got {confidence!r}")
+    number(confidence, "confidence", above=0, below=1)
     m, d = sets.shape
     frequency, sizes = sets.mean(0), sets.sum(1)
     share = sizes.mean() / d  # of the heads that a set holds on average
@@ -269,8 +268,7 @@ def stable_selection(
     >>> found.heads.labels, found.expected_false_positives
     (('L0H2',), 0.5)
     """
-    if not 0.5 < threshold <= 1:
-        raise InputError(f"threshold must be above 0.5 and at most 1 (the bound needs a majority), got {threshold!r}")
+    number(threshold, "threshold", above=0.5, most=1)  # the bound needs a majority
     sets, table = chosen(score_map, k, dim)
     frequency = sets.mean(0)
     kept = [i for i in table.best_first(frequency) if frequency[i] >= threshold - 1e-12]
@@ -311,11 +309,8 @@ def selection_threshold(expected_false_positives: float, k: float, n_heads: int)
     >>> selection_threshold(1.0, k=20, n_heads=784)
     0.7551020408163265
     """
-    if not (expected_false_positives > 0 and 0 < k <= n_heads):
-        raise InputError(
-            f"expected_false_positives must be above 0 and k from 1 to n_heads, got {expected_false_positives!r}, "
-            f"{k!r} and {n_heads!r}"
-        )
+    number(expected_false_positives, "expected_false_positives", above=0)
+    number(k, "k", above=0, most=count(n_heads, "n_heads"))
     threshold = (k * k / (expected_false_positives * n_heads) + 1) / 2
     if threshold > 1:
         most = int((expected_false_positives * n_heads) ** 0.5)
@@ -456,7 +451,6 @@ def rss(score_map: xr.DataArray, instability_penalty: float = 0.5, dim: str = "p
     >>> rss(score_map([[[1.0, 0.8]], [[0.0, 0.6]]], prompts=["p1", "p2"])).values.round(3).tolist()
     [[0.25, 0.65]]
     """
-    if not (math.isfinite(instability_penalty) and instability_penalty >= 0):
-        raise InputError(f"instability_penalty must be 0 or more, got {instability_penalty!r}")
+    number(instability_penalty, "instability_penalty", 0)
     robust = mean(score_map, dim) - instability_penalty * standard_deviation(score_map, dim)
     return robust.rename("RSS").assign_attrs(score_map.attrs)

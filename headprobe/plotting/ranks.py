@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
+from headprobe._validation import count
 from headprobe.errors import InputError
 from headprobe.heads import Head, HeadSet
 from headprobe.metrics.ranks import ranks, repeats
@@ -30,7 +31,6 @@ from headprobe.plotting._canvas import (
     small,
 )
 from headprobe.plotting._cells import as_map, best, marked_and_named, same_cells
-from headprobe.scores import _check_k
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -101,7 +101,7 @@ def rank_plot(
     n = len(places)
     marked, named = marked_and_named(shown, mark, annotate_top)
     if k is not None:
-        _check_k(k, n)
+        count(k, "k", 1, n)
     ax = new_axes(6.0, 3.4) if ax is None else ax
     rows, columns = np.array([place[:2] for place in places]).T
     scores, at = shown.values[rows, columns], np.arange(1, n + 1)
@@ -197,7 +197,7 @@ def consensus_plot(
     if missing:
         raise InputError(f"{', '.join(missing)} has no score among the {n} heads that have one")
     if k is not None:
-        _check_k(k, n)
+        count(k, "k", 1, n)
     present = np.isfinite(table.one.values)
     rank = ranks(score_map).values[:, present]
     at, names = np.arange(len(rank), dtype=float), list(table.names)
@@ -315,7 +315,7 @@ def stability_plot(
     marked, named = marked_and_named(score, mark, annotate_top)
     n = len(table.heads)
     if k is not None:
-        _check_k(k, n)
+        count(k, "k", 1, n)
     ax = new_axes(5.6, 4.2) if ax is None else ax
     there = np.isfinite(center)
     dots = np.column_stack([spread[there], center[there]])

@@ -18,16 +18,13 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
+from headprobe._validation import choice, count, number
 from headprobe.activations import HeadActivations
 from headprobe.errors import InputError
 from headprobe.heads import Head
 from headprobe.metrics._features import example_groups
-from headprobe.metrics.resampling import _check_count
 
 __all__ = ["KINDS", "HeadProbe"]
-
-_NUMBER = int | float | np.integer | np.floating
-"""What a parameter that is a number may be."""
 
 
 def _as_array(X: Any) -> Any:
@@ -180,14 +177,11 @@ class HeadProbe(ClassifierMixin, BaseEstimator):
         InputError
             If the kind is unknown, a number is out of range, or there is one class only.
         """
-        if self.kind not in KINDS:
-            raise InputError(f"unknown kind of probe {self.kind!r}: known are {list(KINDS)}")
-        if not (isinstance(self.C, _NUMBER) and np.isfinite(self.C) and self.C > 0):
-            raise InputError(f"C must be a finite number above 0, got {self.C!r}")
-        if not (isinstance(self.alpha, _NUMBER) and np.isfinite(self.alpha) and self.alpha >= 0):
-            raise InputError(f"alpha must be a finite number of 0 or more, got {self.alpha!r}")
-        _check_count(self.hidden, "hidden")
-        _check_count(self.max_iter, "max_iter")
+        choice(self.kind, "kind", KINDS)
+        number(self.C, "C", above=0)
+        number(self.alpha, "alpha", 0)
+        count(self.hidden, "hidden")
+        count(self.max_iter, "max_iter")
         for name, value in (("balanced", self.balanced), ("standardise", self.standardise)):
             if not isinstance(value, bool):
                 raise InputError(f"{name} is {value!r}; it must be True or False.")

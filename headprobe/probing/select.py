@@ -12,15 +12,14 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from headprobe._validation import notice
+from headprobe._validation import count, notice, number, seed
 from headprobe.errors import InputError, SelectionError
 from headprobe.heads import Head, HeadSet
 from headprobe.metrics._labellings import Data, group_halves, read_data, score_parts
 from headprobe.metrics.ranks import selection_frequency
-from headprobe.metrics.resampling import _check_count, _check_seed
 from headprobe.metrics.saliency import Metric, _find_metrics
 from headprobe.metrics.significance import max_statistic
-from headprobe.probing.probe import _NUMBER, _flatten
+from headprobe.probing.probe import _flatten
 from headprobe.scores import _say_tied, cut
 
 if TYPE_CHECKING:
@@ -291,13 +290,14 @@ class HeadSelector(TransformerMixin, BaseEstimator):
             raise InputError("the selector has no condition: give k, max_fwer, max_fdr, or min_frequency with k")
         for name in ("k", "n_permutations", "n_resamples"):
             if getattr(self, name) is not None:
-                _check_count(getattr(self, name), name)
-        _check_seed(self.random_state)
+                count(getattr(self, name), name)
+        seed(self.random_state)
         for name in ("max_fwer", "max_fdr"):
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, _NUMBER) and 0 < value < 1):
-                raise InputError(f"{name} must be between 0 and 1, such as 0.05, got {value!r}")
-            if value is not None and value * (1 + self.n_permutations) * (1 + 1e-12) < 1:
+            if (
+                value is not None
+                and number(value, name, above=0, below=1) * (1 + self.n_permutations) * (1 + 1e-12) < 1
+            ):
                 raise InputError(
                     f"{name} is {value}, but {self.n_permutations} permutations show no p-value below "
                     f"{1 / (1 + self.n_permutations):.3g}: use n_permutations={int(np.ceil(1 / value)) - 1} or more"
@@ -305,8 +305,7 @@ class HeadSelector(TransformerMixin, BaseEstimator):
         if self.min_frequency is not None:
             if self.k is None:
                 raise InputError("min_frequency needs k: it is the share of half-samples with a head among the best k")
-            if not (isinstance(self.min_frequency, _NUMBER) and 0.5 < self.min_frequency <= 1):
-                raise InputError(f"min_frequency must be above 0.5 and at most 1, got {self.min_frequency!r}")
+            number(self.min_frequency, "min_frequency", above=0.5, most=1)
             if self.n_resamples % 2:
                 raise InputError(f"n_resamples must be even (halves come in pairs), got {self.n_resamples!r}")
 

@@ -15,15 +15,13 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from headprobe._validation import notice
+from headprobe._validation import count, notice, number, seed
 from headprobe.activations import HeadActivations
 from headprobe.errors import HeadprobeWarning, InputError, SelectionError
 from headprobe.heads import HeadSet
-from headprobe.metrics._batch import BAR_DELAY
-from headprobe.metrics._features import label_array
+from headprobe.metrics._features import BAR_DELAY, label_array
 from headprobe.metrics.intervals import corrected_interval
 from headprobe.metrics.linear_probe import fold_index
-from headprobe.metrics.resampling import _check_count, _check_seed
 from headprobe.metrics.significance import relabellings
 from headprobe.probing.probe import HeadProbe, _as_array, _flatten
 from headprobe.probing.select import HeadSelector
@@ -139,17 +137,17 @@ def cross_validate(
     controls = [control] if isinstance(control, str) else list(control)
     z, y, fold = _check_data(z, y, groups)
     _check_controls(controls, selector, untrained, z)
-    for name, count in (("n_splits", n_splits), ("n_repeats", n_repeats), ("n_draws", n_draws)):
-        _check_count(count, name)
+    for name, value in (("n_splits", n_splits), ("n_repeats", n_repeats), ("n_draws", n_draws)):
+        count(value, name)
     grouped = None if groups is None else fold
-    _check_seed(random_state)
+    seed(random_state)
     if scoring == "roc_auc" and len(np.unique(y)) > 2:
         raise InputError(
             f"scoring 'roc_auc' is for two classes, got {len(np.unique(y))}: use 'roc_auc_ovr' (each against the rest) "
             "or 'balanced_accuracy'"
         )
     fit = _Fit(clone(probe if probe is not None else HeadProbe()), selector, grouped, get_scorer(scoring))
-    seeds = [int(seed) for seed in np.random.SeedSequence(random_state).generate_state(n_repeats)]
+    seeds = [int(drawn) for drawn in np.random.SeedSequence(random_state).generate_state(n_repeats)]
     splits = list(_splits(y, fold, n_splits, seeds))
     shuffled: Any = ()
     if "shuffled_labels" in controls:
@@ -224,8 +222,7 @@ def summarise(table: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
     """
     import pandas as pd
 
-    if not 0 < level < 1:
-        raise InputError(f"level must be between 0 and 1, such as 0.95, got {level!r}")
+    number(level, "level", above=0, below=1)
     needed = ["condition", "repeat", "fold", "draw", "score", "n_train", "n_test"]
     missing = [name for name in needed if name not in table.columns]
     if missing or "probe" not in set(table["condition"]):
@@ -318,21 +315,21 @@ def _splits(y: np.ndarray, fold: np.ndarray, n_splits: int, seeds: list[int]) ->
             f"n_splits={n_splits} needs 2 classes or more, as many groups of each, and 2 splits or more"
         )
     single = len(np.unique(fold)) == len(fold)
-    rows = np.zeros(len(y))
-    for repeat, seed in enumerate(seeds):
+    empty = np.zeros(len(y))
+    for repeat, drawn in enumerate(seeds):
         if single:
-            parts = StratifiedKFold(n_splits, shuffle=True, random_state=seed).split(rows, codes)
+            parts = StratifiedKFold(n_splits, shuffle=True, random_state=drawn).split(empty, codes)
         else:
-            parts = StratifiedGroupKFold(n_splits, shuffle=True, random_state=seed).split(rows, codes, fold)
-        for number, (train, test) in enumerate(parts):
-            for name, part in (("training", train), ("test", test)):
-                lacking = sorted(set(range(len(classes))) - set(codes[part].tolist()))
+            parts = StratifiedGroupKFold(n_splits, shuffle=True, random_state=drawn).split(empty, codes, fold)
+        for part, (train, test) in enumerate(parts):
+            for name, rows in (("training", train), ("test", test)):
+                lacking = sorted(set(range(len(classes))) - set(codes[rows].tolist()))
                 if lacking:
                     raise InputError(
-                        f"the {name} part of split {number} has no example of label {classes[lacking[0]].item()!r}: "
+                        f"the {name} part of split {part} has no example of label {classes[lacking[0]].item()!r}: "
                         "use fewer splits, or give more groups of it"
                     )
-            yield _Split(repeat, number, train, test)
+            yield _Split(repeat, part, train, test)
 
 
 def _draw(condition: str, heads: HeadSet, shape: tuple[int, ...], rng: np.random.Generator) -> HeadSet:

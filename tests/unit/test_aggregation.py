@@ -34,7 +34,7 @@ def test_reciprocal_rank_fusion_by_hand():
     expected = [1 / 61 + 1 / 62 + 1 / 61, 1 / 62.5 + 1 / 61 + 1 / 62, 1 / 62.5 + 1 / 64 + 1 / 63, 2 / 64 + 1 / 63]
     np.testing.assert_allclose(reciprocal_rank_fusion(MAPS).values, [expected])
     np.testing.assert_allclose(reciprocal_rank_fusion(MAPS, constant=0).values[0, 0], 2.5)
-    with pytest.raises(InputError, match="constant of reciprocal rank fusion must be 0 or more, got -1"):
+    with pytest.raises(InputError, match="constant is -1; it must be a number of at least 0"):
         reciprocal_rank_fusion(MAPS, constant=-1)
 
 

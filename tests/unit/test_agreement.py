@@ -74,7 +74,7 @@ def test_rank_correlation_refuses():
     maps = stacked([[4.0, 3.0], [1.0, 1.0]])
     with pytest.raises(InputError, match="prompt=p1: all 2 heads score the same, so they have no ranks to correlate"):
         rank_correlation(maps)
-    with pytest.raises(InputError, match="unknown rank correlation 'tau': known are"):
+    with pytest.raises(InputError, match="method is 'tau'; choose one of 'spearman'"):
         rank_correlation(maps, "tau")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="2 or more maps along 'prompt' are needed, got 1"):
         rank_correlation(maps.isel(prompt=[0]))
@@ -96,7 +96,7 @@ def test_jaccard_refuses():
     maps = stacked([[5.0, 4.0], [5.0, 4.0]])
     with pytest.raises(InputError, match=r"holds scores, not a selection of 1 and 0: say how many heads to take \(k="):
         jaccard(maps)
-    with pytest.raises(InputError, match=r"k must be a whole number from 1 to 2 .* got 3"):
+    with pytest.raises(InputError, match=r"k is 3; it must be an integer from 1 to 2"):
         jaccard(maps, 3)
     with pytest.raises(InputError, match="prompt=p1: no head is chosen"):
         jaccard(stacked([[1.0, 0.0], [0.0, 0.0]]))

@@ -4,8 +4,7 @@ import torch
 from equality import close, same_bits
 
 from headprobe.errors import InputError
-from headprobe.metrics._batch import load_batch
-from headprobe.metrics._features import read_features
+from headprobe.metrics._features import load_batch, read_features
 
 
 def load(z, part=None, rows=True, prompt=0):
@@ -44,7 +43,7 @@ def test_strides_and_prompts():
 
 
 def test_inner_products_in_blocks(monkeypatch):
-    from headprobe.metrics import _batch as module
+    from headprobe.metrics import _features as module
 
     whole = load(z_of(), rows=False).gram
     monkeypatch.setattr(module, "BLOCK_BYTES", 3 * 8 * 6 * 8)

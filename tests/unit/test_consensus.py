@@ -32,10 +32,10 @@ def test_metrics_are_combined_first():
 
 def test_unknown_methods_are_refused():
     m = score_map(np.zeros((1, 1, 1)), prompts=["a"])
-    text = r"unknown consensus method 'copeland': known are \['rss', 'borda', 'median_rank', 'robust_rank_aggregation'"
+    text = r"method is 'copeland'; choose one of 'rss', 'borda', 'median_rank', 'robust_rank_aggregation'"
     with pytest.raises(InputError, match=text):
         consensus(m, 1, method="copeland")
-    with pytest.raises(InputError, match="unknown normalisation 'z'"):
+    with pytest.raises(InputError, match="normalise is 'z'; choose one of"):
         consensus(m.expand_dims("metric"), 1, normalise="z")  # type: ignore[arg-type]
 
 
@@ -69,7 +69,7 @@ def test_heads_that_do_not_exist_are_never_chosen(method):
     m = score_map(values, prompts=["a", "b", "c"])
     assert np.isnan(consensus_scores(m, method).values).sum() == 2
     assert {h.label for h in consensus(m, 10, method)}.isdisjoint({"L1H2", "L1H3"})
-    with pytest.raises(InputError, match=r"k must be a whole number from 1 to 10 .* got 11"):
+    with pytest.raises(InputError, match=r"k is 11; it must be an integer from 1 to 10"):
         consensus(m, 11, method)
 
 

@@ -9,14 +9,15 @@ from headprobe.activations import HeadActivations, _dense, example_table
 from headprobe.errors import InputError
 from headprobe.examples import Example
 from headprobe.heads import HeadSet
+from headprobe.metrics import _features as module
 from headprobe.metrics._features import (
-    checked_features,
-    chunks,
     example_groups,
     head_map,
     label_array,
+    load_batch,
     read_features,
     resolution,
+    score_heads,
 )
 from headprobe.provenance import Provenance
 
@@ -46,40 +47,54 @@ def test_activations_and_arrays_are_read_alike():
     assert dict(features.origin) == {}
 
 
+def places(batch):
+    """10 times the layer and the number of each head."""
+    return np.array([[10 * int(name[1]) + int(name[3]) for name in batch.names]])
+
+
 def test_a_map_has_every_score_in_its_place_and_nan_where_there_is_no_head():
     features, _ = read_features(activations())
-    scored = [(c, np.array([100 * c.prompt + 10 * h.layer + h.head for h in c.heads])) for c in chunks(features, 1)]
-    found = head_map(features, scored, None, "place")
+    scored = score_heads(
+        lambda batch: np.concatenate([places(batch), -places(batch)]), features, lambda n, d: 1, "place"
+    )
+    found = head_map(scored, features, ["up", "down"], "place")
     nan = np.nan
-    assert close(found.values, [[[0, 1, 2], [nan, 21, nan]], [[100, 101, 102], [nan, 121, nan]]])
-    assert found.dims == ("prompt", "layer", "head")
+    assert close(found.sel(metric="up").values, [[[0, 1, 2], [nan, 21, nan]]] * 2)
+    assert close(found.sel(metric="down").values, -found.sel(metric="up").values)
+    assert found.dims == ("metric", "prompt", "layer", "head")
     assert found["layer"].values.tolist() == [0, 2]
     assert (found.name, found.attrs) == ("place", {"model": "m"})
-    both = head_map(features, [(c, np.stack([v, -v])) for c, v in scored], ["up", "down"], "place")
-    assert close(both.sel(metric="down").values, -found.values)
 
 
-def test_chunks_hold_every_head_once_whatever_their_size():
+@pytest.mark.parametrize("threaded", [True, False])
+def test_every_head_is_scored_once_whatever_their_number_at_a_time(threaded, monkeypatch):
     features, _ = read_features(np.random.default_rng(0).normal(size=(2, 5, 2, 3, 4)), range(5))
-    whole = [(c.prompt, name, x) for c in chunks(features, 1) for name, x in zip(c.names, c.x, strict=True)]
-    assert [(p, n) for p, n, _ in whole] == [(p, f"L{i}H{j}") for p in (0, 1) for i in (0, 1) for j in (0, 1, 2)]
-    for limit in (1, 2, 5):
-        parts = [(c.prompt, n, x) for c in chunks(features, 1, limit) for n, x in zip(c.names, c.x, strict=True)]
-        assert [item[:2] for item in parts] == [item[:2] for item in whole]
-        assert all(close(a[2], b[2]) for a, b in zip(parts, whole, strict=True))
+    for limit, most in ((1, 1), (2, 2), (5, 5), (100, 6)):
+        monkeypatch.setattr(module, "THREADS_BYTES", limit * torch.get_num_threads())
+        monkeypatch.setattr(module, "CHUNK_BYTES", limit)
+        seen = []
+
+        def score(batch, seen=seen):
+            seen.append(batch.n_heads)
+            return np.concatenate([places(batch), batch.x[:, 0, :1].T.numpy()])
+
+        found = score_heads(score, features, lambda n, d: 1, "place", threaded=threaded)
+        assert (sum(seen), max(seen)) == (12, most)
+        assert close(found[0], [[[0, 1, 2], [10, 11, 12]]] * 2)
+        z = features.blocks[0].z
+        assert close(found[1], (z[:, 0] - z.mean(1))[..., 0])
 
 
-def test_checked_features_are_centred_and_of_size_1():
+def test_features_are_centred():
     z = np.array([[1.0, 10.0], [3.0, 10.0], [8.0, 40.0]]).reshape(3, 1, 1, 2)
     features, _ = read_features(z, [0, 1, 1])
-    x, centre = checked_features(features, features.blocks[0], 0, slice(0, 1))
-    # Means 4 and 20, the largest difference from them 20.
-    np.testing.assert_allclose(x[0].numpy(), [[-0.15, -0.5], [-0.05, -0.5], [0.2, 1.0]])
-    np.testing.assert_allclose(centre[0].numpy(), [0.2, 1.0])
-    for factor in (1e-3, 7.0, 1e5):
-        other, _ = read_features(factor * z, [0, 1, 1])
-        scaled, _ = checked_features(other, other.blocks[0], 0, slice(0, 1))
-        torch.testing.assert_close(scaled, x, rtol=1e-12, atol=0)
+    batch = load_batch(features, features.blocks[0], 0, range(1))
+    np.testing.assert_allclose(batch.x[0].numpy(), [[-3, -10], [-1, -10], [4, 20]])
+    np.testing.assert_allclose(batch.centre[0].numpy(), [4, 20])
+
+
+def all_heads(features):
+    score_heads(lambda batch: np.zeros((1, batch.n_heads)), features, lambda n, d: 1, "load")
 
 
 def test_errors_name_prompt_head_and_example():
@@ -87,10 +102,10 @@ def test_errors_name_prompt_head_and_example():
     list(acts.tensors.values())[1][1, 2, 0, 3] = torch.inf
     features, _ = read_features(acts)
     with pytest.raises(InputError, match=r"under prompt 'tell', the first in head L2H1, example 'e2': find out why"):
-        list(chunks(features, 1))
+        all_heads(features)
     list(acts.tensors.values())[1][1] = 5.0
     with pytest.raises(InputError, match=r"head L2H1 under prompt 'tell' has the same output for all 4 examples"):
-        list(chunks(features, 1))
+        all_heads(features)
     with pytest.raises(InputError, match=r"z is empty: shape \(1, 0, 2, 3, 4\)"):
         read_features(np.zeros((0, 2, 3, 4)), [])
 

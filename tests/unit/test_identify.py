@@ -49,7 +49,7 @@ def test_z_without_prompts_gets_one():
 
 def test_too_many_heads_are_refused():
     z, y = prompted()
-    with pytest.raises(InputError, match="k must be a whole number from 1 to 12"):
+    with pytest.raises(InputError, match="it must be an integer from 1 to 12"):
         identify(z, y, k=13)
 
 
@@ -72,5 +72,5 @@ def test_heads_of_a_model_whose_layers_have_different_heads():
     assert np.isnan(found.rss.values).tolist() == [[False] * 4, [False, False, True, True]]
     assert found.heads == consensus(found.saliency, 6)
     assert found.rss.attrs == {"model": "ragged"}
-    with pytest.raises(InputError, match=r"k must be a whole number from 1 to 6 \(the map has 6 heads\), got 7"):
+    with pytest.raises(InputError, match=r"k is 7; it must be an integer from 1 to 6"):
         identify(acts, k=7)

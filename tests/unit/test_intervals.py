@@ -190,11 +190,11 @@ def test_copies_of_examples_within_their_groups_move_no_interval() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda z: bootstrap_intervals(z, Y, level=95), "level must be between 0 and 1, such as 0.95, got 95"),
-        (lambda z: bootstrap_intervals(z, Y, kind="bca"), "unknown kind of interval 'bca'"),
+        (lambda z: bootstrap_intervals(z, Y, level=95), "level is 95; it must be a number above 0 and below 1"),
+        (lambda z: bootstrap_intervals(z, Y, kind="bca"), "kind is 'bca'; choose one of 'percentile', 'basic'"),
         (lambda z: bootstrap_intervals(z, Y, "lda", refit=False), "refit=False is for metric 'auroc' only, got 'lda'"),
         (lambda z: bootstrap_intervals(z, Y, []), "metrics must be different names"),
-        (lambda z: bootstrap_intervals(z, Y, n_resamples=0), "n_resamples must be a whole number of 1 or more, got 0"),
+        (lambda z: bootstrap_intervals(z, Y, n_resamples=0), "n_resamples is 0; it must be an integer of at least 1"),
         (lambda z: bootstrap_intervals(z, Y, groups=Y), "class 0 occurs in 1 group"),
     ],
 )

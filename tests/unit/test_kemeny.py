@@ -157,5 +157,5 @@ def test_heads_that_do_not_exist_and_one_head():
 
 @pytest.mark.parametrize("size", [0, 21, 3.0, True])
 def test_knots_that_cannot_be_asked_for(size):
-    with pytest.raises(InputError, match=f"exact_heads must be a whole number from 1 to 20, got {size!r}"):
+    with pytest.raises(InputError, match=f"exact_heads is {size!r}; it must be an integer from 1 to 20"):
         kemeny(stacked([[1.0, 2.0]]), exact_heads=size)

@@ -160,7 +160,7 @@ def test_fold_index_keeps_the_order_of_occurrence() -> None:
         (lambda x, y: loo_ridge_scores(x[0], y), r"x must be \[head, example, d\]"),
         (lambda x, y: loo_ridge_scores(x, y[:3]), r"got shapes \(3, 12, 5\) and \(3,\)"),
         (lambda x, y: loo_ridge_auroc(x, y[:3]), r"got shapes \(3, 12, 5\) and \(3,\)"),
-        (lambda x, y: loo_ridge_scores(x, y, penalty=0.0), "penalty must be a number above 0, got 0.0"),
+        (lambda x, y: loo_ridge_scores(x, y, penalty=0.0), "penalty is 0.0; it must be a number above 0"),
         (lambda x, y: loo_ridge_scores(x, y, weights=y), "weights must be one number above 0 per example"),
         (lambda x, y: loo_ridge_scores(x, y, groups=[0, 1]), "groups has 2 entries for 12 examples"),
         (lambda x, y: loo_ridge_scores(x, y, groups=3), "groups must be a sequence of one group per example, got 3"),

@@ -7,7 +7,7 @@ from equality import close
 
 import headprobe.metrics
 from headprobe.errors import InputError
-from headprobe.metrics._batch import Batch
+from headprobe.metrics._features import Batch
 from headprobe.metrics.saliency import METRICS, Metric, _find_metrics, saliency
 
 

@@ -103,7 +103,7 @@ def test_p_is_never_zero() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: q_values(score_map([[0.5]]), "fdr"), "unknown method 'fdr'"),
+        (lambda: q_values(score_map([[0.5]]), "fdr"), "method is 'fdr'; choose one of 'bh', 'by'"),
         (lambda: holm(score_map([[1.5, 0.2]])), r"p-values lie between 0 and 1, got .*1\.5"),
         (lambda: holm(score_map([[-0.1, 0.2]])), r"p-values lie between 0 and 1, got .*-0\.1"),
         (lambda: bonferroni(score_map([[NAN]])), "no head"),

@@ -7,7 +7,7 @@ import torch
 from equality import close, same
 
 from headprobe.metrics import nmi as clusters_module
-from headprobe.metrics._batch import Batch
+from headprobe.metrics._features import Batch
 from headprobe.metrics.nmi import _contingency_nmi, k_means, nmi, two_means
 
 

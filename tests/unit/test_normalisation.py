@@ -131,7 +131,7 @@ def test_an_outlier_hides_the_order_of_a_metric_from_min_max_but_not_from_ranks(
 
 
 def test_combine_refuses():
-    with pytest.raises(InputError, match=r"unknown normalisation 'z': known are \['min_max', 'rank'\]"):
+    with pytest.raises(InputError, match=r"normalise is 'z'; choose one of 'min_max', 'rank'"):
         combine(score_map([[[1.0, 2.0]]], metrics=["a"]), "z")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="combine averages over the dim 'metric', but the map has the dims"):
         combine(score_map([[1.0, 2.0]]), "rank")

@@ -621,7 +621,7 @@ def test_what_can_be_refused_is_refused_before_anything_is_read(monkeypatch) -> 
     shown = detectors.clips(24)
     settings = {"n_permutations": 0} | detectors.SETTINGS
     monkeypatch.setattr(HeadTracer, "capture", lambda *_, **__: pytest.fail("the clips were read"))
-    with pytest.raises(InputError, match="k must be a whole number from 1 to 48"):
+    with pytest.raises(InputError, match="it must be an integer from 1 to 48"):
         HeadHunt(49, **settings).fit(tiny, shown)
     normal = [e for e in shown if e.label == 0]
     for hunt in (HeadHunt, LayerHunt):

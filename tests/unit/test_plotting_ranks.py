@@ -114,7 +114,7 @@ def test_names_of_many_rankings_have_room():
     ("draw", "words"),
     [
         (lambda: rank_plot(SCORES, mark=["L1H2"]), "L1H2 is to be marked, but has no score"),
-        (lambda: rank_plot(SCORES, k=6), "k must be a whole number from 1 to 5"),
+        (lambda: rank_plot(SCORES, k=6), "k is 6; it must be an integer from 1 to 5"),
         (lambda: rank_plot(SCORES, spread=np.ones((1, 3))), "the spreads are for 1 layers and 3 heads"),
         (lambda: rank_plot(np.zeros((2, 2, 2))), r"a rank plot shows an array \[layer, head\]"),
         (lambda: consensus_plot(MAPS, []), "no head is chosen"),
@@ -123,7 +123,7 @@ def test_names_of_many_rankings_have_room():
             lambda: consensus_plot(MAPS, ["L0H0"], dim="seed"),
             r"expected a score map with dims \('seed', ",
         ),
-        (lambda: consensus_plot(MAPS, ["L0H0"], k=9), "k must be a whole number from 1 to 3"),
+        (lambda: consensus_plot(MAPS, ["L0H0"], k=9), "k is 9; it must be an integer from 1 to 3"),
         (lambda: consensus_plot(MAPS, ["L0H0"], final=score_map([[1.0]])), "the final scores are for 1 layers and 1"),
     ],
 )

@@ -82,10 +82,10 @@ def test_heads_that_never_change_and_many_heads():
     ("how", "words"),
     [
         ({"dim": "seed"}, r"expected a score map with dims \('seed', 'layer', 'head'\)"),
-        ({"instability_penalty": -1.0}, "instability_penalty must be 0 or more, got -1.0"),
+        ({"instability_penalty": -1.0}, "instability_penalty is -1.0; it must be a number of at least 0"),
         ({"mark": ["L9H0"]}, "L9H0 is to be marked, but the map has layers 0 to 5"),
         ({"mark": ["L5H7"]}, "L5H7 is to be marked, but has no score"),
-        ({"k": 48}, "k must be a whole number from 1 to 47"),
+        ({"k": 48}, "k is 48; it must be an integer from 1 to 47"),
     ],
 )
 def test_what_cannot_be_drawn(maps, how, words):

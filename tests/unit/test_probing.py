@@ -266,7 +266,7 @@ def test_the_seed_decides_for_the_mlp() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda z: HeadProbe("lda").fit(z, Y), "unknown kind of probe 'lda': known are"),
+        (lambda z: HeadProbe("lda").fit(z, Y), "kind is 'lda'; choose one of 'logistic'"),
         (lambda z: HeadProbe().fit(z, Y * 0), "two classes or more, got one class"),
         (lambda z: HeadProbe().fit(z[None], [0]), r"got shape \(1, 48, 2, 3, 4\): choose one prompt"),
         (
@@ -279,11 +279,11 @@ def test_the_seed_decides_for_the_mlp() -> None:
         ),
         (lambda z: HeadProbe().fit(z[:, 1] + np.inf, Y), "in 144 outputs, the first in head L0H0 of example 0"),
         (lambda z: HeadProbe().fit(z[:, 1, 0] * np.nan, Y), "contains NaN"),
-        (lambda z: HeadProbe("ridge", C=0).fit(z, Y), "C must be a finite number above 0, got 0"),
-        (lambda z: HeadProbe(C=np.nan).fit(z, Y), "C must be a finite number above 0, got nan"),
-        (lambda z: HeadProbe("mlp", alpha=-1).fit(z, Y), "alpha must be a finite number of 0 or more, got -1"),
-        (lambda z: HeadProbe("mlp", hidden=0).fit(z, Y), "hidden must be a whole number of 1 or more, got 0"),
-        (lambda z: HeadProbe(max_iter=0.5).fit(z, Y), "max_iter must be a whole number of 1 or more, got 0.5"),
+        (lambda z: HeadProbe("ridge", C=0).fit(z, Y), "C is 0; it must be a number above 0"),
+        (lambda z: HeadProbe(C=np.nan).fit(z, Y), "C is nan; it must be a number above 0"),
+        (lambda z: HeadProbe("mlp", alpha=-1).fit(z, Y), "alpha is -1; it must be a number of at least 0"),
+        (lambda z: HeadProbe("mlp", hidden=0).fit(z, Y), "hidden is 0; it must be an integer of at least 1"),
+        (lambda z: HeadProbe(max_iter=0.5).fit(z, Y), "max_iter is 0.5; it must be an integer of at least 1"),
         (lambda z: HeadProbe().fit(activations(z), Y), r"got activations of 6 heads under 1 prompts: take acts.z\[pr"),
         (lambda z: HeadSelector(1).fit(activations(z), Y), r"got activations of 6 heads .* acts.by_size\(\)"),
     ],
@@ -466,14 +466,14 @@ def test_a_fold_without_a_head_has_no_score() -> None:
     ("arguments", "message"),
     [
         ({}, "the selector has no condition: give k, max_fwer, max_fdr"),
-        ({"k": 0}, "k must be a whole number of 1 or more, got 0"),
+        ({"k": 0}, "k is 0; it must be an integer of at least 1"),
         ({"k": 7}, "k is 7, but there are 6 heads"),
-        ({"max_fwer": 5}, "max_fwer must be between 0 and 1, such as 0.05, got 5"),
-        ({"max_fdr": 0}, "max_fdr must be between 0 and 1"),
+        ({"max_fwer": 5}, "max_fwer is 5; it must be a number above 0 and below 1"),
+        ({"max_fdr": 0}, "max_fdr is 0; it must be a number above 0 and below 1"),
         ({"min_frequency": 0.6, "max_fwer": 0.1}, "min_frequency needs k"),
-        ({"k": 1, "min_frequency": 0.5}, "min_frequency must be above 0.5 and at most 1, got 0.5"),
+        ({"k": 1, "min_frequency": 0.5}, "min_frequency is 0.5; it must be a number above 0.5 and of at most 1"),
         ({"k": 1, "min_frequency": 0.6, "n_resamples": 5}, r"n_resamples must be even \(halves come in pairs\), got 5"),
-        ({"max_fwer": "0.05"}, "max_fwer must be between 0 and 1, such as 0.05, got '0.05'"),
+        ({"max_fwer": "0.05"}, "max_fwer is '0.05'; it must be a number above 0"),
         (
             {"max_fdr": 0.1, "n_permutations": 19},
             r"none of 6 heads meets max_fdr=0.1 \(smallest q 0.15; 19 permutations show a single head no q below 0.3\)",
@@ -486,7 +486,7 @@ def test_a_fold_without_a_head_has_no_score() -> None:
         ({"k": 1, "metric": "f1"}, "metrics must be different names"),
         ({"max_fwer": 0.01, "scheme": "examples", "n_permutations": 1}, "1 permutations show no p-value below 0.5"),
         ({"min_frequency": 0.6}, "min_frequency needs k"),
-        ({"k": 1, "n_resamples": "a"}, "n_resamples must be a whole number of 1 or more, got 'a'"),
+        ({"k": 1, "n_resamples": "a"}, "n_resamples is 'a'; it must be an integer of at least 1"),
     ],
 )
 def test_selector_errors(arguments: dict, message: str) -> None:
@@ -654,8 +654,8 @@ def test_summary_by_hand() -> None:
         (lambda z: cross_validate(z, Y * 0), "1 classes"),
         (lambda z: cross_validate(z, Y, n_splits=1), "2 splits or more"),
         (lambda z: cross_validate(z, VIDEOS % 3), "'roc_auc' is for two classes, got 3: use 'roc_auc_ovr'"),
-        (lambda z: summarise(cross_validate(z, Y), level=2), "level must be between 0 and 1, such as 0.95, got 2"),
-        (lambda z: cross_validate(z, Y, n_repeats=0), "n_repeats must be a whole number of 1 or more"),
+        (lambda z: summarise(cross_validate(z, Y), level=2), "level is 2; it must be a number above 0 and below 1"),
+        (lambda z: cross_validate(z, Y, n_repeats=0), "n_repeats is 0; it must be an integer of at least 1"),
         (lambda z: summarise(pd.DataFrame({"score": [1.0]})), "not a table of cross_validate: missing"),
     ],
 )

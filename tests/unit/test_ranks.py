@@ -30,7 +30,7 @@ def test_each_map_is_ranked_by_itself(seed):
 
 
 def test_ranks_refuses():
-    with pytest.raises(InputError, match=r"ties must be 'average', 'min' or 'max', got 'dense'"):
+    with pytest.raises(InputError, match=r"ties is 'dense'; choose one of 'average', 'min', 'max'"):
         ranks(score_map([[1.0]]), "dense")  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"dims \(\[...,\] 'layer', 'head'\), got \('head', 'layer'\)"):
         ranks(score_map([[1.0]]).transpose("head", "layer"))

@@ -91,9 +91,9 @@ def test_degenerate_input_is_named():
         icc(stacked([[1.0], [2.0]]))
     with pytest.raises(InputError, match="2 or more heads with a score are needed, got 1"):
         icc(stacked([[1.0, 2.0]]))
-    with pytest.raises(InputError, match=r"unknown form '2,4' .* known are"):
+    with pytest.raises(InputError, match=r"form is '2,4'; choose one of '1,1'"):
         icc(stacked(JUDGES), "2,4")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=r"confidence must lie between 0 and 1, such as 0.95, got 95"):
+    with pytest.raises(InputError, match=r"confidence is 95; it must be a number above 0 and below 1"):
         icc(stacked(JUDGES), confidence=95)
     # Heads with equal means: nothing between them.
     with pytest.raises(InputError, match=r"form '3,k' is not defined here: the 2 heads' means differ too little"):

@@ -182,5 +182,5 @@ def test_errors_name_the_resample_or_the_input():
         bootstrap_maps(lda, z, y[:3])
     with pytest.raises(InputError, match=r"expected HeadActivations, or z .* got ndarray of shape \(24, 2\)"):
         bootstrap_maps(lda, z[:, :, 0, 0], y)
-    with pytest.raises(InputError, match="n_repeats must be a whole number of 1 or more, got 0"):
+    with pytest.raises(InputError, match="n_repeats is 0; it must be an integer of at least 1"):
         size_maps(lda, z, y, sizes=[8], n_repeats=0)

@@ -140,7 +140,7 @@ def test_properties(seed):
 
 
 def test_refused():
-    with pytest.raises(InputError, match=r"unknown correction 'none': known are \['bonferroni', 'exact'\]"):
+    with pytest.raises(InputError, match=r"correction is 'none'; choose one of 'bonferroni', 'exact'"):
         robust_rank_aggregation(stacked([[1.0, 2.0]]), correction="none")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="exact p-value is computed for up to 50 maps, got 51: use 'bonferroni'"):
         robust_rank_aggregation(stacked(np.random.default_rng(0).random((51, 4))), correction="exact")

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 from headprobe.errors import InputError
 from headprobe.heads import HeadSet
-from headprobe.metrics import saliency as module
+from headprobe.metrics import _features as module
 from headprobe.metrics.saliency import METRICS, Metric, _saliency_of_parts, combine, min_max, saliency
 from headprobe.scores import score_map
 
@@ -414,7 +414,7 @@ def test_groups_that_are_no_sequence_are_refused(metric, groups):
 
 @pytest.mark.parametrize("random_state", [None, -1, 0.5, True, "0"])
 def test_a_seed_that_gives_other_numbers_every_time_is_refused(random_state):
-    with pytest.raises(InputError, match=f"random_state must be a whole number of 0 or more.* got {random_state!r}"):
+    with pytest.raises(InputError, match=f"random_state is {random_state!r}; it must be an integer of at least 0"):
         saliency(*planted(), random_state=random_state)
 
 
@@ -486,7 +486,7 @@ def test_a_head_without_spread_in_a_part_is_named() -> None:
 
 
 def test_heads_of_many_examples_are_scored_some_at_a_time_and_shown(capsys, monkeypatch) -> None:
-    from headprobe.metrics import saliency as module
+    from headprobe.metrics import _features as module
 
     monkeypatch.setattr(module, "BAR_DELAY", 0.0)
     z = np.random.default_rng(0).normal(size=(50, 1, 3, 4))

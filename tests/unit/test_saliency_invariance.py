@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headprobe.errors import InputError
-from headprobe.metrics._batch import Batch
+from headprobe.metrics._features import Batch
 from headprobe.metrics.gaussian import Covariance, _check_definite, lda_plain, ledoit_wolf, shrinkage_of
 from headprobe.metrics.mmd import mmd, rbf_kernel
 from headprobe.metrics.nmi import _contingency_nmi, nmi

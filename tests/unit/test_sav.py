@@ -4,7 +4,7 @@ import torch
 from equality import close
 
 from headprobe.errors import InputError
-from headprobe.metrics._batch import Batch
+from headprobe.metrics._features import Batch
 from headprobe.metrics.probe_scores import sav
 
 

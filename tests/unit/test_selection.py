@@ -76,7 +76,7 @@ def test_head_sets_become_a_selection():
 
 def test_refused():
     m = score_map([[[3.0, 2.0]], [[3.0, 1.0]]], prompts=["a", "b"])
-    with pytest.raises(InputError, match=r"k must be a whole number from 1 to 2 .* got 0"):
+    with pytest.raises(InputError, match=r"k is 0; it must be an integer from 1 to 2"):
         _selections(m, 0, "prompt")
     with pytest.raises(InputError, match="not a selection of 1 and 0"):
         selection_frequency(m, dim="prompt")

@@ -15,7 +15,7 @@ from headprobe.activations import HeadActivations, example_table
 from headprobe.errors import HeadprobeWarning, InputError
 from headprobe.examples import Example
 from headprobe.heads import HeadSet
-from headprobe.metrics._batch import Batch
+from headprobe.metrics._features import Batch
 from headprobe.metrics._labellings import score_labellings
 from headprobe.metrics.saliency import METRICS, _find_metrics, saliency
 from headprobe.metrics.significance import compare_with_null, max_statistic, null_scale, relabellings
@@ -544,8 +544,14 @@ def test_several_classes() -> None:
         (lambda z: max_statistic(z, Y, "r2"), r"\['r2'\] are not defined for a binary target"),
         (lambda z: max_statistic(z, Y, instability_penalty=0.5), "there is no prompt axis"),
         (lambda z: max_statistic(z, Y, n_permutations=9).thresholds(0.05), "use n_permutations=19 or more"),
-        (lambda z: max_statistic(z, Y, n_permutations=9).significant(1.5), "alpha must be between 0 and 1, got 1.5"),
-        (lambda z: max_statistic(z, Y, n_permutations=19).significant(method="fdr"), "unknown method 'fdr'"),
+        (
+            lambda z: max_statistic(z, Y, n_permutations=9).significant(1.5),
+            "alpha is 1.5; it must be a number above 0",
+        ),
+        (
+            lambda z: max_statistic(z, Y, n_permutations=19).significant(method="fdr"),
+            "method is 'fdr'; choose one of 'step_down'",
+        ),
         (lambda z: max_statistic(z, Y, n_permutations=19).significant(prompt="p1"), "the scores have no prompts"),
         (
             lambda z: max_statistic(np.stack([z, z]), Y, n_permutations=19).significant(),

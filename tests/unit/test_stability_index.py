@@ -95,7 +95,7 @@ def test_confidence_sets_the_width():
     maps = selection(np.random.default_rng(0).random((30, 10)) < 0.4)
     narrow, wide = nogueira(maps, confidence=0.5), nogueira(maps, confidence=0.99)
     assert wide.upper - wide.value == pytest.approx((narrow.upper - narrow.value) * 2.5758 / 0.67449, rel=1e-4)
-    with pytest.raises(InputError, match=r"confidence must lie between 0 and 1, such as 0.95, got 1"):
+    with pytest.raises(InputError, match=r"confidence is 1.*; it must be a number above 0 and below 1"):
         nogueira(maps, confidence=1)
 
 

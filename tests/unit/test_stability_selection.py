@@ -54,12 +54,17 @@ def test_the_threshold_is_the_bound_solved():
         InputError, match=r"choosing 20 of 100 heads, no threshold .* at 1: choose at most 10 .* allow 4"
     ):
         selection_threshold(1, 20, 100)
-    for wrong in ((0, 5, 10), (1, 0, 10), (1, 11, 10)):
-        with pytest.raises(InputError, match="must be above 0 and k from 1 to n_heads"):
+    above = "it must be a number above 0"
+    for wrong, text in (
+        ((0, 5, 10), f"expected_false_positives is 0; {above}"),
+        ((1, 0, 10), f"k is 0; {above} and of at most 10"),
+        ((1, 11, 10), f"k is 11; {above} and of at most 10"),
+    ):
+        with pytest.raises(InputError, match=text):
             selection_threshold(*wrong)
 
 
 @pytest.mark.parametrize("threshold", [0.5, 0.0, 1.01, float("nan")])
 def test_thresholds_without_a_bound_are_refused(threshold):
-    with pytest.raises(InputError, match=r"threshold must be above 0.5 and at most 1"):
+    with pytest.raises(InputError, match=r"threshold is .*; it must be a number above 0.5 and of at most 1"):
         stable_selection(score_map(np.zeros((2, 1, 3)), prompts=["a", "b"]), 1, threshold, "prompt")

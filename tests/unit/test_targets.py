@@ -34,7 +34,7 @@ def test_the_kind_can_be_given():
 @pytest.mark.parametrize(
     ("y", "kind", "text"),
     [
-        ([0, 1, 0, 1], "ordinal", r"one of \['binary', 'multiclass', 'continuous'\] or None, got 'ordinal'"),
+        ([0, 1, 0, 1], "ordinal", "target is 'ordinal'; choose one of 'binary', 'multiclass', 'continuous'\\."),
         ([0, 1, 2, 0, 1], None, "1 of 3 classes have one, the first is 2: .*target='continuous'"),
         ([5, 5, 5, 5], None, "must be 0 .* got 5 in 4 of 4 examples; three and more classes"),
         (["no", "ab", "no", "ab"], None, r"got 'no' in 4 of 4.* y = \[label == 'no' for label in y\]"),

@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from headprobe.errors import InputError
-from headprobe.metrics import _batch as threads
-from headprobe.metrics._batch import in_threads, over_heads
-from headprobe.metrics._features import read_features
+from headprobe.metrics import _features as threads
+from headprobe.metrics._features import Batch, in_threads, read_features, score_heads
 from headprobe.metrics.saliency import saliency
 
 
@@ -36,7 +35,7 @@ def test_results_are_in_order_and_every_item_has_one_thread(count: int) -> None:
         return item, torch.get_num_threads(), torch.is_grad_enabled()
 
     with torch.no_grad():
-        done = list(in_threads(work, range(7)))
+        done = list(in_threads(work, range(7), count))
     assert done == [(i, 1, False) for i in range(7)]
     assert torch.get_num_threads() == count
     assert (threading.get_ident() in seen) is (count == 1)
@@ -50,7 +49,7 @@ def test_no_more_is_read_ahead_than_one_item_per_thread_and_one(count: int) -> N
             read.append(i)
             yield i
 
-    ahead = [len(read) - done for done in in_threads(lambda item: item + 1, items())]
+    ahead = [len(read) - done for done in in_threads(lambda item: item + 1, items(), count)]
     assert max(ahead) <= count + 1
 
 
@@ -60,7 +59,7 @@ def test_an_error_comes_through_and_the_setting_is_put_back(count: int) -> None:
             raise InputError("item 2")
         return item
 
-    results = in_threads(work, range(9))
+    results = in_threads(work, range(9), count)
     assert [next(results), next(results)] == [0, 1]
     with pytest.raises(InputError, match="item 2"):
         next(results)
@@ -69,20 +68,23 @@ def test_an_error_comes_through_and_the_setting_is_put_back(count: int) -> None:
 
 def test_all_heads_under_all_prompts_once(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     z = np.random.default_rng(0).normal(size=(2, 5, 3, 4, 6))
-    monkeypatch.setattr(threads, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(threads, "THREADS_BYTES", 1)
     features, _ = read_features(z, np.arange(5))
-    done = over_heads(lambda chunk: chunk.x.square().sum((1, 2)).numpy(), features, 100, "squares", progress=True)
-    places = [(chunk.prompt, head.label) for chunk, _ in done for head in chunk.heads]
-    assert len(places) == len(set(places)) == 24
+    seen: list[str] = []
+
+    def squares(batch: Batch) -> np.ndarray:
+        seen.extend(batch.names)
+        return batch.x.square().sum((1, 2)).numpy()[None]
+
+    found = score_heads(squares, features, lambda n, d: 100, "squares", progress=True)
+    assert sorted(seen) == sorted(2 * [f"L{layer}H{head}" for layer in range(3) for head in range(4)])
     centred = z - z.mean(1, keepdims=True)
-    expected = (centred / np.abs(centred).max((1, 4), keepdims=True)) ** 2
-    found = np.concatenate([values for _, values in done]).reshape(2, 3, 4)
-    np.testing.assert_allclose(found, expected.sum((1, 4)))
+    np.testing.assert_allclose(found[0], (centred**2).sum((1, 4)))
 
 
 def test_quick_work_shows_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
     features, _ = read_features(np.arange(24.0).reshape(3, 1, 2, 4), [0, 1, 1])
-    over_heads(lambda chunk: chunk.x[:, 0, 0].numpy(), features, 1, "first", progress=True)
+    score_heads(lambda batch: batch.x[:, 0, :1].T.numpy(), features, lambda n, d: 1, "first", progress=True)
     assert capsys.readouterr() == ("", "")
 
 

@@ -116,9 +116,9 @@ def test_the_seed_decides() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda z: winners_curse(z, Y, n_splits=1), "n_splits must be 2 or more, got 1"),
-        (lambda z: winners_curse(z, Y, level=0), "level must be between 0 and 1"),
-        (lambda z: winners_curse(z, Y, k=7), "k must be a whole number from 1 to 6"),
+        (lambda z: winners_curse(z, Y, n_splits=1), "n_splits is 1; it must be an integer of at least 2"),
+        (lambda z: winners_curse(z, Y, level=0), "level is 0; it must be a number above 0 and below 1"),
+        (lambda z: winners_curse(z, Y, k=7), "k is 7; it must be an integer from 1 to 6"),
         (lambda z: winners_curse(z[:6], Y[:6]), "label '0' occurs in 3 groups, but two halves need 4 groups of every"),
         (
             lambda z: winners_curse(z[:3], np.array([0.1, 0.2, 0.5]), "r2"),

@@ -116,7 +116,7 @@ def test_names_stand_apart_and_on_the_plot():
     ("how", "words"),
     [
         ({"alpha": 0.001}, "199 permutations show no p-value below 0.005, but alpha is 0.001"),
-        ({"alpha": 2}, "alpha is 2; it must be a number above 0 and below 1"),
+        ({"alpha": 2}, "alpha is 2.0; it must be a number above 0 and below 1"),
         ({"alpha": []}, "alpha is empty"),
         ({"prompt": "p"}, "the scores have no prompts, got prompt='p'"),
         ({"mark": ["L9H9"]}, "L9H9 is to be marked, but the map has layers 0 to 3"),

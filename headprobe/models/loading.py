@@ -204,10 +204,11 @@ def _is_installed_flash(asked: object) -> bool:
 
 def _module_class(config: Any, transformers: Any) -> Any:
     """The class that reads a checkpoint: the family's, or the one the configuration names."""
-    if config.model_type in families():
-        return getattr(transformers, adapter_for(config.model_type).auto_class)
     names = getattr(config, "architectures", None) or ()
     found = getattr(transformers, names[0], None) if names else None
+    classifies = found is not None and names[0].endswith(("ForSequenceClassification", "ForImageClassification"))
+    if config.model_type in families() and not classifies:
+        return getattr(transformers, adapter_for(config.model_type).auto_class)
     return transformers.AutoModel if found is None else found
 
 

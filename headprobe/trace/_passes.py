@@ -426,10 +426,24 @@ def _shared_passes(model: Model, prefix: SharedPrefix, wanted: Wanted) -> list[d
 
 
 def answer_ids(model: Model, answers: Sequence[str]) -> tuple[int, ...]:
-    """Token ids of answers."""
+    """Columns of the logits: token ids of answers, or places of a classifier's labels."""
+    classes = _classes(model)
     if isinstance(answers, str) or not answers:
-        raise InputError(f"answers is {answers!r}; give a list of texts of one token each.")
+        what = "labels" if classes else "texts of one token each"
+        raise InputError(f"answers is {answers!r}; give a list of {what}.")
     ids: list[int] = []
+    if classes:
+        for answer in answers:
+            if answer not in classes:
+                raise InputError(
+                    f"The answer {answer!r} is no label of {model.name}; choose among {', '.join(map(repr, classes))}."
+                )
+            if classes[answer] in ids:
+                raise InputError(f"The answer {answer!r} is given twice; give each label once.")
+            ids.append(classes[answer])
+        return tuple(ids)
+    if getattr(model.module, "get_output_embeddings", lambda: None)() is None:
+        raise InputError(f"{model.name} has no language head, so it gives no answer logits.")
     for answer in answers:
         tokens = model.tokenizer(answer, add_special_tokens=False)["input_ids"]
         if len(tokens) != 1:
@@ -441,6 +455,13 @@ def answer_ids(model: Model, answers: Sequence[str]) -> tuple[int, ...]:
             raise InputError(f"The answer {answer!r} is the same token as {answers[ids.index(tokens[0])]!r}.")
         ids.append(int(tokens[0]))
     return tuple(ids)
+
+
+def _classes(model: Model) -> dict[str, int]:
+    """Label to column of the logits of a model with a head for classification of whole inputs; else nothing."""
+    if not type(model.module).__name__.endswith(("ForSequenceClassification", "ForImageClassification")):
+        return {}
+    return {str(label): int(index) for index, label in model.config.id2label.items()}
 
 
 def model_of(model: Any) -> Model:

@@ -186,8 +186,10 @@ def _entries(kept: Sequence[tuple[Point, Tensor]], heads: HeadSet) -> dict[HeadS
 def answer_logits(
     logits: Float[Tensor, "batch token vocabulary"], ids: Sequence[int], inputs: ModelInputs
 ) -> Float[Tensor, "batch answer"]:
-    """Logits of answers at the last real token."""
-    if logits.shape[1] == 1 and inputs.padding_side == "left":
+    """Logits of answers at the last real token; a classifier has one row for each input."""
+    if logits.ndim == 2:
+        at_end = logits
+    elif logits.shape[1] == 1 and inputs.padding_side == "left":
         at_end = logits[:, 0]
     else:
         at_end = last().reader(inputs.token_info)(logits)

@@ -332,7 +332,7 @@ class HeadTracer:
         resid_post
             Whether to keep the residual stream after every block at the same positions.
         answers
-            Texts of one token each, whose logits at the last position are kept.
+            Texts of one token each, whose logits at the last position are kept; of a classifier, names of its labels.
         on_error
             ``raise`` on an example that cannot be decoded, or ``skip`` it and list it in ``skipped``.
         progress
@@ -628,10 +628,7 @@ class HeadTracer:
     def _answer_ids(self, answers: Sequence[str] | None) -> tuple[int, ...]:
         if answers is None:
             return ()
-        ids = ids_of_answers(self.model, answers)
-        if getattr(self.model.module, "get_output_embeddings", lambda: None)() is None:
-            raise InputError(f"{self.model.name} has no language head, so it gives no answer logits.")
-        return ids
+        return ids_of_answers(self.model, answers)
 
 
 def _is_one(positions: object) -> bool:

@@ -113,6 +113,7 @@ def test_the_page_on_a_model_of_ones_own(folder):
     names = run("howto/own_model.md")
     yes = [text.strip().startswith("yes") for text in names["answers"].texts]
     assert yes == [clip.label == 1 for clip in names["clips"]]
+    assert names["z"].shape == (1, 2, 2, 2, 8)
 
 
 def test_the_page_on_a_task_of_ones_own(folder):

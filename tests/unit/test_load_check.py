@@ -8,6 +8,7 @@ import warnings
 import pytest
 import torch
 import transformers
+from equality import close
 from tiny_models import TEXTS, VOCAB_SIZE, make_module, make_tokenizer
 from torch import nn
 from transformers.models.kosmos2.configuration_kosmos2 import Kosmos2TextConfig
@@ -18,7 +19,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 import headprobe
 from headprobe import HeadSite, HeadTracer
-from headprobe.errors import HeadprobeWarning, SiteError, UnsupportedModelError
+from headprobe.errors import HeadprobeWarning, InputError, SiteError, UnsupportedModelError
 from headprobe.models import adapter as registry
 from headprobe.models.vision_tower import VisionTowerAdapter
 
@@ -203,6 +204,33 @@ def test_a_classifier_is_loaded_and_read(name):
     together = tracer.capture(TEXTS, progress=False).z
     alone = torch.cat([tracer.capture([text], progress=False).z for text in TEXTS], 1)
     assert (together - alone).abs().max() < 1e-4 * alone.abs().max()
+
+
+@pytest.mark.parametrize("name", ["GPT2", "Llama", "Bert"])
+def test_the_logits_of_a_classifier_are_answers_by_the_names_of_its_labels(name, tmp_path):
+    labels = {0: "calm", 1: "violent", 2: "unclear"}
+    size = LLAMA | {"bos_token_id": 1, "eos_token_id": 2, "id2label": labels, "pad_token_id": 0}
+    config = getattr(transformers, f"{name}Config")(**size)
+    module = getattr(transformers, f"{name}ForSequenceClassification")(config)
+    model = load(module)
+    acts = HeadTracer(model).capture(TEXTS, answers=["unclear", "calm"], progress=False)
+    assert acts.answers == ("unclear", "calm")
+    for row, text in enumerate(TEXTS):
+        ids = torch.tensor([model.tokenizer(text)["input_ids"]])
+        with torch.no_grad():
+            own = module(input_ids=ids).logits[0, [2, 0]]
+        assert close(acts.answer_logits[0, row], own)
+    with pytest.raises(InputError, match=r"'yes' is no label of .*choose among 'calm', 'violent', 'unclear'"):
+        HeadTracer(model).capture(TEXTS, answers=["yes"], progress=False)
+    with pytest.raises(InputError, match="'calm' is given twice"):
+        HeadTracer(model).capture(TEXTS, answers=["calm", "calm"], progress=False)
+    # A checkpoint of a classifier loads as one, also where the family has an adapter for its language model.
+    module.save_pretrained(tmp_path)
+    model.tokenizer.save_pretrained(tmp_path)
+    again = headprobe.load(tmp_path)
+    assert type(again.module) is type(module)
+    read = HeadTracer(again).capture(TEXTS, answers=["calm"], progress=False)
+    assert close(read.answer_logits[0], acts.answer_logits[0, :, 1:])
 
 
 def test_what_a_model_says_about_a_pass_is_passed_on_with_a_way_out():

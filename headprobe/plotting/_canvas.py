@@ -182,7 +182,7 @@ def _place(
 
 def _met(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     """Which boxes a box overlaps."""
-    return np.logical_and(boxes[:, :2] < box[2:], boxes[:, 2:] > box[:2]).all(1)
+    return np.asarray(((boxes[:, :2] < box[2:]) & (boxes[:, 2:] > box[:2])).all(1))
 
 
 def _boxes(middles: np.ndarray, size: Any) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
+from headprobe._validation import count
 from headprobe.errors import InputError
 from headprobe.heads import Head, HeadSet
 from headprobe.plotting._canvas import INK, ink, legend_below, name_points, size_in_points, small
@@ -129,8 +130,7 @@ def on_map(heads: HeadSet | Iterable[Head | str | tuple[int, int]] | None, shown
 def best(shown: Map, k: int) -> list[Place]:
     """The highest heads, fewer where fewer have a score; ties go to the lower (layer, head)."""
     values = shown.values
-    if not 0 <= k <= values.size:
-        raise InputError(f"annotate_top must be 0 to the {values.size} heads of the map, got {k}")
+    count(k, "annotate_top", 0, values.size)
     rows, columns = np.nonzero(np.isfinite(values))
     if not k or not len(rows):
         return []

@@ -5,15 +5,18 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
+from headprobe._validation import choice, number
 from headprobe.activations import HeadActivations
 from headprobe.errors import InputError
 from headprobe.heads import Head, HeadSet
+from headprobe.metrics._features import read_features
 from headprobe.plotting._canvas import SERIES, floating_figure, legend_below, plain_frame, size_in_points, small
 
 if TYPE_CHECKING:
@@ -88,10 +91,9 @@ def embedding(
         The chosen heads.
     labels
         `[example]`, two classes or more; default: the labels of the activations.
-    axes
-        Two Axes, for the layers and for the heads; a figure of its own if not given.
-    title
-        Title of the figure of its own, or of the left Axes.
+    axes, title
+        Two Axes, for the layers and for the heads, a figure of its own if not given; and its title, or that of the left
+        Axes.
     method
         ``pca``, the two directions of largest spread; ``tsne`` (van der Maaten and Hinton 2008); or ``umap`` (McInnes,
         Healy and Melville 2018), which needs the package umap-learn. The last two start from at most 50 principal
@@ -127,11 +129,13 @@ def embedding(
     >>> drawn.layers.n_features, drawn.heads.n_features, drawn.heads.silhouette > drawn.layers.silhouette
     (32, 4, True)
     """
+    from sklearn.metrics import silhouette_score
+
     chosen = HeadSet(heads)
     if not chosen:
         raise InputError("no head is chosen: name the heads to show")
     take, y, known = _reader(acts_or_z, labels, prompt)
-    absent = [head.label for head in chosen if head not in known]
+    absent = (chosen - HeadSet(known)).labels
     if absent:
         raise InputError(f"{', '.join(absent)} is not among the {len(known)} heads that there are")
     wanted = chosen.layers if layers is None else tuple(sorted({int(layer) for layer in layers}))
@@ -149,13 +153,17 @@ def embedding(
     if len(pair) != 2:
         raise InputError(f"an embedding is drawn into two Axes, got {len(pair)}")
 
-    names = [f"layer{'s' * (len(wanted) > 1)} {', '.join(map(str, wanted))}, all {len(whole)} heads"]
-    names.append(_listed(chosen))
+    more = f" and {len(chosen) - 5} more" if len(chosen) > 5 else ""
+    names = [
+        f"layer{'s' * (len(wanted) > 1)} {', '.join(map(str, wanted))}, all {len(whole)} heads",
+        ", ".join(chosen.labels[:5]) + more,
+    ]
     panels = []
     for ax, some, name in zip(pair, (whole, chosen), names, strict=True):
         x = _standardised(take(some), name)
         points, words = _project(x, method, perplexity, random_state)
-        panel = Panel(ax, some, x.shape[1], points, _silhouette(x, y), _silhouette(points, y))
+        silhouettes = [float(silhouette_score(where, y)) for where in (x, points)]
+        panel = Panel(ax, some, x.shape[1], points, *silhouettes)
         _draw(panel, y, name, words, classes)
         panels.append(panel)
     if title is not None:
@@ -166,43 +174,32 @@ def embedding(
 
 def _reader(acts_or_z: Any, labels: Any, prompt: str | None) -> tuple[Any, np.ndarray, list[Head]]:
     """A function from heads to features [example, d], the labels, and the heads there are."""
-    if isinstance(acts_or_z, HeadActivations):
-        acts, prompts = acts_or_z, list(acts_or_z.prompts)
-        if prompt is None and len(prompts) == 1:
-            prompt = prompts[0]
-        if prompt not in prompts:
-            raise InputError(f"the activations have the prompts {prompts}: prompt must be one of them, got {prompt!r}")
-        at = prompts.index(prompt)
-        y, known = (acts.labels if labels is None else np.asarray(labels)), list(acts.heads)
-        n = len(acts.examples)
-
-        def take(some: HeadSet) -> np.ndarray:
-            return np.hstack([acts.select([head])[at, :, 0].numpy() for head in some])
-
-    else:
-        z = np.asarray(acts_or_z, np.float64)
-        if z.ndim != 4:
-            raise InputError(f"z must be [example, layer, head, d_head], of one prompt; got shape {z.shape}")
+    if not isinstance(acts_or_z, HeadActivations):
+        acts_or_z = np.asarray(acts_or_z)
+        if acts_or_z.ndim != 4:
+            raise InputError(f"z must be [example, layer, head, d_head], of one prompt; got shape {acts_or_z.shape}")
         if prompt is not None:
             raise InputError(f"an array of z has no prompts, got prompt={prompt!r}")
         if labels is None:
             raise InputError("labels are missing: an array of z carries none, give one per example")
-        y, n = np.asarray(labels), len(z)
-        known = [Head(layer, head) for layer in range(z.shape[1]) for head in range(z.shape[2])]
-
-        def take(some: HeadSet) -> np.ndarray:
-            return np.hstack([z[:, head.layer, head.head] for head in some])
-
+    features, y = read_features(acts_or_z, labels)
+    prompts = features.prompts or [None]
+    if prompt is None and len(prompts) == 1:
+        prompt = prompts[0]
+    if prompt not in prompts:
+        raise InputError(f"the activations have the prompts {prompts}: prompt must be one of them, got {prompt!r}")
+    at, n, y = prompts.index(prompt), len(features.ids), np.asarray(y)
     if y.shape != (n,):
         raise InputError(f"labels must be one per example, shape ({n},), got shape {y.shape}")
     if not 2 <= len(np.unique(y)) < n:
         raise InputError(f"{n} examples of {len(np.unique(y))} classes: two classes and three examples are needed")
-    return take, y, known
+    place = {head: (block, i) for block in features.blocks for i, head in enumerate(block.heads)}
 
+    def take(some: HeadSet) -> np.ndarray:
+        found = (place[head] for head in some)
+        return np.hstack([np.asarray(block.take(at, slice(i, i + 1))[:, 0]) for block, i in found])
 
-def _listed(heads: HeadSet) -> str:
-    shown = list(heads.labels[:5])
-    return ", ".join(shown) + (f" and {len(heads) - 5} more" if len(heads) > 5 else "")
+    return take, y, list(place)
 
 
 def _standardised(x: np.ndarray, name: str) -> np.ndarray:
@@ -213,35 +210,26 @@ def _standardised(x: np.ndarray, name: str) -> np.ndarray:
     return StandardScaler().fit_transform(x.astype(np.float64))
 
 
-def _silhouette(x: np.ndarray, y: np.ndarray) -> float:
-    from sklearn.metrics import silhouette_score
-
-    return float(silhouette_score(x, y))
-
-
 def _project(
     x: np.ndarray, method: str, perplexity: float | None, random_state: int
 ) -> tuple[np.ndarray, tuple[str, str]]:
     """Points [example, 2] and the names of the axes."""
     from sklearn.decomposition import PCA
 
-    if method not in ("pca", "tsne", "umap"):
-        raise InputError(f"unknown method {method!r}: known are 'pca', 'tsne' and 'umap'")
+    choice(method, "method", ("pca", "tsne", "umap"))
     # The full decomposition draws no random numbers; scikit-learn fixes the signs.
     pca = PCA(min(*x.shape, 2 if method == "pca" else _COMPONENTS), svd_solver="full").fit(x)
     reduced = pca.transform(x)
     if method == "pca":
-        if reduced.shape[1] == 1:
-            reduced = np.hstack([reduced, np.zeros_like(reduced)])
-        share = [*pca.explained_variance_ratio_, 0.0][:2]
+        reduced = np.pad(reduced, ((0, 0), (0, 2 - reduced.shape[1])))
+        share = [*pca.explained_variance_ratio_, 0.0]
         return reduced, (f"PC 1 ({100 * share[0]:.0f} % of variance)", f"PC 2 ({100 * share[1]:.0f} %)")
     if method == "tsne":
         from sklearn.manifold import TSNE
 
         most = (len(x) - 1) / 3
         perplexity = min(30.0, most) if perplexity is None else perplexity
-        if not 0 < perplexity < len(x):
-            raise InputError(f"perplexity must be above 0 and below the {len(x)} examples, got {perplexity}")
+        number(perplexity, "perplexity", above=0, most=len(x) - 1)
         model = TSNE(perplexity=perplexity, init="pca", random_state=random_state)
         return np.asarray(model.fit_transform(reduced)), ("t-SNE 1", f"t-SNE 2 (perplexity {perplexity:.3g})")
     if importlib.util.find_spec(_UMAP) is None:
@@ -258,21 +246,11 @@ def _project(
 
 def _draw(panel: Panel, y: np.ndarray, name: str, words: tuple[str, str], classes: Mapping[Any, str] | None) -> None:
     ax = panel.ax
-    for number, value in enumerate(np.unique(y)):
-        style = SERIES[number % len(SERIES)]
+    look: Any = {"s": 24 if len(y) <= 500 else 8, "alpha": 0.75, "ec": "white", "lw": 0.3}
+    for style, value in zip(cycle(SERIES), np.unique(y), strict=False):
         label = str(value) if classes is None else str(classes.get(value.item(), value))
-        ax.scatter(
-            *panel.points[y == value].T,
-            s=24 if len(y) <= 500 else 8,
-            color=style.color,
-            marker=style.marker,
-            alpha=0.75,
-            ec="white",
-            lw=0.3,
-            label=label,
-        )
-    ax.set_xlabel(words[0])
-    ax.set_ylabel(words[1])
+        ax.scatter(*panel.points[y == value].T, color=style.color, marker=style.marker, label=label, **look)
+    ax.set(xlabel=words[0], ylabel=words[1])
     # Equal units, so that distances can be compared by eye.
     ax.set_aspect("equal", adjustable="datalim")
     ax.tick_params(labelsize=small())

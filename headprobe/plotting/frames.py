@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from headprobe._validation import count
 from headprobe.errors import InputError
 from headprobe.examples import Example, Frames, _read_content, _Readable
 from headprobe.heads import Head, HeadSet
@@ -198,7 +199,8 @@ def _on_grid(
         raise InputError(f"attention must be [head, step, row, column], got shape {weights.shape}")
     if len(weights) != n_heads:
         raise InputError(f"the attention is of {len(weights)} heads, but {n_heads} are named")
-    if per_token < 1 or -(-n_frames // per_token) != weights.shape[1]:
+    count(per_token, "frames_per_token")
+    if -(-n_frames // per_token) != weights.shape[1]:
         raise InputError(
             f"{weights.shape[1]} steps of {per_token} frames do not make the {n_frames} frames of the clip: give all "
             "frames that were shown to the model and no others, and frames_per_token"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Float
 
+from headprobe._validation import choice, count, number
 from headprobe.errors import InputError
 from headprobe.heads import Head, HeadSet
 from headprobe.plotting._canvas import (
@@ -121,8 +122,7 @@ def heatmap(
 
 def _not_significant(shown: Map, p_values: Any, alpha: float) -> tuple[np.ndarray, str] | None:
     """The cells to hatch, if that was asked for, and what the hatching means."""
-    if not 0 < alpha < 1:
-        raise InputError(f"alpha must be between 0 and 1, got {alpha!r}")
+    number(alpha, "alpha", above=0, most=1)
     if p_values is None:
         return None
     p = same_cells(p_values, shown, "p-values")
@@ -202,14 +202,13 @@ def heatmap_grid(
     >>> list(axes), axes["p1"].get_title(), axes["p2"].images[0].get_clim()
     (['p1', 'p2'], 'p1', (0.1, 0.9))
     """
-    if scale not in ("shared", "each"):
-        raise InputError(f"scale must be 'shared' or 'each', got {scale!r}")
+    choice(scale, "scale", ("shared", "each"))
     panels, given = _panels(score_maps)
     shown = {key: as_map(one) for key, one in panels.items()}
     chosen = {key: marked_and_named(one, mark, annotate_top, gaps=True) for key, one in shown.items()}
-    across = given or columns or -(-len(panels) // -(-len(panels) // 4))
-    if not 1 <= across <= len(panels):
-        raise InputError(f"columns must be 1 to the {len(panels)} panels, got {across}")
+    across = given or -(-len(panels) // -(-len(panels) // 4))
+    if columns is not None:
+        across = count(columns, "columns", 1, len(panels))
     if axes is None:
         axes = _own_axes([one.values.shape for one in shown.values()], across, each=scale == "each")
     flat = list(np.asarray(axes, dtype=object).ravel())
@@ -219,17 +218,17 @@ def heatmap_grid(
     everything = np.concatenate([one.values.ravel() for one in shown.values()])
     alike = len({(tuple(one.layers), tuple(one.heads)) for one in shown.values()}) == 1
     images = {}
-    for number, (key, ax) in enumerate(drawn.items()):
-        one, (row, column) = shown[key], divmod(number, across)
+    for place, (key, ax) in enumerate(drawn.items()):
+        one, (row, column) = shown[key], divmod(place, across)
         images[key] = paint(ax, one, everything if scale == "shared" else one.values, cmap, vmin, vmax, center)
         if scale == "each":
-            last_of_row = column == across - 1 or number == len(drawn) - 1
+            last_of_row = column == across - 1 or place == len(drawn) - 1
             color_bar(ax, images[key], one.label(label) if last_of_row or not alike else "", one.values)
         ax.set_title(str(key) if not given else str(key[1]) if row == 0 else "")
         if given:
             ax.set_ylabel(f"{key[0]}\nlayer" if column == 0 else "")
         if alike:
-            left, below = column == 0, number + across >= len(drawn)
+            left, below = column == 0, place + across >= len(drawn)
             ax.tick_params(labelleft=left, labelbottom=below)
             ax.set(xlabel=ax.get_xlabel() if below else "", ylabel=ax.get_ylabel() if left else "")
     if scale == "shared":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from headprobe._validation import count, number
 from headprobe.errors import InputError
 from headprobe.plotting._canvas import (
     BLUE,
@@ -41,8 +42,7 @@ def _pictures_of(thumbnails: Any, video: Any, fps: float, end: float) -> list[tu
         return []
     if not isinstance(thumbnails, int):
         return list(thumbnails)
-    if thumbnails < 0:
-        raise InputError(f"thumbnails must be True, a number or (seconds, frame) pairs, got {thumbnails}")
+    wanted = _THUMBNAILS if thumbnails is True else count(thumbnails, "thumbnails", 0)
     if video is None:
         raise InputError("thumbnails are to be drawn, but there is no video to take them from: give video=")
     from headprobe.video.clips import sample_indices
@@ -52,10 +52,9 @@ def _pictures_of(thumbnails: Any, video: Any, fps: float, end: float) -> list[tu
     n_frames = len(video) if in_memory else probe(video).n_frames
     if n_frames < end:
         raise InputError(f"the video has {n_frames} frames, but the last segment ends at frame {end:g}")
-    count = min(_THUMBNAILS if thumbnails is True else thumbnails, n_frames)
-    if count == 0:
+    if wanted == 0:
         return []
-    index = sample_indices((0, n_frames), count)
+    index = sample_indices((0, n_frames), min(wanted, n_frames))
     frames = video[index] if in_memory else read_frames(video, index)
     return [(float(i) / fps, frame) for i, frame in zip(index, frames, strict=True)]
 
@@ -65,17 +64,17 @@ def _draw_strip(ax: Axes, thumbnails: Sequence[tuple[float, np.ndarray]]) -> Non
     from matplotlib.offsetbox import AnnotationBbox, OffsetImage, TextArea, VPacker
 
     slot = size_in_points(ax)[0] / len(thumbnails)
-    for number, (at, picture) in enumerate(sorted(thumbnails, key=lambda one: one[0])):
+    for place, (at, picture) in enumerate(sorted(thumbnails, key=lambda one: one[0])):
         picture = np.asarray(picture)
         if picture.ndim != 3 or picture.shape[2] != 3:
             raise InputError(f"a thumbnail must be an RGB frame [height, width, 3], got shape {picture.shape}")
         zoom = min(0.94 * slot / picture.shape[1], 60 / picture.shape[0])  # points for one pixel
-        letter = chr(ord("a") + number) if number < 26 else str(number + 1)
+        letter = chr(ord("a") + place) if place < 26 else str(place + 1)
         words = TextArea(f"{letter}  {at:.1f} s", textprops={"fontsize": small(), "color": ink(ax)})
         image = OffsetImage(picture, zoom=zoom, interpolation="antialiased")
         box = AnnotationBbox(
             VPacker(children=[image, words], align="center", pad=0, sep=2),
-            ((number + 0.5) / len(thumbnails), 0),
+            ((place + 0.5) / len(thumbnails), 0),
             xycoords="axes fraction",
             xybox=(0, -under_axis(ax) - 2),
             boxcoords="offset points",
@@ -172,20 +171,19 @@ def timeline(
             "a timeline needs one score and one (start, end) span for each segment, "
             f"got scores of shape {values.shape} and spans of shape {edges.shape}"
         )
-    if not fps > 0:
-        raise InputError(f"fps must be above 0, got {fps}")
+    number(fps, "fps", above=0)
     seconds = edges / fps
     pictures = _pictures_of(thumbnails, video, fps, float(edges.max()))
     ax = new_axes(8.0, 3.6 if pictures else 2.6) if ax is None else ax
 
-    for number, (start, end) in enumerate([] if truth is None else _stretches(truth)):
+    for place, (start, end) in enumerate([] if truth is None else _stretches(truth)):
         # Hatching without a fill, so that what lies beneath stays readable.
-        words = truth_label if number == 0 else None
+        words = truth_label if place == 0 else None
         ax.axvspan(start / fps, end / fps, fc="none", ec="#9a9a9a", hatch="////", lw=0, zorder=1, label=words)
-    for number, event in enumerate(events):
+    for place, event in enumerate(events):
         # A light fill, and a solid bar on top that survives a copying machine.
         start, end = (event.start_seconds, event.end_seconds) if hasattr(event, "start_seconds") else event
-        words = "detected" if number == 0 else None
+        words = "detected" if place == 0 else None
         ax.axvspan(start, end, fc=VERMILION, alpha=0.16, lw=0, zorder=0.5, label=words)
         ax.axvspan(start, end, ymin=0.965, ymax=1.0, fc=VERMILION, lw=0, zorder=2)
     # Of many segments, light enough for what lies beneath.

@@ -20,7 +20,7 @@ from headprobe.activations import HeadActivations, example_table
 from headprobe.errors import InputError
 from headprobe.examples import Example
 from headprobe.heads import HeadSet
-from headprobe.plotting.explorer._content import contents, extremes, head_view, margins, shown_rows, silhouette
+from headprobe.plotting.explorer._content import contents, extremes, head_view, margins, shown_rows
 from headprobe.plotting.explorer.explore import explore
 from headprobe.provenance import Provenance
 from headprobe.scores import score_map
@@ -81,9 +81,8 @@ def test_projection_and_silhouette_equal_scikit_learn():
         np.testing.assert_allclose(np.abs(seen.points), np.abs(pca.transform(x)), atol=1e-9)
         np.testing.assert_allclose(seen.shares, pca.explained_variance_ratio_, atol=1e-12)
         assert seen.silhouette == pytest.approx(silhouette_score(x, y), abs=1e-12)
-    assert silhouette(np.array([[0.0], [1.0], [5.0]]), np.array([0, 0, 1])) == pytest.approx(
-        silhouette_score(np.array([[0.0], [1.0], [5.0]]), [0, 0, 1])
-    )
+    z, y = np.array([[0.0], [1.0], [5.0]]), np.array([0, 0, 1])  # a class of one example
+    assert head_view(z, y, 1, np.arange(3)).silhouette == pytest.approx(silhouette_score(z, y))
 
 
 def test_one_feature_and_two_equal_examples():

@@ -165,8 +165,8 @@ def test_umap_where_it_is_not(z, monkeypatch):
         ({"prompt": "a"}, "an array of z has no prompts, got prompt='a'"),
         ({"acts_or_z": np.zeros((30, 4))}, r"z must be \[example, layer, head, d_head\]"),
         ({"acts_or_z": np.full((30, 3, 4, 5), np.nan)}, "layer 1, all 4 heads: 600 values are NaN or infinite"),
-        ({"method": "mds"}, "unknown method 'mds'"),
-        ({"method": "tsne", "perplexity": 40}, "perplexity must be above 0 and below the 30 examples, got 40"),
+        ({"method": "mds"}, "method is 'mds'; choose one of 'pca', 'tsne', 'umap'."),
+        ({"method": "tsne", "perplexity": 40}, "perplexity is 40; it must be a number above 0 and of at most 29."),
         ({"axes": Figure().subplots(1, 3)}, "an embedding is drawn into two Axes, got 3"),
     ],
 )

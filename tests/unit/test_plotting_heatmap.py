@@ -230,7 +230,7 @@ def test_draws_into_the_axes_given_and_leaves_no_trace(scores):
         ),
         (np.full((2, 3), np.nan), {}, r"the map of shape \(2, 3\) has no finite score"),
         (np.zeros((2, 3)), {"mark": ["L2H0"]}, "L2H0 is to be marked, but the map has layers 0 to 1"),
-        (np.zeros((2, 3)), {"annotate_top": 7}, "annotate_top must be 0 to the 6 heads"),
+        (np.zeros((2, 3)), {"annotate_top": 7}, "annotate_top is 7; it must be an integer from 0 to 6."),
         (
             np.zeros((2, 3)),
             {"p_values": np.ones((2, 4))},
@@ -241,7 +241,11 @@ def test_draws_into_the_axes_given_and_leaves_no_trace(scores):
             {"p_values": [[0.1, np.nan, 0.2]] * 2},
             "2 heads have a score but none of the p-values, the first is L0H1",
         ),
-        (np.zeros((2, 3)), {"p_values": np.ones((2, 3)), "alpha": 5}, "alpha must be between 0 and 1, got 5"),
+        (
+            np.zeros((2, 3)),
+            {"p_values": np.ones((2, 3)), "alpha": 5},
+            "alpha is 5; it must be a number above 0 and of at most 1.",
+        ),
     ],
 )
 def test_maps_that_cannot_be_drawn(score_map, how, words):

@@ -180,12 +180,12 @@ def test_draws_into_the_axes_given_and_leaves_no_trace():
     [
         ({"scores": [0.1]}, r"scores of shape \(1,\) and spans of shape \(4, 2\)"),
         ({"scores": [], "spans": []}, r"got scores of shape \(0,\)"),
-        ({"fps": 0}, "fps must be above 0, got 0"),
+        ({"fps": 0}, "fps is 0; it must be a number above 0."),
         ({"smoothed": [0.1, 0.2]}, r"there are 4 scores, but smoothed has the shape \(2,\)"),
         ({"truth": [0, 2, 1]}, r"truth must be 0 or 1 for each frame"),
         ({"thumbnails": [(1.0, np.zeros((5, 5)))]}, r"must be an RGB frame .* got shape \(5, 5\)"),
         ({"thumbnails": True}, "there is no video to take them from: give video="),
-        ({"thumbnails": -1}, "thumbnails must be True, a number or"),
+        ({"thumbnails": -1}, "thumbnails is -1; it must be an integer of at least 0."),
         (
             {"thumbnails": True, "video": np.zeros((100, 4, 4, 3), np.uint8)},
             "the video has 100 frames, but the last segment ends at frame 150",

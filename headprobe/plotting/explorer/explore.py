@@ -13,6 +13,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from headprobe._files import write_file
+from headprobe._validation import count
 from headprobe.activations import HeadActivations
 from headprobe.errors import InputError
 from headprobe.examples import Example
@@ -206,6 +207,8 @@ def explore(
     >>> "https:" in page.text, page.notes
     (False, ())
     """
+    count(max_examples, "max_examples")
+    count(max_bytes, "max_bytes")
     scores = read_scores(score_map, mark, center)
     prompts = list(acts.prompts)
     if prompt is not None and prompt not in prompts:

@@ -1,8 +1,8 @@
-"""The README's table of HeadHunt-VAD: the project's own numbers beside their controls, from the committed results.
+"""The table of HeadHunt-VAD on the page of results: numbers of the project beside their controls.
 
     python analyses/measured.py
 
-Reads results.json of headhunt_tiny, headhunt_demo and ped2; writes the block between the marks of README.md.
+Reads results.json of headhunt_tiny, headhunt_demo and ped2; writes the block between the marks of docs/results.md.
 """
 
 from __future__ import annotations

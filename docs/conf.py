@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
-import shutil
+import re
 import sys
 from pathlib import Path
 
@@ -90,22 +90,20 @@ def modules(package: str) -> list[str]:
     return found
 
 
-def section(name: str) -> list[str]:
-    """The lines of a module's section."""
-    return [name, "-" * len(name), "", f".. automodule:: {name}", ""]
-
-
 def write_reference(_app: object) -> None:
-    """Write a page per package and a section per module, so that no module is ever missing."""
+    """Write a page per package and a page per module, so that no module is ever missing and no page without end."""
     folder = HERE / "reference" / "generated"
     folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.glob("*.rst"):
-        if stale.stem not in PACKAGES:
-            stale.unlink()
     pages = {}
     for package, title in PACKAGES.items():
+        names = modules(package)
         lines = [title, "=" * len(title), "", f".. automodule:: {package}", "   :no-members:", ""]
-        pages[package] = [*lines, *(line for name in modules(package) for line in section(name))]
+        entries = [f"   {name.removeprefix(f'{package}.')} <{name}>" for name in names]
+        pages[package] = [*lines, ".. toctree::", "   :maxdepth: 1", "", *entries, ""]
+        pages |= {name: [name, "=" * len(name), "", f".. automodule:: {name}", ""] for name in names}
+    for stale in folder.glob("*.rst"):
+        if stale.stem not in pages:
+            stale.unlink()
     for stem, lines in pages.items():
         page, text = folder / f"{stem}.rst", "\n".join(lines)
         # An unchanged page keeps its date, so that a second build is quick.
@@ -114,16 +112,26 @@ def write_reference(_app: object) -> None:
 
 
 def copy_notebooks(_app: object) -> None:
-    """Put the notebooks beside the pages, where links between them and the pages hold."""
+    """Put the notebooks among the pages; their links to pages are those of a checkout, with `docs` in them."""
     folder = HERE / "notebooks"
     found = sorted((HERE.parent / "notebooks").glob("*.ipynb"))
     for stale in set(folder.glob("*.ipynb")) - {folder / path.name for path in found}:
         stale.unlink()
     for path in found:
-        copy = folder / path.name
+        copy, text = folder / path.name, path.read_text(encoding="utf-8").replace("](../docs/", "](../")
         # An unchanged notebook keeps its date, so that it is not read again.
-        if not copy.is_file() or copy.read_bytes() != path.read_bytes():
-            shutil.copyfile(path, copy)
+        if not copy.is_file() or copy.read_text(encoding="utf-8") != text:
+            copy.write_text(text, encoding="utf-8")
+
+
+def link_notebooks(_app: object, page: str, source: list[str]) -> None:
+    """Turn a page's links to notebooks, which are those of a checkout, into links to the copies."""
+    here = os.path.dirname(page)
+
+    def copied(link: re.Match[str]) -> str:
+        return f"]({os.path.relpath(os.path.join('notebooks', link[1]), here or '.')}"
+
+    source[0] = re.sub(r"\]\((?:\.\./)+notebooks/(?=\d)([\w.]+)", copied, source[0])
 
 
 def is_routing(_app: object, _what: str, name: str, _obj: object, skip: bool, _options: object) -> bool:
@@ -135,4 +143,5 @@ def setup(app) -> None:
     """Generate the reference before the sources are read."""
     app.connect("builder-inited", write_reference)
     app.connect("builder-inited", copy_notebooks)
+    app.connect("source-read", link_notebooks)
     app.connect("autodoc-skip-member", is_routing)

@@ -163,4 +163,4 @@ summary.round(2)
 #   the interval of that difference is wide. Being significant says that a head is not noise, and
 #   nothing about its being special.
 # - Not shown: what the heads carry. A fight also changes how many people stand close together. The
-#   [page on head scores](../concepts/head_scores.md) lists what a score does not say.
+#   [page on head scores](../docs/concepts/head_scores.md) lists what a score does not say.

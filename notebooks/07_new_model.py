@@ -217,5 +217,5 @@ assert torch.allclose(alone, after.z, atol=1e-5)
 #   instead of read wrongly.
 # - The check at load cannot see a wrong cut of the right size. Taking one head away can.
 # - Not shown: video models. Their adapters also pack frames; the page [Add a model
-#   family](../howto/add_a_family.md) goes through one from beginning to end.
+#   family](../docs/howto/add_a_family.md) goes through one from beginning to end.
 # - Not shown: that the heads of these random models carry anything. They do not.

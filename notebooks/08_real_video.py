@@ -197,11 +197,11 @@ pd.DataFrame(rows).T.astype(float).round(3)
 #   controls beside the result.
 # - Read the table against its last rows. Scores that look at no frame reach what many methods
 #   report, because most pairs of frames come from different videos ([what the numbers of a detector
-#   say](../concepts/auc.md)).
+#   say](../docs/concepts/auc.md)).
 # - With a handful of videos to report on, differences of a few hundredths are noise. There is one
 #   split here, and no interval.
 # - On Ped2, the heads of the embedded model lose to plain differences between frames, and even to a
 #   copy that was never trained, at finding the moment. What they learned on rendered scenes does
 #   not carry over.
 # - Not shown: what a large model's heads do here. For real work, load a real checkpoint in place of
-#   `"tiny"`; `headprobe extract` reads long collections ([how](../howto/extract.md)).
+#   `"tiny"`; `headprobe extract` reads long collections ([how](../docs/howto/extract.md)).

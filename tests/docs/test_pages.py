@@ -28,7 +28,7 @@ HERE = {
     f"howto/{name}.md"
     for name in ("own_model", "own_task", "own_scores", "add_a_family", "figures", "transformer_lens")
 }
-HERE |= {"tutorial.md", "concepts/auc.md", "index.md", "howto/transformer_lens.md"}
+HERE |= {"tutorial.md", "gallery.md", "concepts/auc.md", "index.md"}
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
@@ -92,13 +92,17 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+def looks_like(drawn: Path, shown: Path) -> bool:
+    """Whether a picture is the one that a page shows, but for what fonts and processors change."""
+    one, other = imread(drawn), imread(shown)
+    return one.shape == other.shape and float(np.abs(one - other).mean()) < 0.01
+
+
 def test_the_tutorial(folder):
     assert len(outputs(DOCS / "tutorial.md")) == 6
     names = run("tutorial.md")
     for name in ("first.png", "mine.png"):
-        drawn, shown = imread(folder / name), imread(DOCS / "figures" / name)
-        assert drawn.shape == shown.shape
-        assert np.abs(drawn - shown).mean() < 0.01
+        assert looks_like(folder / name, DOCS / "figures" / name), name
     # What the page says: significant heads, and random heads nearly as good.
     assert len(names["result"].significant(0.05)) > 0
     assert names["accuracy"](names["best"]) > 0.75
@@ -145,10 +149,43 @@ def test_the_page_on_figures(folder):
     assert sum(clip.label for clip in names["clips"]) == 20  # as the report says
     assert "The significance of these heads was not tested" in (folder / "report.html").read_text("utf-8")
     page = (DOCS / "howto" / "figures.md").read_text("utf-8")
-    listed = page.partition("all in `headprobe.plotting`:")[2].partition("## ")[0]
+    listed = page.partition("all in `headprobe.plotting`,")[2].partition("## ")[0]
     named = re.findall(r"`(\w+\.\w+)`", listed)
     assert len(named) == 12
     assert [name for name in named if not callable(pkgutil.resolve_name(f"headprobe.plotting.{name}"))] == []
+
+
+@pytest.mark.slow
+def test_the_gallery(folder):
+    names = run("gallery.md")
+    page = (DOCS / "gallery.md").read_text("utf-8")
+    shown = re.findall(r"\]\((figures/gallery/\w+\.png)\)", page)
+    # The explorer's is a picture of a page, taken by docs/draw.py.
+    drawn = {f"figures/gallery/{path.name}" for path in folder.glob("*.png")}
+    assert sorted(shown) == sorted(drawn | {"figures/gallery/explorer.png"})
+    assert [name for name in drawn if not looks_like(folder / Path(name).name, DOCS / name)] == []
+    assert (folder / "explorer.html").stat().st_size < 5_000_000
+    # What the timeline shows: one event, on the fight.
+    (event,) = names["one"].events
+    fight = np.flatnonzero(names["new"].truth) / names["one"].info.fps
+    assert event.start_seconds < fight[-1]
+    assert event.end_seconds > fight[0]
+
+
+def test_the_gallery_shows_every_kind_of_figure_in_few_lines():
+    page = (DOCS / "gallery.md").read_text("utf-8")
+    listed = (DOCS / "howto" / "figures.md").read_text("utf-8").partition("[the gallery]")[2].partition("\n## ")[0]
+    kinds = [name.partition(".")[2] for name in re.findall(r"`(\w+\.\w+)`", listed)]
+    assert len(kinds) == 12
+    assert [kind for kind in [*kinds, "heatmap", "heatmap_grid", "explore"] if f"{kind}(" not in page] == []
+    for body in [body for _, body in blocks(DOCS / "gallery.md")][1:]:
+        lines = [line for line in body.splitlines() if line.strip() and "import " not in line]
+        assert len(lines) <= 10, body
+
+
+def test_pictures_are_small():
+    large = [path.name for path in (DOCS / "figures").rglob("*.png") if path.stat().st_size > 150_000]
+    assert large == []
 
 
 @pytest.mark.parametrize("page", [*(f"docs/{page}" for page in pages()), "README.md"])

@@ -45,18 +45,6 @@ def test_it_opens_with_the_question_and_closes_with_what_was_shown(text):
     assert "- Not shown: " in close
 
 
-@pytest.mark.parametrize("text", TEXTS, ids=lambda path: path.stem)
-def test_links_lead_somewhere(text):
-    docs = FOLDER.parent / "docs"
-    said = "\n".join(cell.source for cell in jupytext.read(text).cells if cell.cell_type == "markdown")
-    links = [link for link in re.findall(r"\]\(([^)#]+)", said) if "://" not in link]
-    # Notebooks are read in docs/notebooks, beside each other.
-    missing = [
-        link for link in links if not ((FOLDER / link).exists() or (docs / "notebooks" / link).resolve().exists())
-    ]
-    assert missing == []
-
-
 @pytest.fixture
 def run(monkeypatch, tmp_path):
     """Run a notebook without the data folder, and forget the families that it registers and the files it writes."""

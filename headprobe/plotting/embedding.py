@@ -9,6 +9,7 @@ from itertools import cycle
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
@@ -183,7 +184,7 @@ def _reader(acts_or_z: Any, labels: Any, prompt: str | None) -> tuple[Any, np.nd
         if labels is None:
             raise InputError("labels are missing: an array of z carries none, give one per example")
     features, y = read_features(acts_or_z, labels)
-    prompts = features.prompts or [None]
+    prompts: list[Any] = features.prompts or [None]
     if prompt is None and len(prompts) == 1:
         prompt = prompts[0]
     if prompt not in prompts:
@@ -195,9 +196,12 @@ def _reader(acts_or_z: Any, labels: Any, prompt: str | None) -> tuple[Any, np.nd
         raise InputError(f"{n} examples of {len(np.unique(y))} classes: two classes and three examples are needed")
     place = {head: (block, i) for block in features.blocks for i, head in enumerate(block.heads)}
 
+    def one(head: Head) -> np.ndarray:
+        block, i = place[head]
+        return block.read(at, range(i, i + 1), torch.empty((1, n, block.z.shape[-1]), dtype=torch.float64))[0].numpy()
+
     def take(some: HeadSet) -> np.ndarray:
-        found = (place[head] for head in some)
-        return np.hstack([np.asarray(block.take(at, slice(i, i + 1))[:, 0]) for block, i in found])
+        return np.hstack([one(head) for head in some])
 
     return take, y, list(place)
 
@@ -207,7 +211,7 @@ def _standardised(x: np.ndarray, name: str) -> np.ndarray:
 
     if not np.isfinite(x).all():
         raise InputError(f"{name}: {int((~np.isfinite(x)).sum())} values are NaN or infinite")
-    return StandardScaler().fit_transform(x.astype(np.float64))
+    return StandardScaler().fit_transform(x)
 
 
 def _project(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -187,6 +187,11 @@ def evaluate(
                 f"--interval {kind} and --bootstrap {bootstrap} do not go together: percentile and bca resample the "
                 "videos, the others do not"
             )
+        resampling: Any = {
+            "n_resamples": bootstrap,
+            "kind": None if kind == "none" else kind,
+            "random_state": seed,
+        }
         data = read_truth(dataset, ground_truth, frame_counts, normal)
         untimed = [video.name for video in data.videos if video.events is None]
         if untimed:
@@ -198,27 +203,13 @@ def evaluate(
                 )
             of_videos = read_video_scores(scores, [video.name for video in data.videos])
             of_videos = {video: _transformed(values, sigmoid, decimals) for video, values in of_videos.items()}
-            numbers = evaluate_by_label(
-                of_videos,
-                data.labels(),
-                n_resamples=bootstrap,
-                kind=None if kind == "none" else kind,
-                random_state=seed,
-            ) | {"n_untimed": len(untimed)}
+            numbers = evaluate_by_label(of_videos, data.labels(), **resampling) | {"n_untimed": len(untimed)}
         else:
             truth = data.truth()
             given = read_scores(scores, {v: len(t) for v, t in truth.items()}, frames_per_score or None)
             given = {video: _transformed(values, sigmoid, decimals) for video, values in given.items()}
-            numbers = full_evaluation(
-                given,
-                truth,
-                classes=data.classes() if by_class else None,
-                tau=tau,
-                fps=fps,
-                n_resamples=bootstrap,
-                kind=None if kind == "none" else kind,
-                random_state=seed,
-            )
+            classes = data.classes() if by_class else None
+            numbers = full_evaluation(given, truth, classes=classes, tau=tau, fps=fps, **resampling)
         files = {"scores": scores, "ground_truth": ground_truth, "frame_counts": frame_counts}
         numbers["dataset"] = data.name
         numbers["inputs"] = {role: _file(path) for role, path in files.items() if path is not None}
@@ -259,25 +250,20 @@ def _report(name: str, numbers: Mapping[str, Any]) -> str:
     from headprobe.evaluation import VIDEO_ROWS
     from headprobe.models.inspection import _text_table
 
+    width = shutil.get_terminal_size((120, 40)).columns
     if "n_untimed" in numbers:
-        rows = [
-            ("", "AUC", "AP"),
-            *(
-                (VIDEO_ROWS[row], _shown(found["auc"]), _shown(found["ap"]))
-                for row, found in numbers["video_level"].items()
-            ),
-        ]
+        level = numbers["video_level"].items()
+        rows = [("", "AUC", "AP"), *((VIDEO_ROWS[row], _shown(of["auc"]), _shown(of["ap"])) for row, of in level)]
         n, untimed = counted(numbers["n_videos"], "video"), counted(numbers["n_untimed"], "video")
         return "\n".join(
             [
                 f"{numbers['dataset']}: {n}, {numbers['n_abnormal_videos']} abnormal",
                 f"Frame level: not possible, as no file says when the events of {untimed} happen",
                 "",
-                _text_table(rows, shutil.get_terminal_size((120, 40)).columns),
+                _text_table(rows, width),
                 *_interval_lines(numbers),
             ]
         )
-    width = shutil.get_terminal_size((120, 40)).columns
     keys = ("auc", "ap", "pr_auc_trapezoid", "within_auc", "anomaly_videos_auc")
     header = ("", "AUC", "AP", "PR-AUC trapezoid", "within-video AUC", "AUC in abnormal videos")
     rows = [header, (name, *(_shown(numbers[key]) for key in keys))]
@@ -304,7 +290,8 @@ def _report(name: str, numbers: Mapping[str, Any]) -> str:
             f"Video level: AUC {best} by the highest score, {mean} by the mean, {length} by the video's length"
         )
     if "events" in numbers:
-        lines += ["", *_event_lines(numbers["events"], _text_table, width)]
+        rows, last = _event_lines(numbers["events"])
+        lines += ["", _text_table(rows, width), last]
     return "\n".join([*lines, *_interval_lines(numbers)])
 
 
@@ -319,8 +306,7 @@ def _interval_lines(numbers: Mapping[str, Any]) -> list[str]:
             f"{name}: {found['estimate']:.4f}, {found['confidence']:.0%} {found['kind']} interval over videos "
             f"{found['low']:.4f} to {found['high']:.4f}"
         )
-    few = numbers["n_videos"] <= 20
-    if out and few:
+    if out and numbers["n_videos"] <= 20:
         out.append(COVERAGE["t" if any("t interval" in line for line in out) else "percentile"])
     return out
 
@@ -334,17 +320,16 @@ COVERAGE = {
 """What was measured of intervals on few videos (`analyses/benchmarks/coverage.py`)."""
 
 
-def _event_lines(events: Mapping[str, Any], text_table: Callable[..., str], width: int) -> list[str]:
-    header = ("events, IoU at least", "precision", "recall", "F1")
+def _event_lines(events: Mapping[str, Any]) -> tuple[list[tuple[str, ...]], str]:
     rows = [
         (f"{row['iou']:.1f}", *(_shown(row[key]) for key in ("precision", "recall", "f1"))) for row in events["by_iou"]
     ]
-    return [
-        text_table([header, *rows], width),
+    return (
+        [("events, IoU at least", "precision", "recall", "F1"), *rows],
         f"{events['n_found']} events found, {events['n_true']} true; {events['n_missed']} missed altogether; "
         f"delay {_shown(events['delay_mean'])} s on average; {events['n_false_alarms']} false alarms, "
         f"{_shown(events['false_alarms_per_hour'])} per hour",
-    ]
+    )
 
 
 def _shown(value: float | None) -> str:

@@ -60,7 +60,7 @@ def extract(
                 out,
                 heads=_heads(heads),
                 positions=_parse_positions(positions or ()),
-                segments=_number(segments, "segments", "whole", None),
+                segments=_segments(segments),
                 frames=frames,
                 batch_size=options.batches(),
                 resume=resume,
@@ -114,12 +114,12 @@ def _heads(text: str) -> Any:
         raise InputError(f"--heads {text!r} is neither a file nor labels such as L18H4,L20H4: {error}") from error
 
 
-def _number(text: str, name: str, word: str, meaning: Any) -> Any:
+def _segments(text: str) -> int | None:
     from headprobe.errors import InputError
 
-    if text == word:
-        return meaning
+    if text == "whole":
+        return None
     try:
         return int(text)
     except ValueError as error:
-        raise InputError(f"--{name} is {text!r}; give a whole number or {word!r}.") from error
+        raise InputError(f"--segments is {text!r}; give a whole number or 'whole'.") from error

@@ -19,23 +19,12 @@ from jaxtyping import Float
 from headprobe._files import read_text
 from headprobe._validation import count, number
 from headprobe.errors import InputError
-from headprobe.extraction._tables import Row, is_table, rows_of_file, rows_of_hub, rows_of_table
+from headprobe.extraction._tables import Row, Stretch, is_table, rows_of_file, rows_of_hub, rows_of_table
 from headprobe.video.clips import VIDEO_SUFFIXES, Segment, _find_videos, segments
 
 LIST_SUFFIXES = frozenset({".txt", ".lst", ".list"})
 TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson"})
 HUB = "hf:"
-
-
-@dataclass(frozen=True)
-class Stretch:
-    """A part of a video, with what is known about it."""
-
-    start: float | None = None
-    end: float | None = None
-    in_seconds: bool = False
-    label: int | None = None
-    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -55,28 +44,24 @@ def find_sources(sources: Any) -> list[Video]:
     rows = [row for source in sources for row in _rows(source)]
     if not rows:
         raise InputError("No videos were given; name files, folders, globs, list files or tables.")
-    paths: dict[str, str] = {}
-    names: dict[str, str] = {}
-    parts: dict[str, list[Stretch]] = {}
+    files: dict[str, tuple[str, str, list[Stretch]]] = {}
     for row in rows:
         # Broken links to one place are as many files that cannot be read.
         real = os.path.realpath(row.path) if os.path.exists(row.path) else os.path.abspath(row.path)
-        name = names.setdefault(real, row.name)
+        _, name, parts = files.setdefault(real, (row.path, row.name, []))
         if row.named and name != row.name:
             raise InputError(f"{shown(row.path)} is called {name!r} and {row.name!r}; give a file one name.")
-        paths.setdefault(real, row.path)
-        part = Stretch(row.start, row.end, row.in_seconds, row.label, row.group)
-        if part not in parts.setdefault(real, []):
-            parts[real].append(part)
+        if row.part not in parts:
+            parts.append(row.part)
     owner: dict[str, str] = {}
-    for real, name in names.items():
-        other = owner.setdefault(name, real)
-        if other != real:
+    for path, name, _ in files.values():
+        other = owner.setdefault(name, path)
+        if other != path:
             raise InputError(
-                f"Two files have the name {name!r}: {shown(paths[other])} and {shown(paths[real])}. Give the folder "
+                f"Two files have the name {name!r}: {shown(other)} and {shown(path)}. Give the folder "
                 "that holds both, so that names start with its subfolders, or a table with a column name."
             )
-    return [Video(paths[real], names[real], tuple(parts[real])) for real in paths]
+    return [Video(path, name, tuple(parts)) for path, name, parts in files.values()]
 
 
 def shown(path: str | os.PathLike[str]) -> str:

@@ -26,17 +26,24 @@ _MISSING = ("", "<NA>", "NaT", "nan")  # an empty cell, and how pandas prints a 
 
 
 @dataclass(frozen=True)
+class Stretch:
+    """A part of a video, with what is known about it."""
+
+    start: float | None = None
+    end: float | None = None
+    in_seconds: bool = False
+    label: int | None = None
+    group: str | None = None
+
+
+@dataclass(frozen=True)
 class Row:
     """A row of a table, or a file named in another way."""
 
     path: str
     name: str = ""
     named: bool = False
-    label: int | None = None
-    group: str | None = None
-    start: float | None = None
-    end: float | None = None
-    in_seconds: bool = False
+    part: Stretch = Stretch()
 
 
 def is_table(source: Any) -> bool:
@@ -124,18 +131,9 @@ def _row(record: Mapping[str, Any], where: str) -> Row:
     start, end = (_number(given[name], f"{where}: {name}", not in_seconds) for name in bounds)
     if (start is not None and start < 0) or (end is not None and end <= (start or 0)):
         raise InputError(f"{where}: {bounds[0]} is {start} and {bounds[1]} is {end}; it needs 0 <= start < end.")
-    label = _number(given["label"], f"{where}: label", True)
-    name, group = given["name"], given["group"]
-    return Row(
-        os.fspath(path),
-        "" if name is None else str(name),
-        name is not None,
-        None if label is None else int(label),
-        None if group is None else str(group),
-        start,
-        end,
-        in_seconds,
-    )
+    label = None if given["label"] is None else _whole(given["label"], f"{where}: label")
+    name, group = (None if given[key] is None else str(given[key]) for key in ("name", "group"))
+    return Row(os.fspath(path), name or "", name is not None, Stretch(start, end, in_seconds, label, group))
 
 
 def _is_missing(value: Any) -> bool:

@@ -199,7 +199,7 @@ def _refuse(heads: HeadSet, values: torch.Tensor, numbers: Numbers, prompts: lis
         prompt, example, place = bad.nonzero()[0].tolist()
         value = float(values[prompt, example, entry, place])
         where = f"{head} of example {examples[example]!r} under prompt {prompts[prompt]!r} has the value {value:g}"
-        if abs(value) == float("inf") or value != value:
+        if not math.isfinite(value):
             raise InputError(f"{where}, which the model produced; leave the example out or run the model in float32.")
         raise InputError(
             f"{where}, beyond {numbers.largest:g}, the largest that {numbers.name} holds; create the store with "

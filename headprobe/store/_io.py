@@ -98,12 +98,8 @@ _STEP_SECONDS = 0.005
 _PART = re.compile(r"\.[0-9a-f]{16}\.part")
 
 
-def check_locks() -> None:
-    """Refuse a system on which processes that write to one store cannot take turns."""
-    _flock()
-
-
-def _flock() -> Any:
+def check_locks() -> Any:
+    """The system's locks; refuses one on which processes that write to one store cannot take turns."""
     if fcntl is None:
         raise StoreError(
             "This system has no file locks (flock), as Windows has none, so activations cannot be stored here: use "
@@ -116,7 +112,7 @@ def _flock() -> Any:
 @contextmanager
 def exclusive(folder: Path, wait_seconds: float = _WAIT_SECONDS) -> Iterator[None]:
     """Be the only process, and the only thread, that changes a store."""
-    locks = _flock()
+    locks = check_locks()
     with writing(folder, 0, "The store cannot be changed here."):
         descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | NOFOLLOW | CLOEXEC, 0o666)
     try:
@@ -137,7 +133,7 @@ def exclusive(folder: Path, wait_seconds: float = _WAIT_SECONDS) -> Iterator[Non
 
 def mark(descriptor: int) -> None:
     """Lock an unfinished file as belonging to a living process."""
-    locks = _flock()
+    locks = check_locks()
     locks.flock(descriptor, locks.LOCK_EX | locks.LOCK_NB)
 
 
@@ -157,7 +153,7 @@ def _is_free(path: Path) -> bool:
 
 
 def _try(descriptor: int) -> bool:
-    locks = _flock()
+    locks = check_locks()
     try:
         locks.flock(descriptor, locks.LOCK_EX | locks.LOCK_NB)
     except OSError as error:

@@ -108,10 +108,9 @@ def verify(folder: str | os.PathLike[str], digests: bool = True) -> Report:
     report.problems += [reason for _, reason in found.bad.values()]
     if found.record is None and not report.problems:
         report.problems.append(f"{path}: there is nothing of a store in this folder.")
+    report.problems += _gone(path, indexed, found)
     for entry in indexed:
-        if entry.name not in found.good and entry.name not in found.bad and not _replaced(entry.name, found):
-            report.problems.append(f"{path / entry.name}: the file is gone, with {len(entry.examples)} examples.")
-        elif entry.name in found.good and found.good[entry.name] != entry:
+        if found.good.get(entry.name, entry) != entry:
             report.problems.append(f"{path / entry.name}: the file is not what {MANIFEST} says of it.")
     lagging = len(found.good.keys() - {entry.name for entry in indexed})
     if record is not None and lagging:
@@ -173,9 +172,7 @@ def repair(folder: str | os.PathLike[str], digests: bool = True) -> Report:
         for part in abandoned(path):
             part.unlink(missing_ok=True)
             report.actions.append(f"{part.name}, left by a killed process, is deleted.")
-        for entry in indexed:
-            if entry.name not in found.good and entry.name not in found.bad and not _replaced(entry.name, found):
-                report.problems.append(f"{path / entry.name}: the file is gone, with {len(entry.examples)} examples.")
+        report.problems += _gone(path, indexed, found)
         if os.path.lexists(path / MANIFEST) and record is None:
             os.replace(path / MANIFEST, path / f"{MANIFEST}.damaged")
             report.actions.append(f"{MANIFEST} is set aside as {MANIFEST}.damaged.")
@@ -248,8 +245,10 @@ def _agreed(path: Path, shards: Sequence[Shard]) -> Record:
     return first
 
 
-def _replaced(name: str, found: _Found) -> bool:
-    return any(name in entry.replaces for entry in found.good.values())
+def _gone(path: Path, indexed: Sequence[Entry], found: _Found) -> list[str]:
+    known = {*found.good, *found.bad, *(name for entry in found.good.values() for name in entry.replaces)}
+    gone = [entry for entry in indexed if entry.name not in known]
+    return [f"{path / entry.name}: the file is gone, with {len(entry.examples)} examples." for entry in gone]
 
 
 def _count(report: Report, found: _Found) -> None:

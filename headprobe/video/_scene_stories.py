@@ -64,6 +64,11 @@ def _outside(direction: float) -> float:
     return WIDTH + 9.0 if direction > 0 else -9.0
 
 
+def _crossing(x: float, direction: float, speed: float) -> tuple[float, float]:
+    """How long a walk takes from outside to ``x``, and from there to the other side."""
+    return (x - _outside(-direction)) * direction / speed, (_outside(direction) - x) * direction / speed
+
+
 def passers_by(stage: Stage, density: float) -> None:
     """Groups of one or two people who cross the picture; some stop for a while, some carry a bag."""
     rng, t = stage.rng, stage.t
@@ -80,8 +85,8 @@ def passers_by(stage: Stage, density: float) -> None:
         for member in range(members):
             gap = member * rng.uniform(7, 10)
             way_y = y + member * rng.uniform(-2, 2)
-            begin = middle - (stop_x - _outside(-direction)) * direction / speed
-            leave = middle + pause + (_outside(direction) - stop_x) * direction / speed
+            before, after = _crossing(stop_x, direction, speed)
+            begin, leave = middle - before, middle + pause + after
             x, yy, seen = stage.follow(
                 [
                     (begin, _outside(-direction) - gap, way_y),
@@ -136,16 +141,9 @@ def _running(stage: Stage) -> None:
 
 def _fall(stage: Stage) -> None:
     rng, t = stage.rng, stage.t
-    direction, speed, x, y = (
-        float(rng.choice([-1, 1])),
-        stage.walk_speed(),
-        rng.uniform(16, WIDTH - 16),
-        stage.y(),
-    )
-    before, after = (
-        (x - _outside(-direction)) * direction / speed,
-        (_outside(direction) - x) * direction / speed,
-    )
+    direction, speed = float(rng.choice([-1, 1])), stage.walk_speed()
+    x, y = rng.uniform(16, WIDTH - 16), stage.y()
+    before, after = _crossing(x, direction, speed)
     px, py, seen = stage.follow(
         [
             (stage.start - before, _outside(-direction), y),
@@ -211,10 +209,7 @@ def _bag(stage: Stage) -> None:
     x, y = rng.uniform(12, WIDTH - 12), stage.y()
     for moment, carries in ((stage.start, True), (stage.end, False)):  # one leaves it, another takes it away
         direction, speed = float(rng.choice([-1, 1])), stage.walk_speed()
-        before, after = (
-            (x - _outside(-direction)) * direction / speed,
-            (_outside(direction) - x) * direction / speed,
-        )
+        before, after = _crossing(x, direction, speed)
         px, py, seen = stage.follow(
             [
                 (moment - before, _outside(-direction), y - 1),

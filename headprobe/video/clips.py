@@ -266,16 +266,14 @@ def _find_videos(
     if isinstance(sources, str | os.PathLike):
         sources = [sources]
     found: dict[str, Path] = {}
-    given = False
     for source in map(Path, sources):
-        given = True
         files = _videos_in(source) if source.is_dir() else [source]
         if not files:
             endings = " ".join(sorted(VIDEO_SUFFIXES))
             raise InputError(f"the folder {source} holds no video file (endings looked for: {endings})")
         for file in files:
             found.setdefault(os.path.realpath(file), file)
-    if not given:
+    if not found:
         raise InputError("no video file or folder was given")
     return list(found.values())
 

@@ -1,8 +1,9 @@
-"""Draw the pictures of the README and of the gallery again: the code on the pages runs, and what it draws is kept.
+"""Draw the pictures of the README and of the pages again: the code on the pages runs, and what it draws is kept.
 
     python docs/draw.py [--browser chromium]
 
-The explorer is a page, so its picture is taken with Chromium; where there is none, the picture that is there stays.
+The explorer and the report are pages, so their pictures are taken with Chromium; where there is none, the pictures
+that are there stay.
 """
 
 from __future__ import annotations
@@ -20,7 +21,12 @@ from PIL import Image
 DOCS = Path(__file__).resolve().parent
 PICTURES = DOCS / "figures" / "gallery"
 LARGE = 150_000  # bytes
-WINDOW = "1000,1040"  # of the explorer, in pixels: down to the strongest examples
+PAGES = (
+    "../README.md",
+    "gallery.md",
+    *(f"howto/{name}.md" for name in ("figures", "own_task", "own_scores", "transformer_lens")),
+)
+WINDOWS = {"explorer.html": "1000,1040", "report.html": "1000,1100"}  # in pixels
 
 
 def run_page(page: Path) -> None:
@@ -47,14 +53,17 @@ def main() -> None:
     browser = parser.parse_args().browser
     PICTURES.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        run_page(DOCS.parent / "README.md")
-        run_page(DOCS / "gallery.md")
+        for page in PAGES:
+            run_page(DOCS / page)
         if browser is None:
-            print("no Chromium on this machine: the explorer's picture stays as it is")
+            print("no Chromium on this machine: the pictures of the explorer and of the report stay as they are")
         else:
             command = [browser, "--headless", "--no-sandbox", "--hide-scrollbars", f"--user-data-dir={folder}/profile"]
-            page = Path(folder, "explorer.html").as_uri()
-            subprocess.run([*command, f"--window-size={WINDOW}", "--screenshot=explorer.png", page], check=True)
+            for page, size in WINDOWS.items():
+                file, picture = Path(folder, page), Path(page).with_suffix(".png")
+                subprocess.run(
+                    [*command, f"--window-size={size}", f"--screenshot={picture}", file.as_uri()], check=True
+                )
         for picture in sorted(Path(folder).glob("*.png")):
             keep(picture, PICTURES / picture.name)
 

@@ -9,7 +9,7 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -218,44 +218,19 @@ def _top_heads_quietly(score_map: xr.DataArray, k: int, tie_break: xr.DataArray 
                 "that has a score in the map, or leave the head out of both."
             )
     count(k, "k", 1, len(there))
-    order, tied = cut(values[there], layers, heads, k, second)
+    order, tied = _cut(values[there], layers, heads, k, second)
     return HeadSet((names[i] for i in order[:k]), tied=(names[i] for i in tied))
 
 
-class Cut(NamedTuple):
-    """Positions of all heads, best first, and of those behind the cut that tie with the last before it."""
-
-    order: np.ndarray
-    tied: np.ndarray
-
-
-def cut(values: np.ndarray, layers: np.ndarray, heads: np.ndarray, k: int, second: np.ndarray | None = None) -> Cut:
-    """The one rule by which heads are ranked and cut off: score, second score, lower layer, lower head.
-
-    Parameters
-    ----------
-    values
-        Scores `[head]`, finite.
-    layers, heads
-        Numbers `[head]`.
-    k
-        How many are chosen, 1 or more.
-    second
-        Scores `[head]` that decide where `values` tie.
-
-    Returns
-    -------
-    Cut
-
-    Examples
-    --------
-    >>> [part.tolist() for part in cut(np.array([0.5, 0.9, 0.9]), np.zeros(3), np.arange(3), 1)]
-    [[1, 2, 0], [2]]
-    """
+def _cut(
+    values: np.ndarray, layers: np.ndarray, heads: np.ndarray, k: int, second: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The one rule that ranks heads: score, second score, lower layer, lower head. Positions of all, best first, and of
+    those behind the first `k` that tie with the last of these."""
     keys = [_levels(values)] if second is None else [_levels(second), _levels(values)]
     order = np.lexsort((heads, layers, *keys))
     behind, last = order[k:], order[min(k, len(order)) - 1]
-    return Cut(order, behind[np.all([key[behind] == key[last] for key in keys], axis=0)])
+    return order, behind[np.all([key[behind] == key[last] for key in keys], axis=0)]
 
 
 def _say_tied(chosen: HeadSet, score: float | None = None, where: str = "") -> None:

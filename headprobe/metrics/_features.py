@@ -167,14 +167,22 @@ def _entries(z: Any) -> Any:
     return z.reshape(*z.shape[:2], -1, z.shape[-1])
 
 
-def label_array(y: Any, n: int) -> np.ndarray:
-    """Labels as an array of their own type, one per example."""
+def label_array(y: Any, n: int | None = None) -> np.ndarray:
+    """Labels as an array of their own type, one per example, of which there are n if that is known."""
     array = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
-    if array.shape != (n,):
-        raise InputError(f"y must have one label per example, shape ({n},), got shape {array.shape}")
+    if array.shape != (n,) and (n is not None or array.ndim != 1 or not len(array)):
+        shape = "" if n is None else f", shape ({n},)"
+        raise InputError(f"y must have one label per example{shape}, got shape {array.shape}")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise InputError(f"y holds NaN or infinite values, the first at example {int(np.argmin(np.isfinite(array)))}")
     return array
+
+
+def subset(acts_or_z: Any, rows: Int[np.ndarray, " row"]) -> Any:
+    """Some of the examples, of activations or of an array."""
+    if isinstance(acts_or_z, HeadActivations):
+        return acts_or_z.subset(rows)
+    return acts_or_z[..., torch.from_numpy(rows) if isinstance(acts_or_z, Tensor) else rows, :, :, :]
 
 
 def example_groups(acts_or_z: Any, groups: Any = None) -> Any:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from headprobe._validation import choice, number
 from headprobe.errors import InputError
-from headprobe.metrics.ranks import _refuse_empty, chosen, repeats
+from headprobe.metrics.ranks import _chosen, _refuse_empty, repeats
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -118,7 +118,7 @@ def jaccard(score_map: xr.DataArray, k: int | None = None, dim: str = "prompt") 
     Warns
     -----
     HeadprobeWarning
-        As in `headprobe.metrics.ranks._selections`.
+        As in `headprobe.metrics.ranks.selection_frequency`.
 
     Examples
     --------
@@ -127,7 +127,7 @@ def jaccard(score_map: xr.DataArray, k: int | None = None, dim: str = "prompt") 
     >>> jaccard(maps, 2).values.round(3).tolist()
     [[1.0, 1.0, 0.333], [1.0, 1.0, 0.333], [0.333, 0.333, 1.0]]
     """
-    sets, table = chosen(score_map, k, dim)
+    sets, table = _chosen(score_map, k, dim)
     _refuse_empty(sets, table, dim)
     shared = sets @ sets.T
     sizes = sets.sum(1)

@@ -256,8 +256,8 @@ def kemeny(score_map: xr.DataArray, dim: str = "prompt", exact_heads: int = EXAC
     positions = table.order[order]
     scores = np.empty(n)
     scores[positions] = 1 - _shared_places(prefer[order][:, order] == prefer[order][:, order].T) / max(1, n - 1)
-    distance = _distance(prefer, order)
-    return Kemeny(table.head_set(positions), table.to_map(scores, "Kemeny score"), distance, bound, exact)
+    distance, heads = _distance(prefer, order), HeadSet(table.heads[i] for i in positions)
+    return Kemeny(heads, table.to_map(scores, "Kemeny score"), distance, bound, exact)
 
 
 def _knots(prefer: Int[np.ndarray, "head head"]) -> list[np.ndarray]:

@@ -19,16 +19,7 @@ from headprobe.errors import InputError
 from headprobe.metrics._features import CLASSES, Batch, is_large, square
 from headprobe.metrics.metric import Metric
 
-__all__ = [
-    "Covariance",
-    "kl",
-    "lda",
-    "lda_plain",
-    "ledoit_wolf",
-    "rsa",
-    "shrinkage_of",
-    "shrunk",
-]
+__all__ = ["kl", "lda", "lda_plain", "rsa"]
 
 # Where less than these shares of a labelling's scatter are left within its classes, the update formula of the LDA score
 # has lost digits: about 1e-16 over the share is the relative error.
@@ -38,7 +29,7 @@ LEFT, LEFT_SQUARED = 1e-3, 1e-4
 SAFE_SHRINKAGE = 1e-10
 
 
-class Covariance(NamedTuple):
+class _Covariance(NamedTuple):
     """Shrunk covariances in the coordinates given, and what they are on every direction outside of these."""
 
     matrix: Float[Tensor, "head m m"]
@@ -46,70 +37,20 @@ class Covariance(NamedTuple):
     shrinkage: Float[Tensor, " head"]
 
 
-def ledoit_wolf(rows: Float[Tensor, "head example m"], d: int) -> Covariance:
-    """Ledoit-Wolf covariance of centred rows that span at most m of `d` dimensions.
-
-    Parameters
-    ----------
-    rows
-        `[head, example, m]`, float64, centred by the caller; coordinates in any orthonormal basis of a space
-        that holds the rows.
-    d
-        Dimension of the full space, at least m.
-
-    Returns
-    -------
-    Covariance
-        `matrix` is `(1 - s) S + s mu I` with `S` the empirical covariance and `mu = trace(S) / d`; `ridge` is
-        `s mu`, its value on the d - m directions that the coordinates leave out; `shrinkage` is s, 0 to 1.
-
-    References
-    ----------
-    Ledoit and Wolf, "A well-conditioned estimator for large-dimensional covariance matrices", Journal of
-    Multivariate Analysis 88 (2004), section 3.3.
-
-    Examples
-    --------
-    >>> rows = torch.tensor([[[1.0, 0.0], [-1.0, 0.0], [0.0, 2.0], [0.0, -2.0]]], dtype=torch.float64)
-    >>> [round(v, 4) for v in ledoit_wolf(rows, 2).matrix[0].diag().tolist()]
-    [1.2083, 1.2917]
-    """
+def _ledoit_wolf(rows: Float[Tensor, "head example m"], d: int) -> _Covariance:
+    """`(1 - s) S + s mu I` of centred rows that span at most m of d dimensions (Ledoit and Wolf, "A well-conditioned
+    estimator for large-dimensional covariance matrices", Journal of Multivariate Analysis 88 (2004), section 3.3)."""
     n = rows.shape[1]
-    return shrunk(rows.mT @ rows / n, rows.square().sum(-1).square().mean(-1), n, d)
+    return _shrunk(rows.mT @ rows / n, rows.square().sum(-1).square().mean(-1), n, d)
 
 
-def shrunk(empirical: Float[Tensor, "head m m"], fourth: Float[Tensor, " head"], n: int, d: int) -> Covariance:
-    """`ledoit_wolf` from the empirical covariance and the mean fourth power of the lengths of the centred rows.
-
-    Parameters
-    ----------
-    empirical, fourth
-        `[head, m, m]` and `[head]`.
-    n, d
-        Number of rows, dimension of the full space.
-
-    Returns
-    -------
-    Covariance
-
-    Examples
-    --------
-    >>> rows = torch.tensor([[[2.0, 0.0], [-2.0, 0.0], [0.0, 1.0], [0.0, -1.0]]], dtype=torch.float64)
-    >>> lengths = rows.square().sum(-1)
-    >>> found = shrunk(rows.mT @ rows / 4, lengths.square().mean(-1), n=4, d=2)
-    >>> torch.allclose(found.shrinkage, ledoit_wolf(rows, 2).shrinkage)
-    True
-    """
-    shrinkage, ridge = shrinkage_of(
-        empirical.diagonal(dim1=-2, dim2=-1).sum(-1),
-        empirical.square().sum((-2, -1)),
-        fourth,
-        n,
-        d,
-    )
+def _shrunk(empirical: Float[Tensor, "head m m"], fourth: Float[Tensor, " head"], n: int, d: int) -> _Covariance:
+    """`_ledoit_wolf` from the empirical covariance and the mean fourth power of the lengths of the centred rows."""
+    trace, squared = empirical.diagonal(dim1=-2, dim2=-1).sum(-1), empirical.square().sum((-2, -1))
+    shrinkage, ridge = _shrinkage_of(trace, squared, fourth, n, d)
     matrix = (1 - shrinkage)[:, None, None] * empirical
     matrix.diagonal(dim1=-2, dim2=-1).add_(ridge[:, None])
-    return Covariance(matrix, ridge, shrinkage)
+    return _Covariance(matrix, ridge, shrinkage)
 
 
 def _span_coordinates(x: Float[Tensor, "head example d"]) -> Float[Tensor, "head example m"]:
@@ -119,35 +60,8 @@ def _span_coordinates(x: Float[Tensor, "head example d"]) -> Float[Tensor, "head
     return torch.linalg.qr(x.mT, mode="r").R.mT
 
 
-def shrinkage_of(
-    trace: Float[Tensor, " head"],
-    squared: Float[Tensor, " head"],
-    fourth: Float[Tensor, " head"],
-    n: int,
-    d: int,
-) -> tuple[Float[Tensor, " head"], Float[Tensor, " head"]]:
-    """Ledoit and Wolf's shrinkage from moments of an empirical covariance.
-
-    Parameters
-    ----------
-    trace, squared
-        `[head]`, trace and squared Frobenius norm of the empirical covariance.
-    fourth
-        `[head]`, mean fourth power of the lengths of the centred rows.
-    n, d
-        Number of rows, dimension of the full space.
-
-    Returns
-    -------
-    shrinkage, ridge
-        `[head]`, 0 to 1; and it times the mean variance.
-
-    Examples
-    --------
-    >>> moments = (torch.tensor([2.5]), torch.tensor([4.25]), torch.tensor([8.5]))
-    >>> [round(v.item(), 4) for v in shrinkage_of(*moments, n=4, d=2)]
-    [0.9444, 1.1806]
-    """
+def _shrinkage_of(trace: Tensor, squared: Tensor, fourth: Tensor, n: int, d: int) -> tuple[Tensor, Tensor]:
+    """Shrinkage, and it times the mean variance, from trace and squared norm of a covariance and as in `_shrunk`."""
     mu = trace / d
     spread = (squared - d * mu.square()).clamp(min=0)
     noise = ((fourth - squared) / n).clamp(min=0).minimum(spread)
@@ -155,7 +69,7 @@ def shrinkage_of(
     return shrinkage, shrinkage * mu
 
 
-def _check_definite(covariance: Covariance, *, outside: bool, names: Sequence[str], what: str, metric: str) -> None:
+def _check_definite(covariance: _Covariance, *, outside: bool, names: Sequence[str], what: str, metric: str) -> None:
     """Raise where a covariance is singular to the rounding of float64."""
     for index in torch.nonzero(covariance.shrinkage < SAFE_SHRINKAGE).flatten().tolist():
         eigenvalues = torch.linalg.eigvalsh(covariance.matrix[index])
@@ -272,7 +186,7 @@ def lda_plain(
     rows, means = _within(batch.x, y)
     scatter = rows.mT @ rows
     zero = scatter.new_zeros(batch.n_heads)
-    plain = Covariance(scatter, zero, zero)
+    plain = _Covariance(scatter, zero, zero)
     _check_definite(plain, outside=False, names=batch.names, what="within-class scatter", metric="lda_plain")
     return _quadratic(scatter, means.mT @ _contrasts(classes, scatter))
 
@@ -350,10 +264,10 @@ def _lda_rows(batch: Batch, y: Tensor) -> Tensor:
     """`lda` with covariances in the dimensions of the features, or in the span of the examples."""
     if is_large(batch.n, batch.d):
         _, means, scatters, fourths = _class_moments(batch, y)
-        covariance = shrunk(scatters.sum(1) / batch.n, fourths.sum(1) / batch.n, batch.n, batch.d)
+        covariance = _shrunk(scatters.sum(1) / batch.n, fourths.sum(1) / batch.n, batch.n, batch.d)
     else:
         rows, means = _within(_span_coordinates(batch.x), y)
-        covariance = ledoit_wolf(rows, batch.d)
+        covariance = _ledoit_wolf(rows, batch.d)
     what, outside = "within-class covariance", batch.d > means.shape[2]
     _check_definite(covariance, outside=outside, names=batch.names, what=what, metric="lda")
     return _quadratic(covariance.matrix, means.mT @ _contrasts(means.shape[1], means)) / batch.n
@@ -368,11 +282,11 @@ def _kl_rows(batch: Batch, y: Tensor) -> Tensor:
         if is_large(batch.n, d):
             sizes, about, scatters, fourths = _class_moments(batch, y)
             n, mean = sizes[c], about[:, c]
-            covariance = shrunk(scatters[:, c] / n, fourths[:, c] / n, n, d)
+            covariance = _shrunk(scatters[:, c] / n, fourths[:, c] / n, n, d)
         else:
             rows = coordinates[:, y == c]
             n, mean = rows.shape[1], rows.mean(1)
-            covariance = ledoit_wolf(rows - mean[:, None], d)
+            covariance = _ledoit_wolf(rows - mean[:, None], d)
         called = f"class {c}" if y.dtype == torch.bool else f"class {c} (counted from 0)"
         what = f"covariance of the {n} examples of {called}"
         _check_definite(covariance, outside=d > m, names=batch.names, what=what, metric="kl")
@@ -444,7 +358,7 @@ def _contrasts(classes: int, like: Tensor) -> Tensor:
 
 def _shrinkage_of_gram(gram: Tensor, n: int, d: int) -> tuple[Tensor, Tensor]:
     own = gram.diagonal(dim1=1, dim2=2)
-    return shrinkage_of(own.sum(1) / n, torch.linalg.matrix_norm(gram).square() / n**2, own.square().mean(1), n, d)
+    return _shrinkage_of(own.sum(1) / n, torch.linalg.matrix_norm(gram).square() / n**2, own.square().mean(1), n, d)
 
 
 def _whiten(matrix: Tensor, ridge: Tensor, right: Tensor) -> Tensor:
@@ -557,7 +471,7 @@ def _lda_together(batch: Batch, labels: Tensor) -> Tensor:
     trace = (values.sum(1) - pull * length) / n
     bent = (values * sums.square()).sum(1)
     squared = (values.square().sum(1) - 2 * pull * bent + (pull * length).square()) / n**2
-    shrinkage, ridge = shrinkage_of(trace, squared, fourth, n, d)
+    shrinkage, ridge = _shrinkage_of(trace, squared, fourth, n, d)
     # The inverse: Sherman and Morrison.
     kept = (1 - shrinkage) / n
     # Directions without scatter carry nothing of s.

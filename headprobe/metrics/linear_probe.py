@@ -102,6 +102,15 @@ def fold_index(groups: ArrayLike | None, n: int) -> Int[np.ndarray, " example"]:
     return index
 
 
+def _members(fold: Int[np.ndarray, " example"]) -> list[Int[np.ndarray, " row"]]:
+    """Rows of each fold."""
+    return np.split(np.argsort(fold, kind="stable"), np.cumsum(np.bincount(fold))[:-1])
+
+
+def _rows_of(groups: ArrayLike | None, n: int, device: torch.device) -> list[Tensor]:
+    return [torch.from_numpy(rows).to(device) for rows in _members(fold_index(groups, n))]
+
+
 def loo_ridge_scores(
     x: Float[Tensor, "head example d"],
     y: Float[Tensor, "labelling example"],
@@ -153,7 +162,7 @@ def loo_ridge_scores(
         raise InputError(
             f"x must be [head, example, d] and y [labelling, example], got shapes {tuple(x.shape)} and {tuple(y.shape)}"
         )
-    folds = _members(fold_index(groups, n), x.device)
+    folds = _rows_of(groups, n, x.device)
     w = torch.ones(n, dtype=torch.float64, device=x.device) if weights is None else weights.to(x.device, torch.float64)
     if w.shape != (n,) or not bool((w > 0).all()):
         raise InputError(f"weights must be one number above 0 per example, shape ({n},), got shape {tuple(w.shape)}")
@@ -201,7 +210,7 @@ def loo_ridge_auroc(
         raise InputError(
             f"x must be [head, example, d] and y [labelling, example], got shapes {tuple(x.shape)} and {tuple(y.shape)}"
         )
-    folds = _members(fold_index(groups, x.shape[1]), x.device)
+    folds = _rows_of(groups, x.shape[1], x.device)
     w = torch.ones(x.shape[1], dtype=torch.float64, device=x.device)
     positive = labels.cpu().numpy() > 0.5
     _check_classes(positive)
@@ -390,9 +399,3 @@ def _apply(probe: _Probe, y: Tensor, folds: list[Tensor], weights: Tensor) -> Te
         others = (total - weighted[:, fold].sum(1, keepdim=True)) / (weights.sum() - weights[fold].sum())
         scores[:, :, fold] += y[:, fold] @ own.mT - others
     return scores
-
-
-def _members(fold: np.ndarray, device: torch.device) -> list[Tensor]:
-    order = np.argsort(fold, kind="stable")
-    parts = np.split(order, np.cumsum(np.bincount(fold))[:-1])
-    return [torch.from_numpy(part).to(device) for part in parts]

@@ -11,8 +11,8 @@ from jaxtyping import Float
 
 from headprobe._validation import choice, notice, number
 from headprobe.errors import InputError
-from headprobe.heads import Head, HeadSet
-from headprobe.scores import _check_aligned, _check_map
+from headprobe.heads import HeadSet
+from headprobe.scores import _check_aligned, _check_map, _top_heads_quietly
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -492,12 +492,11 @@ class MaxStatistic:
         name = self.one_prompt(prompt)
         if name is not None:
             p, scores = p.sel(prompt=name), scores.sel(prompt=name)
-        found = np.argwhere(p.values <= alpha)
-        if not len(found):
+        found = scores.where(p <= alpha)
+        if not (n_found := int(found.notnull().sum())):
             self._warn_if_coarse(alpha, method)
-        order = sorted(found.tolist(), key=lambda place: -float(scores.values[tuple(place)]))
-        layers, heads = scores.coords["layer"].values, scores.coords["head"].values
-        return HeadSet([Head(int(layers[i]), int(heads[j])) for i, j in order])
+            return HeadSet()
+        return _top_heads_quietly(found, n_found)
 
     def table(self) -> pd.DataFrame:
         """Give one row per head (and prompt): score, and p by every method.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -12,14 +12,13 @@ from headprobe._validation import choice, count, notice
 from headprobe.errors import InputError
 from headprobe.heads import Head, HeadSet
 from headprobe.metrics.resampling import stack_maps
-from headprobe.scores import Cut, _keep_origin, cut
+from headprobe.scores import _cut, _keep_origin
 
 if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = [
     "Repeats",
-    "chosen",
     "from_head_sets",
     "ranks",
     "repeats",
@@ -68,51 +67,6 @@ class Repeats(NamedTuple):
         flat = np.full(self.one.size, np.nan)
         flat[np.isfinite(self.one.values).ravel()] = scores
         return _keep_origin(self.one.copy(data=flat.reshape(self.one.shape)).rename(name), self.one)
-
-    def best_first(self, scores: Float[np.ndarray, " head"]) -> Int[np.ndarray, " head"]:
-        """Positions of the heads from the highest score to the lowest, ties by (layer, head).
-
-        Parameters
-        ----------
-        scores
-            [head].
-
-        Returns
-        -------
-        ndarray [head]
-        """
-        return self.cut(scores, len(scores)).order
-
-    def cut(self, scores: Float[np.ndarray, " head"], k: int) -> Cut:
-        """The heads best first, and those behind the first `k` that tie with the last of these.
-
-        Parameters
-        ----------
-        scores
-            [head].
-        k
-            How many are chosen.
-
-        Returns
-        -------
-        Cut
-        """
-        layers, heads = np.array([(head.layer, head.head) for head in self.heads]).T
-        return cut(scores, layers, heads, k)
-
-    def head_set(self, positions: Sequence[int] | Int[np.ndarray, " k"]) -> HeadSet:
-        """Heads at some positions, in that order.
-
-        Parameters
-        ----------
-        positions
-            [k].
-
-        Returns
-        -------
-        HeadSet
-        """
-        return HeadSet(self.heads[int(i)] for i in positions)
 
 
 def _check_repeats(score_map: xr.DataArray, dim: str, *, at_least: int = 1) -> None:
@@ -234,14 +188,6 @@ def _label(score_map: xr.DataArray, dim: str, index: int) -> object:
     return score_map.coords[dim].values[index] if dim in score_map.coords else index
 
 
-def _selections(score_map: xr.DataArray, k: int, dim: str = "resample") -> xr.DataArray:
-    """Mark the `k` best heads of every map."""
-    table = repeats(score_map, dim)
-    values = np.full(score_map.shape, np.nan).reshape(len(table.values), -1)
-    values[:, np.isfinite(score_map.values[0]).ravel()] = _top(table, k, dim)
-    return _keep_origin(score_map.copy(data=values.reshape(score_map.shape)).rename("selected"), score_map)
-
-
 def from_head_sets(sets: Mapping[Any, HeadSet], candidates: xr.DataArray, dim: str = "resample") -> xr.DataArray:
     """Mark the heads of given sets, such as those of another selector.
 
@@ -283,34 +229,8 @@ def from_head_sets(sets: Mapping[Any, HeadSet], candidates: xr.DataArray, dim: s
     return stack_maps(maps, dim)
 
 
-def chosen(score_map: xr.DataArray, k: int | None, dim: str) -> tuple[Float[np.ndarray, "map head"], Repeats]:
-    """Chosen heads as a table of 1 and 0, from scores and `k` or from a selection.
-
-    Parameters
-    ----------
-    score_map
-        Dims (`dim`, layer, head): scores, or with k=None a selection of 1 and 0.
-    k
-        Number of heads taken from each map, or None.
-    dim
-        The dim of the repeats.
-
-    Returns
-    -------
-    tuple
-        The table [map, head], and the repeats it was made from.
-
-    Raises
-    ------
-    InputError
-        If there are fewer than two maps, or with k=None other values than 1 and 0.
-
-    Examples
-    --------
-    >>> from headprobe.scores import score_map
-    >>> chosen(score_map([[[0.1, 0.9]], [[0.2, 0.8]]], prompts=["a", "b"]), 1, "prompt")[0].tolist()
-    [[0.0, 1.0], [0.0, 1.0]]
-    """
+def _chosen(score_map: xr.DataArray, k: int | None, dim: str) -> tuple[Float[np.ndarray, "map head"], Repeats]:
+    """Chosen heads as a table of 1 and 0, from scores and `k` or from a selection, and the repeats it was made from."""
     table = repeats(score_map, dim, at_least=2)
     if k is not None:
         return _top(table, k, dim), table
@@ -346,12 +266,12 @@ def selection_frequency(score_map: xr.DataArray, k: int | None = None, dim: str 
     Raises
     ------
     InputError
-        As in `chosen` and `selections`.
+        If there are fewer than two maps, `k` is out of range, or with k=None the map holds other values than 1 and 0.
 
     Warns
     -----
     HeadprobeWarning
-        As in `selections`.
+        If heads tie for the last of `k` places in some maps; their number is named.
 
     Examples
     --------
@@ -360,7 +280,7 @@ def selection_frequency(score_map: xr.DataArray, k: int | None = None, dim: str 
     >>> selection_frequency(maps, 1, "prompt").values.tolist()
     [[0.0, 0.5, 0.5]]
     """
-    sets, table = chosen(score_map, k, dim)
+    sets, table = _chosen(score_map, k, dim)
     return table.to_map(sets.mean(0), "selection frequency")
 
 
@@ -369,8 +289,9 @@ def _top(table: Repeats, k: int, dim: str) -> Float[np.ndarray, "map head"]:
     count(k, "k", 1, n)
     marked = np.zeros(table.values.shape)
     tied: dict[int, int] = {}
+    layers, heads = np.array([(head.layer, head.head) for head in table.heads]).T
     for i, row in enumerate(table.values):
-        order, behind = table.cut(row, k)
+        order, behind = _cut(row, layers, heads, k)
         marked[i, order[:k]] = 1
         if len(behind):
             tied[i] = len(behind)

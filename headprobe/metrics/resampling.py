@@ -6,15 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from jaxtyping import Int
 from numpy.typing import ArrayLike
 from torch import Tensor
 
 from headprobe._validation import count, seed
-from headprobe.activations import HeadActivations
 from headprobe.errors import InputError
-from headprobe.metrics._features import example_groups
+from headprobe.metrics._features import example_groups, label_array, read_features, subset
+from headprobe.metrics.linear_probe import _members, fold_index
 from headprobe.scores import DIMS, _check_aligned, _check_same_model
 
 if TYPE_CHECKING:
@@ -128,37 +127,23 @@ def _group_subsets(
 
 def _classes(y: Any) -> np.ndarray:
     """Class of each example as a number from 0."""
-    array = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
-    if array.ndim != 1 or not len(array):
-        raise InputError(f"y must have one label per example, got shape {array.shape}")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise InputError("y holds NaN or infinite labels: leave these examples out")
-    return np.unique(array, return_inverse=True)[1]
+    return np.unique(label_array(y), return_inverse=True)[1]
 
 
 def _strata(y: Any, groups: Any, stratify: bool, needed: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Rows of each group; and the groups (by number) that hold the same classes."""
-    classes = _classes(y)
-    if groups is None:
-        groups = range(len(classes))
-    if len(groups) != len(classes):
-        raise InputError(f"groups has {len(groups)} entries for {len(classes)} examples: give one per example")
-    rows: dict[Any, list[int]] = {}
-    for i, group in enumerate(np.asarray(groups).tolist() if isinstance(groups, np.ndarray | Tensor) else groups):
-        if group is None or group != group:
-            raise InputError(f"example {i} has no group ({group!r}): give one to every example")
-        rows.setdefault(group, []).append(i)
-    members = [np.array(r) for r in rows.values()]
+    labels, classes = np.unique(label_array(y), return_inverse=True)
+    members = _members(fold_index(groups, len(classes)))
     if not stratify:
         if len(members) < needed:
             raise InputError(f"there are {len(members)} groups, but {needed} or more are needed")
         return members, [np.arange(len(members))]
-    counts = [len({i for i, r in enumerate(members) if c in classes[r]}) for c in range(classes.max() + 1)]
+    counts = [len({i for i, r in enumerate(members) if c in classes[r]}) for c in range(len(labels))]
     if min(counts) < needed:
-        label = np.unique(np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y))[int(np.argmin(counts))]
         raise InputError(
-            f"class {label} occurs in {min(counts)} group{'s' * (min(counts) > 1)}, but {needed} groups of every class "
-            "are needed: give more data or finer groups, or stratify=False for targets that are no classes"
+            f"class {labels[int(np.argmin(counts))]} occurs in {min(counts)} group{'s' * (min(counts) > 1)}, but "
+            f"{needed} groups of every class are needed: give more data or finer groups, or stratify=False for targets "
+            "that are no classes"
         )
     held: dict[tuple[int, ...], list[int]] = {}
     for i, r in enumerate(members):
@@ -377,29 +362,6 @@ def _apply(
 def _data(acts_or_z: Any, y: Any, groups: Any) -> tuple[Callable[[np.ndarray], tuple[Any, Any]], Any, Any]:
     """A function from rows to (data, labels) of these rows; the labels; the groups."""
     groups = None if groups is False else example_groups(acts_or_z, groups)
-    if isinstance(acts_or_z, HeadActivations):
-        n = len(acts_or_z.examples)
-        labels = acts_or_z.labels if y is None else y
-
-        def pick(rows: np.ndarray) -> Any:
-            return acts_or_z.subset(rows)
-
-    else:
-        z = acts_or_z
-        if not isinstance(z, np.ndarray | Tensor) or z.ndim not in (4, 5):
-            raise InputError(
-                "expected HeadActivations, or z as an array or tensor [example, layer, head, d_head] or with a leading "
-                f"prompt axis, got {type(z).__name__} of shape {tuple(getattr(z, 'shape', ()))}"
-            )
-        if y is None:
-            raise InputError("y is missing: an array of z carries no labels, give one per example")
-        n, labels = z.shape[z.ndim - 4], y
-
-        def pick(rows: np.ndarray) -> Any:
-            index = torch.from_numpy(rows) if isinstance(z, Tensor) else rows
-            return z[index] if z.ndim == 4 else z[:, index]
-
-    labels = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
-    if labels.shape != (n,):
-        raise InputError(f"y must have one label per example, shape ({n},), got shape {labels.shape}")
-    return lambda rows: (pick(rows), labels[rows]), labels, groups
+    features, y = read_features(acts_or_z, y)
+    labels = label_array(y, len(features.ids))
+    return lambda rows: (subset(acts_or_z, rows), labels[rows]), labels, groups

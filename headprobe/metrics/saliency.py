@@ -13,7 +13,6 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from headprobe._validation import seed
-from headprobe.activations import HeadActivations
 from headprobe.errors import InputError
 from headprobe.heads import Head
 from headprobe.metrics import gaussian, mmd, nmi, probe_scores, spectrum
@@ -28,6 +27,7 @@ from headprobe.metrics._features import (
     read_features,
     read_target,
     score_heads,
+    subset,
 )
 from headprobe.metrics.linear_probe import fold_index
 from headprobe.metrics.metric import Metric
@@ -217,8 +217,7 @@ def _saliency_of_parts(
             maps = []
     if not maps:
         for part in tqdm(parts, desc="parts", delay=BAR_DELAY, disable=not progress):
-            z = acts_or_z.subset(part) if isinstance(acts_or_z, HeadActivations) else acts_or_z[..., part, :, :, :]
-            maps.append(saliency(z, labels[part], metrics, random_state=random_state))
+            maps.append(saliency(subset(acts_or_z, part), labels[part], metrics, random_state=random_state))
     return xr.concat(maps, "part", combine_attrs="override")
 
 

@@ -29,7 +29,7 @@ from headprobe.heads import Head
 from headprobe.metrics._features import CPU, Batch, head_map, label_array, load_batch, score_heads
 from headprobe.metrics._labellings import Data, memory_of, read_data, score_labellings
 from headprobe.metrics.intervals import WinnersCurse, bootstrap_intervals, winners_curse
-from headprobe.metrics.linear_probe import fold_index
+from headprobe.metrics.linear_probe import _members, fold_index
 from headprobe.metrics.metric import Metric
 from headprobe.metrics.null import (
     MaxStatistic,
@@ -215,10 +215,6 @@ def relabellings(
                 start = rng.integers(len(rows), size=(n_permutations, 1))
                 drawn[:, rows] = codes[rows][(np.arange(len(rows)) + start) % len(rows)]
     return Relabellings(values[drawn], scheme, n_distinct)
-
-
-def _members(fold: np.ndarray) -> list[np.ndarray]:
-    return np.split(np.argsort(fold, kind="stable"), np.cumsum(np.bincount(fold))[:-1])
 
 
 def _distinct(blocks: list[np.ndarray], scheme: str, n_values: int) -> int:

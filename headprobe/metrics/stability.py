@@ -19,9 +19,9 @@ from headprobe._validation import count, number
 from headprobe.errors import InputError
 from headprobe.heads import HeadSet
 from headprobe.metrics.agreement import icc, jaccard, mean_agreement, rank_correlation
-from headprobe.metrics.ranks import _check_repeats, _refuse_empty, chosen, selection_frequency
+from headprobe.metrics.ranks import _check_repeats, _chosen, _refuse_empty, selection_frequency
 from headprobe.metrics.resampling import bootstrap_maps, seed_maps, size_maps, stack_maps
-from headprobe.scores import _keep_origin
+from headprobe.scores import _keep_origin, _top_heads_quietly
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -113,7 +113,7 @@ def kuncheva(
     Warns
     -----
     HeadprobeWarning
-        As in `headprobe.metrics.ranks._selections`.
+        As in `headprobe.metrics.ranks.selection_frequency`.
 
     Examples
     --------
@@ -122,7 +122,7 @@ def kuncheva(
     >>> kuncheva(maps, 2).value
     0.0
     """
-    sets, table = chosen(score_map, k, dim)
+    sets, table = _chosen(score_map, k, dim)
     _refuse_empty(sets, table, dim)
     sizes = sets.sum(1)
     if sizes.min() != sizes.max():
@@ -168,7 +168,7 @@ def nogueira(
     Warns
     -----
     HeadprobeWarning
-        As in `headprobe.metrics.ranks._selections`.
+        As in `headprobe.metrics.ranks.selection_frequency`.
 
     Examples
     --------
@@ -177,7 +177,7 @@ def nogueira(
     >>> nogueira(maps, 2).value
     0.0
     """
-    return _nogueira(chosen(score_map, k, dim)[0], confidence)
+    return _nogueira(_chosen(score_map, k, dim)[0], confidence)
 
 
 def _nogueira(sets: Float[np.ndarray, "map head"], confidence: float) -> StabilityIndex:
@@ -258,7 +258,7 @@ def stable_selection(
     Warns
     -----
     HeadprobeWarning
-        As in `headprobe.metrics.ranks._selections`.
+        As in `headprobe.metrics.ranks.selection_frequency`.
 
     Examples
     --------
@@ -269,12 +269,12 @@ def stable_selection(
     (('L0H2',), 0.5)
     """
     number(threshold, "threshold", above=0.5, most=1)  # the bound needs a majority
-    sets, table = chosen(score_map, k, dim)
-    frequency = sets.mean(0)
-    kept = [i for i in table.best_first(frequency) if frequency[i] >= threshold - 1e-12]
+    sets, table = _chosen(score_map, k, dim)
+    frequency = table.to_map(sets.mean(0), "selection frequency")
+    n_kept = int((frequency >= threshold - 1e-12).sum())
     return StableSelection(
-        heads=table.head_set(kept),
-        frequency=table.to_map(frequency, "selection frequency"),
+        heads=_top_heads_quietly(frequency, n_kept) if n_kept else HeadSet(),
+        frequency=frequency,
         threshold=threshold,
         expected_false_positives=float(sets.sum(1).mean() ** 2 / ((2 * threshold - 1) * sets.shape[1])),
     )

@@ -12,7 +12,7 @@ from headprobe._validation import count
 from headprobe.errors import InputError
 from headprobe.heads import Head, HeadSet
 from headprobe.plotting._canvas import INK, ink, legend_below, name_points, size_in_points, small
-from headprobe.scores import _say_tied, cut
+from headprobe.scores import _cut, _say_tied
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -135,7 +135,7 @@ def best(shown: Map, k: int) -> list[Place]:
     if not k or not len(rows):
         return []
     layers, heads = np.array(shown.layers)[rows], np.array(shown.heads)[columns]
-    order, tied = cut(values[rows, columns], layers, heads, k)
+    order, tied = _cut(values[rows, columns], layers, heads, k)
     named = [(int(rows[i]), int(columns[i]), Head(int(layers[i]), int(heads[i]))) for i in order[:k]]
     _say_tied(HeadSet([head for *_, head in named], tied=[(int(layers[i]), int(heads[i])) for i in tied]))
     return named

@@ -20,7 +20,7 @@ from headprobe.metrics.ranks import selection_frequency
 from headprobe.metrics.saliency import Metric, _find_metrics
 from headprobe.metrics.significance import max_statistic
 from headprobe.probing.probe import _flatten
-from headprobe.scores import _say_tied, cut
+from headprobe.scores import _cut, _say_tied
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -201,7 +201,7 @@ class HeadSelector(TransformerMixin, BaseEstimator):
         (places,) = np.nonzero(meets)
         layers, numbers = layers[places], numbers[places]
         k = len(places) if self.k is None else self.k
-        order, tied = cut(self.scores_[meets], layers, numbers, k, second)
+        order, tied = _cut(self.scores_[meets], layers, numbers, k, second)
         self.indices_ = places[order[:k]]
         heads = [Head(int(i), int(j)) for i, j in zip(layers, numbers, strict=True)]
         self.heads_ = HeadSet([heads[i] for i in order[:k]], tied=[heads[i] for i in tied])

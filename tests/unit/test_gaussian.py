@@ -5,7 +5,7 @@ from sklearn.covariance import LedoitWolf
 
 from headprobe.errors import InputError
 from headprobe.metrics import gaussian as module
-from headprobe.metrics.gaussian import _span_coordinates, kl, lda, lda_plain, ledoit_wolf
+from headprobe.metrics.gaussian import _ledoit_wolf, _span_coordinates, kl, lda, lda_plain
 
 Y = torch.tensor([False, False, True, True])
 
@@ -57,7 +57,7 @@ def test_classes_that_collapse_to_points_are_refused():
 def test_shrinkage_lies_between_0_and_1_and_covers_what_the_span_leaves_out():
     rows = torch.randn(5, 6, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     rows -= rows.mean(1, keepdim=True)
-    full, small = ledoit_wolf(rows, 40), ledoit_wolf(_span_coordinates(rows), 40)
+    full, small = _ledoit_wolf(rows, 40), _ledoit_wolf(_span_coordinates(rows), 40)
     assert ((full.shrinkage > 0) & (full.shrinkage <= 1)).all()
     torch.testing.assert_close(small.shrinkage, full.shrinkage)
     torch.testing.assert_close(small.ridge, full.ridge)
@@ -104,7 +104,7 @@ def test_a_head_that_hardly_needs_shrinking_loses_no_digits():
     rows[8:, 0] += 3
     x = torch.from_numpy(np.stack([rows, rng.normal(size=rows.shape)]))
     within = x - torch.where(y[:, None], x[:, y].mean(1, True), x[:, ~y].mean(1, True))
-    shrinkage = ledoit_wolf(within, 60).shrinkage
+    shrinkage = _ledoit_wolf(within, 60).shrinkage
     assert shrinkage[0] < module.WOODBURY * 60 < shrinkage[1]
     for head, found in zip(x.numpy(), lda(x, y).tolist(), strict=True):
         means = np.stack([head[~y].mean(0), head[y].mean(0)])

@@ -20,7 +20,7 @@ from headprobe.metrics.consensus import (
     robust_rank_aggregation,
 )
 from headprobe.metrics.normalisation import combine, min_max, rank_scale
-from headprobe.metrics.ranks import _selections, from_head_sets, ranks, selection_frequency
+from headprobe.metrics.ranks import from_head_sets, ranks, selection_frequency
 from headprobe.metrics.resampling import bootstrap_maps, size_maps, stack_maps
 from headprobe.metrics.saliency import METRICS, saliency
 from headprobe.metrics.stability import coefficient_of_variation, mean, rss, standard_deviation
@@ -61,7 +61,6 @@ def test_every_step_from_saliency_to_consensus_keeps_the_model():
         assert function(maps).attrs == OWN, function
     assert kemeny(maps).scores.attrs == OWN
     assert robust_rank_aggregation(maps).adjusted.attrs == OWN
-    assert _selections(maps, 1, "prompt").attrs == OWN
     assert selection_frequency(maps, 1, "prompt").attrs == OWN
     assert from_head_sets({"a": HeadSet(["L0H0"])}, rss(maps)).attrs == OWN
     for method in METHODS:

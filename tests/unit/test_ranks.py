@@ -7,7 +7,7 @@ from scipy.stats import rankdata
 
 from headprobe.errors import InputError
 from headprobe.metrics.ranks import _check_repeats, ranks, repeats
-from headprobe.scores import score_map
+from headprobe.scores import score_map, top_heads
 
 NAN = float("nan")
 
@@ -49,7 +49,7 @@ def test_a_table_of_repeats_leaves_out_heads_that_are_nowhere_and_puts_results_b
     assert back.dims == ("layer", "head")
     assert back["layer"].values.tolist() == [9, 2]
     assert back.name == "x"
-    assert table.head_set(table.best_first(np.zeros(3))).labels == ("L2H0", "L2H1", "L9H0")
+    assert top_heads(table.to_map(np.zeros(3), "x"), 3).labels == ("L2H0", "L2H1", "L9H0")
 
 
 def test_what_is_no_stack_of_maps_is_refused():

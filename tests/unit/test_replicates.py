@@ -180,7 +180,7 @@ def test_errors_name_the_resample_or_the_input():
         bootstrap_maps(lda, z)
     with pytest.raises(InputError, match=r"y must have one label per example, shape \(24,\), got shape \(3,\)"):
         bootstrap_maps(lda, z, y[:3])
-    with pytest.raises(InputError, match=r"expected HeadActivations, or z .* got ndarray of shape \(24, 2\)"):
+    with pytest.raises(InputError, match=r"z must be \[example, layer, .* got shape \(24, 2\)"):
         bootstrap_maps(lda, z[:, :, 0, 0], y)
     with pytest.raises(InputError, match="n_repeats is 0; it must be an integer of at least 1"):
         size_maps(lda, z, y, sizes=[8], n_repeats=0)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from headprobe.errors import InputError
 from headprobe.metrics._features import Batch
-from headprobe.metrics.gaussian import Covariance, _check_definite, lda_plain, ledoit_wolf, shrinkage_of
+from headprobe.metrics.gaussian import _check_definite, _Covariance, _ledoit_wolf, _shrinkage_of, lda_plain
 from headprobe.metrics.mmd import mmd, rbf_kernel
 from headprobe.metrics.nmi import _contingency_nmi, nmi
 from headprobe.metrics.probe_scores import _check_groups, _one_against_rest, probe_auroc, probe_r2, sav
@@ -100,13 +100,13 @@ def test_shrinkage_by_hand():
     rows = torch.tensor([[[1.0, 0.0], [-1.0, 0.0], [0.0, 2.0], [0.0, -2.0]]], dtype=torch.float64)
     # Spread of the rows about S: (17/2 - 17/4) / 4 = 17/16; of S about mu I: 17/4 - 2 (5/4)^2 = 9/8.
     expected = (17 / 16) / (9 / 8)
-    found = ledoit_wolf(rows, 2)
+    found = _ledoit_wolf(rows, 2)
     assert found.shrinkage.item() == pytest.approx(expected)
     np.testing.assert_allclose(
         found.matrix[0].numpy(), np.diag([0.5, 2.0]) * (1 - expected) + np.eye(2) * 1.25 * expected
     )
     trace, square, fourth = (torch.tensor([v], dtype=torch.float64) for v in (2.5, 17 / 4, 17 / 2))
-    shrinkage, ridge = shrinkage_of(trace, square, fourth, 4, 2)
+    shrinkage, ridge = _shrinkage_of(trace, square, fourth, 4, 2)
     assert (shrinkage.item(), ridge.item()) == (pytest.approx(expected), pytest.approx(1.25 * expected))
 
 
@@ -114,8 +114,8 @@ def test_a_singular_covariance_is_named():
     zero = torch.zeros(2, dtype=torch.float64)
     matrix = torch.stack([torch.eye(2, dtype=torch.float64), torch.ones(2, 2, dtype=torch.float64)])
     with pytest.raises(InputError, match=r"head b: the spread is singular .*, so the metric 'kl' is not defined; use"):
-        _check_definite(Covariance(matrix, zero, zero), outside=False, names=["a", "b"], what="spread", metric="kl")
-    _check_definite(Covariance(matrix[:1], zero[:1], zero[:1]), outside=False, names=["a"], what="spread", metric="kl")
+        _check_definite(_Covariance(matrix, zero, zero), outside=False, names=["a", "b"], what="spread", metric="kl")
+    _check_definite(_Covariance(matrix[:1], zero[:1], zero[:1]), outside=False, names=["a"], what="spread", metric="kl")
 
 
 def test_one_class_against_the_rest():

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from headprobe.errors import HeadprobeWarning, InputError
 from headprobe.heads import HeadSet
-from headprobe.metrics.ranks import _selections, from_head_sets, selection_frequency
+from headprobe.metrics.ranks import _chosen, from_head_sets, selection_frequency
 from headprobe.scores import score_map, top_heads
 
 NAN = float("nan")
@@ -17,21 +17,22 @@ NAN = float("nan")
 def test_selections_mark_the_top_heads_of_each_map():
     values = np.random.default_rng(0).normal(size=(4, 3, 5))
     m = score_map(values, prompts=list("abcd"))
-    marked = _selections(m, 4, "prompt")
-    assert marked.dims == m.dims
-    assert marked["prompt"].values.tolist() == list("abcd")
-    for prompt in "abcd":
+    marked, table = _chosen(m, 4, "prompt")
+    assert marked.shape == (4, 15)
+    assert table.names == list("abcd")
+    for prompt, one in zip("abcd", marked, strict=True):
         best = top_heads(m.sel(prompt=prompt, drop=True), 4)
-        one = marked.sel(prompt=prompt)
-        assert {(int(i), int(j)) for i, j in np.argwhere(one.values == 1)} == {(h.layer, h.head) for h in best}
-        assert one.values.sum() == 4
+        assert {table.heads[i] for i in np.flatnonzero(one == 1)} == set(best)
+        assert one.sum() == 4
 
 
 def test_frequency_by_hand():
     m = score_map([[[9.0, 8.0, 1.0, NAN]], [[9.0, 1.0, 8.0, NAN]], [[1.0, 9.0, 8.0, NAN]]], prompts=list("abc"))
     frequency = selection_frequency(m, 2, "prompt")
     np.testing.assert_allclose(frequency.values, [[2 / 3, 2 / 3, 2 / 3, NAN]])
-    np.testing.assert_allclose(selection_frequency(_selections(m, 2, "prompt"), dim="prompt").values, frequency.values)
+    marked = np.insert(_chosen(m, 2, "prompt")[0], 3, NAN, axis=1)[:, None]
+    again = selection_frequency(score_map(marked, prompts=list("abc")), dim="prompt")
+    np.testing.assert_allclose(again.values, frequency.values)
     assert frequency.name == "selection frequency"
 
 
@@ -51,16 +52,16 @@ def test_a_tie_for_the_last_place_is_told():
     m = score_map([[[3.0, 2.0, 2.0]], [[3.0, 1.0, 2.0]]], prompts=["a", "b"])
     text = r"in 1 of 2 maps the head of rank 2 is tied with the next, first in prompt=a \(1 left out\)"
     with pytest.warns(HeadprobeWarning, match=text) as caught:
-        marked = _selections(m, 2, "prompt")
+        marked, _ = _chosen(m, 2, "prompt")
     assert caught[0].filename == __file__
-    assert marked.values[:, 0].tolist() == [[1, 1, 0], [1, 0, 1]]
+    assert marked.tolist() == [[1, 1, 0], [1, 0, 1]]
     with pytest.warns(HeadprobeWarning, match=text) as caught:
         selection_frequency(m, 2, "prompt")
     assert caught[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        _selections(m, 1, "prompt")
-        _selections(m, 3, "prompt")
+        _chosen(m, 1, "prompt")
+        _chosen(m, 3, "prompt")
 
 
 def test_head_sets_become_a_selection():
@@ -77,7 +78,7 @@ def test_head_sets_become_a_selection():
 def test_refused():
     m = score_map([[[3.0, 2.0]], [[3.0, 1.0]]], prompts=["a", "b"])
     with pytest.raises(InputError, match=r"k is 0; it must be an integer from 1 to 2"):
-        _selections(m, 0, "prompt")
+        _chosen(m, 0, "prompt")
     with pytest.raises(InputError, match="not a selection of 1 and 0"):
         selection_frequency(m, dim="prompt")
     with pytest.raises(InputError, match=r"dims \('resample', 'layer', 'head'\), got \('prompt'"):

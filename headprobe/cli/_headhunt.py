@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+if TYPE_CHECKING:
+    from headprobe.headhunt._fitting import Fitted
+
 from headprobe.cli._run import INCOMPLETE, ModelOptions, Sigma, Tau, run, say
+from headprobe.headhunt._settings import Settings
 
 Detector = Annotated[Path, typer.Option(help="Folder of a fitted detector.", show_default=False)]
 
@@ -52,10 +56,16 @@ def fit(
     layer: Annotated[
         bool, typer.Option("--layer", help="Read the best layer's hidden state instead of heads.")
     ] = False,
-    scorer: Annotated[str, typer.Option(help="logistic, svm, mlp or sav.")] = "logistic",
-    penalty: Annotated[float, typer.Option(min=0, help="Penalty on instability over prompts (lambda).")] = 0.5,
-    segments: Annotated[int, typer.Option(min=1, help="Frames of a segment.")] = 48,
-    frames: Annotated[int, typer.Option(min=1, help="Frames sampled from each segment.")] = 16,
+    scorer: Annotated[str, typer.Option(help="logistic, svm, mlp or sav.")] = Settings.scorer,
+    instability_penalty: Annotated[
+        float, typer.Option("--penalty", min=0, help="Penalty on instability over prompts (lambda).")
+    ] = Settings.instability_penalty,
+    segment_frames: Annotated[
+        int, typer.Option("--segments", min=1, help="Frames of a segment.")
+    ] = Settings.segment_frames,
+    sample_frames: Annotated[
+        int, typer.Option("--frames", min=1, help="Frames sampled from each segment.")
+    ] = Settings.sample_frames,
     whole_videos: Annotated[
         bool, typer.Option("--whole-videos", help="Calibrate on one clip per video, as published.")
     ] = False,
@@ -65,10 +75,16 @@ def fit(
     tau: Annotated[
         float | None, typer.Option(help="Threshold; by default both are calibrated, if events are annotated.")
     ] = None,
-    release: Annotated[float, typer.Option(help="Hysteresis: an event goes on above release x tau.")] = 1.0,
-    min_seconds: Annotated[float, typer.Option(help="Shortest event, in seconds.")] = 0.0,
-    resamples: Annotated[int, typer.Option(min=0, help="Bootstrap resamples for the stability of the heads.")] = 20,
-    permutations: Annotated[int, typer.Option(min=0, help="Permutations for the significance of the heads.")] = 199,
+    release: Annotated[
+        float, typer.Option(help="Hysteresis: an event goes on above release x tau.")
+    ] = Settings.release,
+    min_seconds: Annotated[float, typer.Option(help="Shortest event, in seconds.")] = Settings.min_seconds,
+    n_resamples: Annotated[
+        int, typer.Option("--resamples", min=0, help="Bootstrap resamples for the stability of the heads.")
+    ] = 20,
+    n_permutations: Annotated[
+        int, typer.Option("--permutations", min=0, help="Permutations for the significance of the heads.")
+    ] = 199,
     store: Annotated[
         Path | None,
         typer.Option(
@@ -80,25 +96,20 @@ def fit(
         str,
         typer.Option(help="Clips for the never-trained copy: subset (96 of them), full (all) or none."),
     ] = "subset",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    random_state: Annotated[
+        int, typer.Option("--seed", min=0, help="Seed of everything random.")
+    ] = Settings.random_state,
 ) -> None:
     """Fit a detector on calibration videos: hunt the heads, fit the scorer, calibrate the locator."""
-    from headprobe.headhunt._fitting import Fitted, fit_detector
+    given = dict(locals())  # options have the names of the settings they are
 
     def work() -> Fitted:
-        settings: dict[str, Any] = {
-            "scorer": scorer,
-            "instability_penalty": penalty,
-            "segment_frames": segments,
-            "sample_frames": frames,
-            "release": release,
-            "min_seconds": min_seconds,
-            "random_state": seed,
-        }
+        from headprobe.headhunt._fitting import APART, detector_class, fit_detector
+
+        names = set(detector_class(layer)().get_params()) - APART
+        settings = {name: value for name, value in given.items() if name in names}
         if whole_videos:
             settings["calibration_clips"] = "whole_video"
-        if not layer:
-            settings |= {"k": k, "n_resamples": resamples, "n_permutations": permutations}
         return fit_detector(
             root,
             dataset,

@@ -130,11 +130,19 @@ def with_labels(
         if len(values) != len(acts.examples):
             raise InputError(f"{len(acts.examples)} examples but {len(values)} {name}s: give one for each")
         columns[name] = [kind(value) for value in values]
-    return with_columns(acts, **columns) if columns else acts
+    return _with_columns(acts, **columns) if columns else acts
 
 
-def with_columns(acts: HeadActivations, **columns: Any) -> HeadActivations:
-    """The activations with these columns in their table."""
+def with_seconds(acts: HeadActivations, examples: Sequence[Example]) -> HeadActivations:
+    """The activations with the times of their clips, where the files say a frame rate, so that fit finds it."""
+    rate = frame_rate(examples)
+    if rate is None:
+        return acts
+    spans = acts.examples[["start", "end"]].astype("Float64") / rate
+    return _with_columns(acts, start_seconds=spans["start"], end_seconds=spans["end"])
+
+
+def _with_columns(acts: HeadActivations, **columns: Any) -> HeadActivations:
     return replace(acts, values=_dense(acts.tensors), examples=acts.examples.assign(**columns))
 
 

@@ -20,10 +20,9 @@ from headprobe.evaluation.controls import frame_differences
 from headprobe.examples import Example, _read_content
 from headprobe.extraction.prompts import read_prompts
 from headprobe.headhunt._calibration_set import binary_labels, file_digests, with_labels
-from headprobe.headhunt._held_out import fold_numbers
+from headprobe.headhunt._held_out import DETECTOR, MOTION, fold_numbers
 from headprobe.headhunt._report import describe_detector, detector_facts, read_by
 from headprobe.headhunt.calibration import CalibrationSample, _calibration_examples
-from headprobe.headhunt.detector import DETECTOR, MOTION
 from headprobe.headhunt.headhunt import HeadHunt
 from headprobe.headhunt.layerhunt import LayerHunt
 from headprobe.headhunt.locate import Locator
@@ -321,12 +320,21 @@ def _truth(data: Dataset, paths: Mapping[str, Path]) -> dict[str, np.ndarray]:
     }
 
 
+APART = {"prompts", "heads"}
+"""Settings that a data set is fitted with in another form: a file of prompts, the name of a list of heads."""
+
+
+def detector_class(layer: bool) -> Any:
+    """What reads the best layer, or heads."""
+    return LayerHunt if layer else HeadHunt
+
+
 def _detector(layer: bool, preset: str, settings: dict[str, Any], prompts: Any) -> Any:
     base = settings_of(preset)
     if layer:
         base.pop("metrics")  # of heads
     read = {} if prompts is None else {"prompts": read_prompts(prompts)}
-    cls: Any = LayerHunt if layer else HeadHunt
+    cls = detector_class(layer)
     unknown = sorted(set(settings) - set(cls().get_params()))
     if unknown:
         raise InputError(f"{cls.__name__} has no settings {unknown}")

@@ -8,11 +8,18 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
+from sklearn.model_selection import PredefinedSplit, StratifiedGroupKFold, cross_val_predict
 
 from headprobe.errors import HeadprobeWarning, InputError
 from headprobe.evaluation import bootstrap_difference, bootstrap_videos
+from headprobe.headhunt._calibration_set import binary_labels, with_labels
+from headprobe.headhunt.scorer import Platt, Scorer
+from headprobe.heads import HeadSet
+
+DETECTOR, MOTION, NEVER_TRAINED = "this detector", "frame differences", "a never-trained copy of the model"
+"""Rows of `control_rows`."""
 
 if TYPE_CHECKING:
     from headprobe.activations import HeadActivations
@@ -31,8 +38,6 @@ def fold_numbers(
     y: ArrayLike, groups: ArrayLike, n_folds: int = 4, random_state: int = 0
 ) -> Int[np.ndarray, " example"]:
     """The fold that each example is held out in; groups stay together, and folds have both labels in proportion."""
-    from sklearn.model_selection import StratifiedGroupKFold
-
     y, groups = np.asarray(y), np.asarray(groups)
     holding = [len(set(groups[y == label].tolist())) for label in (0, 1)]
     folds = min(n_folds, *holding)
@@ -107,3 +112,61 @@ def paired_rows(
 
 def _by_group(values: np.ndarray, groups: np.ndarray) -> dict[str, np.ndarray]:
     return {str(group): values[groups == group] for group in dict.fromkeys(groups.tolist())}
+
+
+def control_rows(
+    detector: Any, acts: HeadActivations, motion: np.ndarray | None, untrained: HeadActivations | None, n_random: int
+) -> list[dict[str, Any]]:
+    """The held-out AUC of a detector beside what it must beat, in the same folds of the same clips."""
+    y, prompt = binary_labels(acts.labels), detector._prompt_index(acts)
+    numbers = fold_numbers(y, acts.groups, detector.n_folds, detector.random_state)
+    kept = detector._decisions
+    decisions = detector._held_out(acts, y, prompt)[0] if kept is None or len(kept) != len(y) else kept
+    rows = [auc_row(DETECTOR, decisions, y, acts.groups)]
+    if detector.kind == "heads":
+        rng = np.random.default_rng([detector.random_state, 7])
+        sets = [HeadSet.random(acts.heads, len(detector.heads_), random_state=rng) for _ in range(n_random)]
+        scored = [_folded(detector, acts.select(heads)[prompt].double().numpy(), y, numbers) for heads in sets]
+        rows.append(mean_row(f"random heads (mean of {n_random} sets)", scored, y, acts.groups))
+    if motion is not None:
+        found = _folded(detector, np.asarray(motion, float)[:, None], y, numbers, kind="logistic")
+        rows.append(auc_row(MOTION, found, y, acts.groups))
+    if untrained is None:
+        return rows
+    ids = list(acts.examples["id"])
+    missing = sorted(set(untrained.examples["id"]) - set(ids))
+    if missing:
+        raise InputError(f"the never-trained copy saw clips that the detector was not fitted on: {missing[:5]}")
+    part = acts.subset([ids.index(one) for one in untrained.examples["id"]])
+    labels = binary_labels(part.labels)
+    copied = with_labels(untrained, labels, part.groups.tolist())
+    both = [detector._held_out(one, labels, prompt)[0] for one in (part, copied)]
+    names = (DETECTOR, NEVER_TRAINED) if len(labels) == len(y) else (f"{DETECTOR}, on these clips", NEVER_TRAINED)
+    return rows + paired_rows(names, both, labels, part.groups)[len(labels) == len(y) :]
+
+
+def _folded(
+    detector: Any, z: Float[np.ndarray, "example k d"], y: np.ndarray, numbers: np.ndarray, **changes: Any
+) -> Float[np.ndarray, " example"]:
+    """Held-out decisions of the detector's scorer on fixed features, in these folds."""
+    probe = detector._new_scorer().set_params(**changes)._probe()
+    return np.asarray(cross_val_predict(probe, z, y, cv=PredefinedSplit(numbers), method="decision_function"))
+
+
+def held_out_probabilities(
+    scorer: Scorer, decisions: np.ndarray, numbers: np.ndarray, y: np.ndarray, calibrate: bool = True
+) -> Float[np.ndarray, " example"]:
+    """Probabilities of held-out decisions, by maps of the other folds; the scorer's own is fitted on all of them."""
+    if not calibrate:
+        return scorer.link(decisions)
+    folds = sorted(set(numbers.tolist()))
+    try:
+        maps = [Platt.fit(decisions[numbers != fold], y[numbers != fold]) for fold in folds]
+        scorer.calibrate(decisions, y)
+    except InputError as error:
+        warnings.warn(f"probabilities stay uncalibrated: {error}", HeadprobeWarning, stacklevel=3)
+        return scorer.link(decisions)
+    out = np.empty(len(y))
+    for fold, calibration in zip(folds, maps, strict=True):
+        out[numbers == fold] = calibration(decisions[numbers == fold])
+    return out

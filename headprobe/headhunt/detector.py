@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
-from sklearn.model_selection import PredefinedSplit, cross_val_predict
+from sklearn.model_selection import PredefinedSplit
 
 from headprobe._validation import count
 from headprobe.activations import HeadActivations
@@ -25,15 +25,14 @@ from headprobe.headhunt._calibration_set import (
     file_digests,
     frame_rate,
     labelled_examples,
-    with_columns,
     with_labels,
+    with_seconds,
 )
-from headprobe.headhunt._held_out import auc_row, by_video, fold_numbers, mean_row, paired_rows, quiet_scales
-from headprobe.headhunt._platt import Platt, quality
+from headprobe.headhunt._held_out import by_video, control_rows, fold_numbers, held_out_probabilities, quiet_scales
 from headprobe.headhunt._settings import Settings
 from headprobe.headhunt.locate import Locator, calibrate_locator
 from headprobe.headhunt.prompts import _chosen_prompts
-from headprobe.headhunt.scorer import Scorer
+from headprobe.headhunt.scorer import Scorer, quality
 from headprobe.heads import HeadSet
 from headprobe.models.model import Model
 from headprobe.provenance import Provenance
@@ -45,14 +44,11 @@ if TYPE_CHECKING:
     from headprobe.headhunt._stream import StreamSegment
     from headprobe.trace.tracer import Batches
 
-__all__ = ["CLIPS", "DETECTOR", "MOTION", "NEVER_TRAINED", "Detector"]
+__all__ = ["CLIPS", "Detector"]
 
 
 CLIPS = ("segments", "whole_video")
 """What calibration clips are."""
-
-DETECTOR, MOTION, NEVER_TRAINED = "this detector", "frame differences", "a never-trained copy of the model"
-"""Rows of `Detector.held_out_rows`."""
 
 
 class Detector(Settings, BaseEstimator):
@@ -181,18 +177,12 @@ class Detector(Settings, BaseEstimator):
         batch_size: Batches = 16,
         progress: bool = True,
     ) -> Float[np.ndarray, "example k d"]:
-        """What the scorer sees of each segment; parameters as in `score`.
+        """What the scorer sees of each segment.
 
         Parameters
         ----------
-        model
-            The model that the detector was fitted on, or activations of the segments.
-        clips
-            Segments, if a model is given.
-        batch_size
-            Segments per pass of the model.
-        progress
-            Whether to show a progress bar.
+        model, clips, batch_size, progress
+            As in `score`.
 
         Returns
         -------
@@ -382,11 +372,9 @@ class Detector(Settings, BaseEstimator):
             raise InputError("a model needs clips to look at")
         self.check_model(model)
         items = list(clips)
-        if items and all(isinstance(item, os.PathLike) for item in items):
+        if groups is not None or (items and all(isinstance(item, os.PathLike) for item in items)):
             unknown = [0] * len(items)  # labels are not read when scoring
-            items = list(labelled_examples(items, unknown, groups, self.segment_frames, self.sample_frames))
-        elif groups is not None:
-            items = labelled_examples(items, [0] * len(items), groups, self.segment_frames, self.sample_frames)
+            items = labelled_examples(items, unknown, groups, self.segment_frames, self.sample_frames)
         return HeadTracer(model).capture(
             items,
             prompts={"scoring": self.prompt_},
@@ -447,11 +435,7 @@ class Detector(Settings, BaseEstimator):
         acts = HeadTracer(model).capture(
             examples, prompts=prompts, batch_size=batch_size, progress=progress, **self._wanted(model, True)
         )
-        rate = frame_rate(examples)
-        if rate is not None:  # so that fit finds it
-            spans = acts.examples[["start", "end"]].astype("Float64") / rate
-            acts = with_columns(acts, start_seconds=spans["start"], end_seconds=spans["end"])
-        return acts
+        return with_seconds(acts, examples)
 
     def fit(
         self,
@@ -553,11 +537,10 @@ class Detector(Settings, BaseEstimator):
         if self.calibrate or frame_truth is not None:
             decisions, numbers, folds = self._held_out(acts, y, prompt, progress)
             self._decisions = decisions
-            probabilities = self._calibrated(decisions, numbers, y)
+            probabilities = held_out_probabilities(self.scorer_, decisions, numbers, y, self.calibrate)
             self.held_out_ = quality(probabilities, y)
             if frame_truth is not None:
-                scores, spans = by_video(probabilities, acts)
-                self.locator_ = self._locate(scores, spans, frame_truth)
+                self.locator_ = self._locate(probabilities, acts, frame_truth)
         self._assess(acts, y, choice, folds, progress)
         return self
 
@@ -598,31 +581,7 @@ class Detector(Settings, BaseEstimator):
         InputError
             Labels of one class, too few videos for folds, or clips of `untrained` that the detector was not fitted on.
         """
-        y, prompt = binary_labels(acts.labels), self._prompt_index(acts)
-        numbers = fold_numbers(y, acts.groups, self.n_folds, self.random_state)
-        kept = self._decisions
-        decisions = self._held_out(acts, y, prompt)[0] if kept is None or len(kept) != len(y) else kept
-        rows = [auc_row(DETECTOR, decisions, y, acts.groups)]
-        if self.kind == "heads":
-            rng = np.random.default_rng([self.random_state, 7])
-            sets = [HeadSet.random(acts.heads, len(self.heads_), random_state=rng) for _ in range(n_random)]
-            scored = [self._folded(acts.select(heads)[prompt].double().numpy(), y, numbers) for heads in sets]
-            rows.append(mean_row(f"random heads (mean of {n_random} sets)", scored, y, acts.groups))
-        if motion is not None:
-            found = self._folded(np.asarray(motion, float)[:, None], y, numbers, kind="logistic")
-            rows.append(auc_row(MOTION, found, y, acts.groups))
-        if untrained is None:
-            return rows
-        ids = list(acts.examples["id"])
-        missing = sorted(set(untrained.examples["id"]) - set(ids))
-        if missing:
-            raise InputError(f"the never-trained copy saw clips that the detector was not fitted on: {missing[:5]}")
-        part = acts.subset([ids.index(one) for one in untrained.examples["id"]])
-        labels = binary_labels(part.labels)
-        copied = with_labels(untrained, labels, part.groups.tolist())
-        both = [self._held_out(one, labels, prompt)[0] for one in (part, copied)]
-        names = (DETECTOR, NEVER_TRAINED) if len(labels) == len(y) else (f"{DETECTOR}, on these clips", NEVER_TRAINED)
-        return rows + paired_rows(names, both, labels, part.groups)[len(labels) == len(y) :]
+        return control_rows(self, acts, motion, untrained, n_random)
 
     def fit_locator(
         self,
@@ -660,8 +619,7 @@ class Detector(Settings, BaseEstimator):
                 f"{len(both)} validation videos are calibration videos too: {both[:5]}; their scores are those of a "
                 "scorer that saw them, so the threshold would be too high"
             )
-        scores, spans = by_video(self.score(acts), acts)
-        self.locator_ = self._locate(scores, spans, frame_truth)
+        self.locator_ = self._locate(self.score(acts), acts, frame_truth)
         return self
 
     def check_examples(self, model: Model, examples: Sequence[Example], located: bool = False) -> None:
@@ -689,14 +647,8 @@ class Detector(Settings, BaseEstimator):
     # Within
 
     def _new_scorer(self) -> Scorer:
-        return Scorer(
-            self.scorer,
-            C=self.C,
-            hidden=self.hidden,
-            class_weight=self.class_weight,
-            standardise=self.standardise,
-            random_state=self.random_state,
-        )
+        same = {name: getattr(self, name) for name in Scorer().get_params() if name != "kind"}
+        return Scorer(self.scorer, **same)
 
     def _held_out(
         self, acts: HeadActivations, y: np.ndarray, prompt: int, progress: bool = False
@@ -704,47 +656,19 @@ class Detector(Settings, BaseEstimator):
         """Decisions about each segment by a choice and a scorer that never saw its video; folds; their choices."""
         numbers = fold_numbers(y, acts.groups, self.n_folds, self.random_state)
         decisions = np.full(len(y), np.nan)
-        folds = range(int(numbers.max()) + 1)
+        splits = list(PredefinedSplit(numbers).split())
         with quiet_scales():
-            choices = self._choose_parts(acts, y, [np.flatnonzero(numbers != number) for number in folds], progress)
-        for number, choice in zip(folds, choices, strict=True):
-            train, test = np.flatnonzero(numbers != number), np.flatnonzero(numbers == number)
+            choices = self._choose_parts(acts, y, [train for train, _ in splits], progress)
+        for (train, test), choice in zip(splits, choices, strict=True):
             z = self._read(acts, prompt, choice)
             decisions[test] = self._new_scorer().fit(z[train], y[train]).decision(z[test])
         return decisions, numbers, choices
 
-    def _folded(
-        self, z: Float[np.ndarray, "example k d"], y: np.ndarray, numbers: np.ndarray, **changes: Any
-    ) -> Float[np.ndarray, " example"]:
-        """Held-out decisions of a scorer on fixed features, in these folds."""
-        probe = self._new_scorer().set_params(**changes)._probe()
-        return np.asarray(cross_val_predict(probe, z, y, cv=PredefinedSplit(numbers), method="decision_function"))
-
-    def _calibrated(self, decisions: np.ndarray, numbers: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Held-out probabilities; the scorer's own map is fitted on all held-out decisions."""
-        if not self.calibrate:
-            return self.scorer_.link(decisions)
-        folds = sorted(set(numbers.tolist()))
-        try:
-            maps = [Platt.fit(decisions[numbers != fold], y[numbers != fold]) for fold in folds]
-            self.scorer_.calibrate(decisions, y)
-        except InputError as error:
-            warnings.warn(f"probabilities stay uncalibrated: {error}", HeadprobeWarning, stacklevel=3)
-            return self.scorer_.link(decisions)
-        out = np.empty(len(y))
-        for fold, calibration in zip(folds, maps, strict=True):
-            out[numbers == fold] = calibration(decisions[numbers == fold])
-        return out
-
-    def _locate(
-        self,
-        scores: Mapping[str, np.ndarray],
-        spans: Mapping[str, list[tuple[int, int]]],
-        frame_truth: Mapping[str, ArrayLike],
-    ) -> Locator:
-        rates = None if self.fps_ is None else dict.fromkeys(scores, self.fps_)
+    def _locate(self, scores: np.ndarray, acts: HeadActivations, frame_truth: Mapping[str, ArrayLike]) -> Locator:
+        per_video, spans = by_video(scores, acts)
+        rates = None if self.fps_ is None else dict.fromkeys(per_video, self.fps_)
         return calibrate_locator(
-            scores,
+            per_video,
             spans,
             frame_truth,
             self.sigmas,

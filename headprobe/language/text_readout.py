@@ -16,6 +16,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from headprobe.errors import InputError
+from headprobe.evaluation.bootstrap import bootstrap_difference
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -499,20 +500,13 @@ def compare_readouts(
         part = {"y": labels[read], "own": values[read], "base": given[reference][read]}
         if len(set(part["y"].tolist())) < 2:
             raise InputError(f"{name} has scores for segments of one class only: {int((~read).sum())} are unread")
-        members = [np.flatnonzero(videos[read] == video) for video in dict.fromkeys(videos[read].tolist())]
-        rng = np.random.default_rng(random_state)
-        drawn: list[float] = []
-        while len(drawn) < n_resamples:
-            picked = np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])
-            if len(set(part["y"][picked].tolist())) == 2:
-                drawn.append(
-                    float(
-                        roc_auc_score(part["y"][picked], part["base"][picked])
-                        - roc_auc_score(part["y"][picked], part["own"][picked])
-                    )
-                )
         auc, base = (float(roc_auc_score(part["y"], part[key])) for key in ("own", "base"))
-        low, high = np.quantile(drawn, [0.5 - confidence / 2, 0.5 + confidence / 2]) if drawn else (np.nan, np.nan)
-        rows.append((name, auc, base, base - auc, float(low), float(high), int(read.sum()), int((~read).sum())))
+        members = {video: videos[read] == video for video in dict.fromkeys(videos[read].tolist())}
+        per_video = ({video: values[rows] for video, rows in members.items()} for values in part.values())
+        truth, own, reference_scores = per_video
+        found = bootstrap_difference(
+            reference_scores, own, truth, "auc", n_resamples, confidence, random_state, "percentile"
+        )
+        rows.append((name, auc, base, base - auc, found.low, found.high, int(read.sum()), int((~read).sum())))
     columns = ["readout", "auc", "reference_auc", "difference", "low", "high", "n", "n_unread"]
     return pd.DataFrame(rows, columns=columns)

@@ -27,7 +27,7 @@ from headprobe.examples import Example
 from headprobe.headhunt._artefact import DETECTOR_FILE, load_detector
 from headprobe.headhunt._calibration_set import frame_rate
 from headprobe.headhunt._fitting import verdicts
-from headprobe.headhunt._held_out import by_video, fold_numbers
+from headprobe.headhunt._held_out import by_video, fold_numbers, held_out_probabilities
 from headprobe.headhunt.headhunt import HeadHunt
 from headprobe.headhunt.layerhunt import LayerHunt
 from headprobe.headhunt.scorer import KINDS
@@ -432,11 +432,11 @@ def test_a_fold_s_probabilities_do_not_depend_on_its_labels() -> None:
     acts = activations(0, strength=1.0)
     detector = HeadHunt(k=2, segment_frames=LENGTH, n_permutations=0).fit(acts)
     decisions, numbers, _ = detector._held_out(acts, acts.labels, 0)
-    before = detector._calibrated(decisions, numbers, acts.labels)
+    before = held_out_probabilities(detector.scorer_, decisions, numbers, acts.labels)
     changed = acts.labels.copy()
     fold = numbers == 0
     changed[np.flatnonzero(fold)[:2]] ^= 1
-    after = detector._calibrated(decisions, numbers, changed)
+    after = held_out_probabilities(detector.scorer_, decisions, numbers, changed)
     assert close(before[fold], after[fold])
     assert not close(before[~fold], after[~fold])
 

@@ -16,8 +16,15 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 from headprobe.errors import ArtefactError, InputError
-from headprobe.headhunt._platt import Platt, expected_calibration_error
-from headprobe.headhunt.scorer import KINDS, Scorer, _load_scorer, _save_scorer, features
+from headprobe.headhunt.scorer import (
+    KINDS,
+    Platt,
+    Scorer,
+    _load_scorer,
+    _save_scorer,
+    expected_calibration_error,
+    features,
+)
 from headprobe.probing.probe import HeadProbe
 
 

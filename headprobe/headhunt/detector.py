@@ -367,7 +367,7 @@ class Detector(Settings, BaseEstimator):
         if isinstance(model, HeadActivations):
             if clips is not None:
                 raise InputError("activations take the place of clips")
-            return with_labels(model, None, groups)
+            return model if groups is None else with_labels(model, None, groups)
         if clips is None:
             raise InputError("a model needs clips to look at")
         self.check_model(model)

@@ -168,8 +168,14 @@ def facts() -> dict[str, Any]:
     }
 
 
-# What lies behind these has a list of its own or is loading; another path names their files and stops there.
-DOORS = {("models/loading.py", "load"), ("trace/tracer.py", "capture")}
+# What lies behind these has a list of its own, or is loading: of a model, its fingerprint and a video. Another path
+# names their files and stops there.
+DOORS = {
+    ("models/loading.py", "load"),
+    ("models/model.py", "processor_hash"),
+    ("video/decode.py", "shared_reader"),
+    ("trace/tracer.py", "capture"),
+}
 
 
 def visited(call: Callable[[], object], doors: bool = False) -> list[str]:
@@ -181,16 +187,20 @@ def visited(call: Callable[[], object], doors: bool = False) -> list[str]:
         name = frame.f_code.co_filename
         return (Path(name).relative_to(PACKAGE).as_posix() if name.startswith(start) else "", frame.f_code.co_name)
 
+    inside = 0  # doors that are open: what other threads do until they close lies behind them too
+
     def profile(frame: Any, event: str, _argument: object) -> None:
+        nonlocal inside
         file, function = place(frame)
+        door = doors and (file, function) in DOORS
+        if door:
+            inside += {"call": 1, "return": -1}.get(event, 0)
         # Importing a file runs its body, which is no step of the call.
-        if event != "call" or "/" not in file or function in ("<module>", "__getattr__") or file in seen:
+        if event != "call" or "/" not in file or function in ("<module>", "__getattr__") or inside - door > 0:
             return
         outer = frame.f_back
         while outer is not None:
             if outer.f_code.co_name == "<module>" and place(outer)[0]:
-                return
-            if doors and place(outer) in DOORS:
                 return
             outer = outer.f_back
         seen[file] = None
@@ -260,7 +270,7 @@ def detect_path() -> list[str]:
 PATHS: dict[str, tuple[int, Callable[[], list[str]]]] = {
     "A clip under two prompts to `z`": (10, capture_path),
     "`saliency` of activations": (7, saliency_path),
-    "`headprobe detect` to `events.json`": (26, detect_path),
+    "`headprobe detect` to `events.json`": (18, detect_path),
 }
 PLACE = re.compile(r"(?<=<!-- paths -->\n).*(?=<!-- /paths -->)", re.DOTALL)
 

@@ -200,7 +200,7 @@ def test_frames_are_stored_small_and_matched_by_id():
     data = content_of(explore(acts, maps, examples=examples[::-1], progress=False).text)
     assert all(one["image"].startswith("data:image/jpeg;base64,") for one in data["examples"])
     assert max(len(one["image"]) for one in data["examples"]) < 9000
-    found, _ = contents([Example("a" * 400, id="x")], example_table([Example("a", id="x")]), [0], 1000)
+    found = contents([Example("a" * 400, id="x")], example_table([Example("a", id="x")]), [0], 1000)
     assert found[0]["text"] == "a" * 279 + "…"
 
 

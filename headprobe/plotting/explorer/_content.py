@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from xarray import DataArray
 
-_FRAMES, _HEIGHT, _WORDS = 4, 72, 280
+_FRAMES, _HEIGHT, _WORDS, _COLOURS = 4, 72, 280, 64
 
 
 def shown_rows(y: Int[np.ndarray, " example"] | None, n: int, most: int) -> Int[np.ndarray, " shown"]:
@@ -54,13 +54,10 @@ def describe(table: pd.DataFrame, rows: Int[np.ndarray, " shown"]) -> list[dict[
 
 def contents(
     examples: Sequence[Example] | Mapping[str, Any], table: pd.DataFrame, rows: Sequence[int], room: int
-) -> tuple[dict[int, dict[str, str]], int]:
+) -> dict[int, dict[str, str]]:
     """The words or frames of rows, until there is no room left."""
-    known = (
-        {example.id: example for example in examples.values()}
-        if isinstance(examples, Mapping)
-        else {example.id: example for example in examples}
-    )
+    given = examples.values() if isinstance(examples, Mapping) else examples
+    known = {example.id: example for example in given}
     names = table["example" if "example" in table.columns else "id"].astype(str).tolist()
     missing = [names[row] for row in rows if names[row] not in known]
     if missing:
@@ -69,7 +66,6 @@ def contents(
             "the activations were captured from"
         )
     found: dict[int, dict[str, str]] = {}
-    used = 0
     for row in rows:
         content = _read_content(known[names[row]])
         if isinstance(content, str):
@@ -79,12 +75,11 @@ def contents(
             if "frame" in table.columns and table["frame"].iloc[row] == table["frame"].iloc[row]:
                 frames = frames[int(table["frame"].iloc[row]) : int(table["frame_end"].iloc[row])]
             one = {"image": address(_strip(frames))}
-        size = len(next(iter(one.values())).encode()) + 15
-        if used + size > room:
+        room -= len(next(iter(one.values())).encode()) + 15
+        if room < 0:
             break
         found[row] = one
-        used += size
-    return found, used
+    return found
 
 
 def _strip(frames: np.ndarray) -> bytes:
@@ -192,9 +187,6 @@ def explorer_page(title: str, content: Mapping[str, Any]) -> str:
     return page.render(title=title, style=style, script=script, digest=digest, data=data)
 
 
-_COLOURS = 64
-
-
 @dataclass(frozen=True, eq=False)
 class Scores:
     """Scores by metric and prompt, with names."""
@@ -234,17 +226,8 @@ class Scores:
         from matplotlib.colors import to_hex
 
         cmap = colormaps["viridis" if self.center is None else "PuOr"]
-        return {
-            "values": packed(self.values, np.float32),
-            "metrics": self.metrics,
-            "prompts": self.prompts,
-            "layers": self.layers,
-            "heads": self.heads,
-            "name": self.name,
-            "marked": self.marked,
-            "center": self.center,
-            "colours": [to_hex(cmap(i / (_COLOURS - 1))) for i in range(_COLOURS)],
-        }
+        colours = [to_hex(cmap(i / (_COLOURS - 1))) for i in range(_COLOURS)]
+        return {**vars(self), "values": packed(self.values, np.float32), "colours": colours}
 
 
 def read_scores(
@@ -260,14 +243,7 @@ def read_scores(
     whole = score_map.expand_dims([dim for dim in ("metric", "prompt") if dim not in dims])
     whole = whole.transpose("metric", "prompt", "layer", "head")
     values = np.asarray(whole.values, np.float64)
-    names = [
-        [str(name) for name in score_map.coords[dim].values.tolist()]
-        if dim in score_map.coords
-        else [""]
-        if dim not in dims
-        else [str(i) for i in range(score_map.sizes[dim])]
-        for dim in ("metric", "prompt")
-    ]
+    names = [[str(n) for n in score_map[dim].values.tolist()] if dim in dims else [""] for dim in ("metric", "prompt")]
     there = np.isfinite(values).any((0, 1))
     if not there.any():
         raise InputError(f"the map of shape {score_map.shape} has no finite score to show")

@@ -33,10 +33,10 @@ from headprobe.plotting.explorer._content import (
 if TYPE_CHECKING:
     from xarray import DataArray
 
-__all__ = [
-    "Explorer",
-    "explore",
-]
+__all__ = ["Explorer", "explore"]
+
+_STRONGEST = 5
+_PICTURES = 0.25  # of the page, kept free for words and frames where examples are given
 
 
 def _explorer_widget(page: str) -> Any:
@@ -56,12 +56,6 @@ def _explorer_widget(page: str) -> Any:
         chosen = traitlets.Unicode().tag(sync=True)
 
     return ExplorerWidget(page=page)
-
-
-_STRONGEST = 5
-
-
-_PICTURES = 0.25  # of the page, kept free for words and frames where examples are given
 
 
 class Explorer:
@@ -245,7 +239,7 @@ def explore(
     if examples is not None:
         room -= len(explorer_page(title, content).encode()) - len(bare.encode())
         wanted = views.by_use(len(rows))
-        found, _ = contents(examples, acts.examples, [int(rows[i]) for i in wanted], room)
+        found = contents(examples, acts.examples, [int(rows[i]) for i in wanted], room)
         for i in wanted:
             content["examples"][i] |= found.get(int(rows[i]), {})
         if len(found) < len(rows):
@@ -267,22 +261,12 @@ class _Views:
         self.strength = np.full((n_prompts, n_heads, 2, _STRONGEST), np.nan, np.float32)
 
     def packed(self) -> dict[str, str]:
-        return {
-            "points": packed(self.points, np.uint8),
-            "shares": packed(self.shares, np.float32),
-            "silhouette": packed(self.silhouette, np.float32),
-            "index": packed(self.index, np.int16),
-            "strength": packed(self.strength, np.float32),
-        }
+        return {name: packed(values, values.dtype) for name, values in vars(self).items()}
 
     def by_use(self, n_rows: int) -> list[int]:
         """All rows, those first that are most often among the strongest."""
         counts = np.bincount(self.index[self.index >= 0], minlength=n_rows)
         return np.argsort(-counts, kind="stable").tolist()
-
-
-def _bytes_per_view(n_rows: int) -> float:
-    return (2 * n_rows + 8 + 4 + 2 * _STRONGEST * (2 + 4)) * 4 / 3
 
 
 def _which(
@@ -296,8 +280,7 @@ def _which(
 ) -> tuple[list[Head], list[str]]:
     """The heads and prompts whose projections there is room for."""
     heads = [head for head in scores.best_first() if head in acts.heads]
-    size = _bytes_per_view(n_rows)
-    most = int(room // size)
+    most = int(room // ((2 * n_rows + 8 + 4 + 2 * _STRONGEST * (2 + 4)) * 4 / 3))  # bytes in base64
     if len(prompts) * len(heads) <= most:
         return heads, prompts
     first = [prompt or prompts[0]]

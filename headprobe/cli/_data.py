@@ -29,13 +29,10 @@ Name = Annotated[
 Annotations = Annotated[
     Path | None, typer.Option(help="Folder with the annotation files, if they are elsewhere.", show_default=False)
 ]
-
 Table = Annotated[
     Path | None, typer.Option(help="For --dataset table: a CSV file of videos, events or frames.", show_default=False)
 ]
-
 Normal = Annotated[str, typer.Option(help="For --dataset folder: the folder of the normal videos.")]
-
 WeakSplit = Annotated[
     bool, typer.Option("--weak-split", help="For --dataset shanghaitech: the weakly supervised split.")
 ]

@@ -16,8 +16,6 @@ from headprobe.cli._run import INCOMPLETE, ModelOptions, Sigma, Tau, run, say
 from headprobe.headhunt._settings import Settings
 
 Detector = Annotated[Path, typer.Option(help="Folder of a fitted detector.", show_default=False)]
-
-
 ModelName = Annotated[str, typer.Option(help="The model the detector was fitted on; by default the one it names.")]
 
 

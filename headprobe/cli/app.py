@@ -30,26 +30,12 @@ app = typer.Typer(
 
 
 app.add_typer(cli_store.app, name="store")
-
-
 app.add_typer(cli_data.app, name="data")
-
-
 app.command()(cli_data.evaluate)
-
-
 app.command()(with_model_options(cli_extract.extract))
-
-
 app.command()(with_model_options(cli_headhunt.fit))
-
-
 app.command()(cli_headhunt.score)
-
-
 app.command()(with_model_options(cli_headhunt.watch))
-
-
 app.command()(with_model_options(cli_headhunt.report))
 
 

@@ -25,9 +25,7 @@ from headprobe.errors import InputError
 
 __all__ = ["DATASETS", "load_dataset", "match_videos", "read_truth"]
 
-
 DATASETS = ("ucf-crime", "xd-violence", "ped2", "shanghaitech", "folder", "table")
-
 
 # Names under which the files of each role are passed around, our own first.
 _FILES: dict[str, dict[str, tuple[str, ...]]] = {
@@ -55,13 +53,9 @@ _FILES: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 
-
 _MASKS = "test_frame_mask"
 
-
 RENAMED = {"ped2": _ped2_name, "shanghaitech": _shanghaitech_name}
-
-
 """Data sets whose clips have a name of their own, made from that of the file."""
 
 

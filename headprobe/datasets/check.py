@@ -18,7 +18,6 @@ __all__ = [
     "check_dataset",
 ]
 
-
 _SHOWN = 8
 
 

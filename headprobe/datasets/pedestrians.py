@@ -20,19 +20,10 @@ __all__ = [
     "shanghaitech",
 ]
 
-
 _PED2_LINE = re.compile(r"TestVideoFile\{end\+1\}\.gt_frame\s*=\s*\[([^\]]*)\]\s*;?")
-
-
 _PED2_RANGE = re.compile(r"(\d+)(?::(\d+))?")
-
-
 _PED2_NAME = re.compile(r"(train|test)_?0*([1-9]\d*)", re.IGNORECASE)
-
-
 _SHANGHAI_TRAIN = re.compile(r"\d\d_\d{3}")
-
-
 _SHANGHAI_TEST = re.compile(r"(?:test_)?(\d\d_\d{4})")
 
 

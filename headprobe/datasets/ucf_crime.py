@@ -19,7 +19,6 @@ from headprobe.video.spans import Span, _check_same_videos
 
 __all__ = ["UCF_CRIME_CLASSES", "parse_ucf_crime_classes", "parse_ucf_crime_temporal", "ucf_crime"]
 
-
 UCF_CRIME_CLASSES = (
     "Abuse",
     "Arrest",
@@ -36,14 +35,9 @@ UCF_CRIME_CLASSES = (
     "Vandalism",
 )
 
-
 # The names of normal folders hold "Anomaly" as well: every folder is looked up whole.
 _NORMAL_FOLDERS = (NORMAL, "Training_Normal_Videos_Anomaly", "Testing_Normal_Videos_Anomaly")
-
-
 _CLASS_OF = {name: (name,) for name in UCF_CRIME_CLASSES} | {name: () for name in _NORMAL_FOLDERS}
-
-
 _MAX_OVERRUN = 3
 
 

@@ -20,10 +20,7 @@ __all__ = [
     "frame_labels",
 ]
 
-
 NORMAL = "Normal"
-
-
 """Class of a video without an event, in every data set."""
 
 

@@ -12,7 +12,6 @@ from headprobe.video.spans import Span, _check_same_videos
 
 __all__ = ["XD_VIOLENCE_CLASSES", "parse_xd_violence_temporal", "xd_violence", "xd_violence_classes"]
 
-
 XD_VIOLENCE_CLASSES = {
     "B1": "Fighting",
     "B2": "Shooting",
@@ -21,10 +20,7 @@ XD_VIOLENCE_CLASSES = {
     "B6": "CarAccident",
     "G": "Explosion",
 }
-
-
 """Code in a video's name to the class it stands for; the code of a normal video is A."""
-
 
 _CODES = re.compile(r"_label_([A-Z0-9]+(?:-[A-Z0-9]+)*)$")
 

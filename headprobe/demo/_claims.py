@@ -10,7 +10,6 @@ from headprobe.demo._comparison import HUNTED, NEVER_TRAINED, RANDOM, SAME_LAYER
 
 HOLDS, REVERSED, OPEN = "holds", "reversed", "not decided"
 
-
 CLAIMS: dict[str, str] = {
     "frame differences": "look at more than motion: they beat logistic regression on frame differences",
     NEVER_TRAINED: "read what was learned: they beat heads hunted in the never-trained model",
@@ -25,7 +24,6 @@ CLAIMS: dict[str, str] = {
     "text P(yes), vague prompt": "beat the model's own answer to a vague question in words it was never trained on",
     "text P(yes), direct event questions": "beat the model's own answers to direct questions on the trained events",
 }
-
 
 # Equal areas, summed in another order, differ by less; one changed example moves an area by more.
 ROUNDING = 1e-9

@@ -25,26 +25,12 @@ if TYPE_CHECKING:
     from headprobe.activations import HeadActivations
 
 HUNTED = "hunted heads"
-
-
 NEVER_TRAINED = "never-trained model, hunted heads"
-
-
 N_RANDOM = 5  # random head sets averaged per draw
-
-
 RANDOM = f"random heads (mean of {N_RANDOM} sets)"
-
-
 SAME_LAYERS = f"random heads of the same layers (mean of {N_RANDOM} sets)"
-
-
 SHUFFLED = f"shuffled labels, hunted heads (mean of {N_RANDOM} shuffles)"
-
-
 _KEYS = ("auc", "ap", "within_auc")
-
-
 Features = Float[np.ndarray, "segment feature"]
 
 

@@ -44,7 +44,6 @@ from headprobe.video.scenes import (
 
 __all__ = ["DIRECT_QUESTIONS", "Demo", "Size", "run_demo"]
 
-
 DIRECT_QUESTIONS = {
     "running": "is anyone running ?",
     "fall": "is anyone lying on the ground ?",
@@ -53,19 +52,10 @@ DIRECT_QUESTIONS = {
     "bag": "is there a bag on the ground ?",
 }
 
-
 VAGUE = "dangerous"  # fixed beforehand; three of the other prompts could be answered with yes or no too
-
-
 ANSWERS = ("yes", "no")
-
-
 SAVED = "the saved detector (hunted on the whole calibration pool)"
-
-
 TEXT_VAGUE = "text P(yes), vague prompt"
-
-
 TEXT_DIRECT = "text P(yes), direct event questions"
 
 

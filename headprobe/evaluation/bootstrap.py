@@ -143,14 +143,9 @@ METRICS = (
     "within_auc_pairs",
     "cross_auc",
 )
-
-
 """Numbers of `evaluate` that can be resampled."""
 
-
 KINDS = ("percentile", "bca", "t")
-
-
 Number = Callable[[np.ndarray], float | None]
 
 

@@ -25,9 +25,7 @@ __all__ = [
     "video_means",
 ]
 
-
 FrameArrays = dict[str, Float[np.ndarray, " frame"]]
-
 
 CONTROLS = {
     "constant_per_video": "1 for every frame of an abnormal video, 0 for the others; knows which videos, no frame",
@@ -37,8 +35,6 @@ CONTROLS = {
     "own_shifted_in_time": "the method's scores of each video, turned round by a random time: no moment is right",
     "own_of_another_video": "the method's scores of some other video, stretched to the length of this one",
 }
-
-
 """Rows of the controls table and what each of them is."""
 
 

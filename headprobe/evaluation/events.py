@@ -17,16 +17,10 @@ from headprobe.video.spans import Seconds, _check_same_videos, temporal_iou
 
 __all__ = ["IOUS", "bootstrap_events", "evaluate_events"]
 
-
 IOUS = tuple(round(0.1 * i, 1) for i in range(1, 10))
-
-
 """The temporal IoUs 0.1 to 0.9."""
 
-
 _SLACK = 1e-6  # seconds by which an event may pass the end of its video, for rounding
-
-
 _ROUNDING = 1e-9  # of a ratio of seconds, or of seconds
 
 

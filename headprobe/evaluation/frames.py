@@ -14,10 +14,7 @@ from headprobe.video.spans import Span, _check_same_videos, _check_spans, _check
 
 __all__ = ["FrameScores", "evaluate", "evaluate_by_class", "to_frames"]
 
-
 FrameScores = Mapping[str, ArrayLike]
-
-
 """Video name to one score (or one 0/1 label) per frame of that video."""
 
 

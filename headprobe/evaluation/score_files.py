@@ -16,7 +16,6 @@ from headprobe.errors import InputError
 
 __all__ = ["interval_scores", "parse_scores", "read_scores", "read_video_scores"]
 
-
 FrameArrays = dict[str, Float[np.ndarray, " frame"]]
 
 

@@ -81,8 +81,6 @@ def video_labels(truth: FrameScores) -> dict[str, int]:
 
 
 VIDEO_ROWS = {"max": "highest score", "mean": "mean score", "length": "length of the video, a control"}
-
-
 """Rows of the video level, and what they are called."""
 
 

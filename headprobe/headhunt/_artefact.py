@@ -23,11 +23,7 @@ if TYPE_CHECKING:
     from headprobe.headhunt.detector import Detector
 
 FORMAT = "headprobe.headhunt/2"
-
-
 DETECTOR_FILE = "detector.json"
-
-
 MAPS_FILE = "maps.json"
 
 # Loaded when a file names them: the file of a detector stands before the detectors.
@@ -36,16 +32,9 @@ _DETECTORS = {
     "layer": ("headprobe.headhunt.layerhunt", "LayerHunt"),
 }
 
-
 _FIX = "There is no readable detector; give a folder written by save_pretrained, `headprobe fit` or `headprobe demo`."
-
-
 _AGAIN = "fit and save the detector again"
-
-
 _LOCATOR = ("sigma", "tau", "release", "min_seconds")
-
-
 # Settings that the file has elsewhere, or that fitting has used up.
 _APART = ("prompts", "scoring_prompt", "heads", "segment_frames", "sample_frames")
 

@@ -26,14 +26,8 @@ if TYPE_CHECKING:
     from headprobe.headhunt.scorer import Scorer
 
 _FIX = "This is no record of a detection run; name what `headprobe detect` wrote."
-
-
 _SCORES = (-1e-6, 1 + 1e-6)  # smoothing rounds
-
-
 _LONGEST_TITLE = 90
-
-
 _LONGEST_STEM = 120  # with the ending well below the 255 bytes that file systems allow
 
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from headprobe.headhunt.headhunt import Identification
 
 _INDEX = {"value", "lower", "upper", "n_sets"}
-
-
 COLUMNS = ("rank", "head", "rss", "mean", "sd", "in_folds", "in_resamples", "auroc", "p")
 
 

@@ -158,8 +158,6 @@ _COLUMN_TEXTS = {
     "auroc": "AUROC: of a linear probe on the head alone, on videos that it was not fitted to.",
     "p": "p: the chance that any head at all reaches its AUROC when labels mean nothing.",
 }
-
-
 """What the columns of the table of heads mean; only those that are there are explained."""
 
 
@@ -186,14 +184,9 @@ def _missing(value: Any) -> bool:
 
 
 SELF = "this detector, smoothed"
-
-
 METRICS = ("auc", "ap", "within_auc")
 
-
 TRUTHS = ("ucf-crime", "xd-violence", "ped2", "shanghaitech", "folder", "table")
-
-
 """Data sets whose annotation `truth_of` reads."""
 
 
@@ -393,19 +386,13 @@ LIMITS = (
     "Stability and significance were measured on the calibration videos that the heads were chosen on.",
 )
 
-
 INTERVAL = (
     " In brackets: 95 % interval over videos (t, by leaving out one at a time); for the average precision of 20 videos "
     "or fewer it covers about 91 %."
 )
 
-
 TOO_FEW = " The videos are too few, or told apart too well, for an interval."
-
-
 SHOWN_FRAMES = 4  # of the peak segment, in the strip beside the words
-
-
 SHOWN_IOUS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 

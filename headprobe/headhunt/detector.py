@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 
 __all__ = ["CLIPS", "Detector"]
 
-
 CLIPS = ("segments", "whole_video")
 """What calibration clips are."""
 

@@ -26,7 +26,6 @@ __all__ = [
     "choose_layer",
 ]
 
-
 COMBINED = "combined"
 
 

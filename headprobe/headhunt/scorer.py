@@ -35,10 +35,8 @@ __all__ = [
     "features",
 ]
 
-
 KINDS = ("logistic", "svm", "mlp", "sav")
 """Kinds of scorer."""
-
 
 CLASS_WEIGHTS = ("balanced", None)
 """How classes of unequal size are weighted."""

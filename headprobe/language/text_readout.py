@@ -38,19 +38,13 @@ __all__ = [
     "read_text",
 ]
 
-
 DIGITS: dict[str, float] = {str(digit): digit / 10 for digit in range(10)}
-
-
 """Digits as one token each, and what they stand for on a scale from 0 to 1."""
-
 
 GRADED = (
     "Rate how abnormal the events in this video are, from 0 (normal) to 1 (certainly abnormal). Is the rating at "
     "least {level}? Answer Yes or No."
 )
-
-
 """Question of a graded ask; the wording is this project's."""
 
 

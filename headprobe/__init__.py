@@ -35,6 +35,7 @@ _NAMES: dict[str, tuple[str, str | None]] = {
     "inspect_model": ("headprobe.models.inspection", "inspect_model"),
     "load": ("headprobe.models.loading", "load"),
     "positions": ("headprobe.trace.positions", None),
+    "probing": ("headprobe.probing", None),
     "rss": ("headprobe.metrics.stability", "rss"),
     "saliency": ("headprobe.metrics.saliency", "saliency"),
     "significance": ("headprobe.metrics.significance", None),
@@ -68,6 +69,7 @@ __all__ = [
     "inspect_model",
     "load",
     "positions",
+    "probing",
     "rss",
     "saliency",
     "significance",
@@ -77,6 +79,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from headprobe import probing
     from headprobe.activations import HeadActivations
     from headprobe.examples import Example, Frames
     from headprobe.extraction.extract import extract
@@ -112,4 +115,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

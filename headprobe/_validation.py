@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+import html
 import os
 import sys
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from numbers import Integral, Real
 from typing import Any
 
 from headprobe.errors import HeadprobeWarning, InputError
 
 PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+
+
+class Unsaved:
+    """What has no file of its own; nnsight gives every object a ``save`` that speaks of traces, which this replaces."""
+
+    _instead = "Save what was computed from it."
+
+    def save(self, *_given: Any) -> None:
+        raise InputError(f"A {type(self).__name__} is not saved. {self._instead}")
+
+
+def rows_as_html(title: str, rows: Mapping[str, Any], after: str = "") -> str:
+    """A small table for a notebook; every text is escaped."""
+    cells = "".join(
+        f"<tr><th style='text-align:left'>{html.escape(str(name))}</th>"
+        f"<td style='text-align:left'>{html.escape(str(value))}</td></tr>"
+        for name, value in rows.items()
+    )
+    return f"<div><strong>{html.escape(title)}</strong><table>{cells}</table>{after}</div>"
 
 
 def count(value: Any, name: str, least: int = 1, most: int | None = None) -> int:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from headprobe.errors import FingerprintError, InputError
+from headprobe._files import read_json, read_regular, write_file, write_json
+from headprobe._validation import rows_as_html
+from headprobe.errors import ArtefactError, FingerprintError, InputError
 from headprobe.examples import Example
 from headprobe.heads import Head, HeadSet
 from headprobe.provenance import Provenance
@@ -197,6 +205,30 @@ def _row_index(index: Sequence[int] | np.ndarray | slice, n: int) -> Int[np.ndar
     return np.where(rows < 0, rows + n, rows)
 
 
+_FORMAT = "headprobe.activations/1"
+_STATE, _TENSORS = "activations.json", "activations.safetensors"
+_DTYPES = ("string", "Int64", "int64", "Float64", "float64", "boolean", "bool", "object")
+
+
+def _table_state(table: pd.DataFrame) -> dict[str, Any]:
+    """A table as JSON: column to type and values, None where one is missing."""
+
+    def plain(column: Any) -> list[Any]:
+        values = zip(column.tolist(), column.isna(), strict=True)
+        return [None if missing else value for value, missing in values]
+
+    return {str(name): [str(table[name].dtype), plain(table[name])] for name in table.columns}
+
+
+def _table(state: Mapping[str, Any]) -> pd.DataFrame:
+    import pandas as pd
+
+    for name, (dtype, _) in state.items():
+        if dtype not in _DTYPES:
+            raise ValueError(f"column {name!r} is of type {dtype!r}; it must be one of {', '.join(_DTYPES)}")
+    return pd.DataFrame({name: pd.Series(values, dtype=dtype) for name, (dtype, values) in state.items()})
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class HeadActivations:
     """Outputs z of attention heads, one vector per prompt, example and head.
@@ -306,6 +338,119 @@ class HeadActivations:
             f"HeadActivations({len(self.prompts)} prompts, {len(self.examples)} examples, {len(self.heads)} heads of "
             f"size {self._widths}, {self.provenance.model!r}, {self.provenance.positions})"
         )
+
+    def _repr_html_(self) -> str:
+        labels = self.examples["label"]
+        kinds = [f"{n} labelled {label}" for label, n in labels.value_counts().sort_index().items()]
+        kinds += [f"{unlabelled} without a label"] if (unlabelled := len(labels) - labels.count()) else []
+        rows = {
+            "prompts": "; ".join(self.prompts.values()) or "none",
+            "examples": f"{len(self.examples)} ({', '.join(kinds)}), {self.examples['group'].nunique()} groups",
+            "heads": f"{len(self.heads)} of size {self._widths} in {len(self.layers)} layers",
+            "read at": self.provenance.positions,
+            "model": f"{self.provenance.model}, {self.provenance.dtype}",
+            "skipped": f"{len(self.skipped)} examples, the first: {': '.join(self.skipped[0])}"
+            if self.skipped
+            else "none",
+        }
+        return rows_as_html("HeadActivations", rows)
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write everything to a folder, as safetensors and JSON.
+
+        For one capture that fits into memory. Many videos, resumed after a kill, read head by head: `headprobe.extract`
+        and `headprobe.Store`.
+
+        Parameters
+        ----------
+        folder
+            Made if missing; activations saved there before are replaced once these are complete.
+
+        Raises
+        ------
+        ArtefactError
+            The folder cannot be written.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from headprobe.examples import Example
+        >>> table, heads = example_table([Example("x", id="a", label=1)]), HeadSet(["L0H0"])
+        >>> acts = HeadActivations(torch.ones(1, 1, 1, 2), heads, {"none": ""}, table, Provenance("m"))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     acts.save(folder)
+        ...     HeadActivations.load(folder).labels.tolist()
+        [1]
+        """
+        tensors = {f"z.{i}": values.contiguous() for i, values in enumerate(self.tensors.values())}
+        extra = {"resid_post": self.resid_post, "answer_logits": self.answer_logits}
+        tensors |= {name: tensor.contiguous() for name, tensor in extra.items() if tensor is not None}
+        data = save_tensors(tensors)
+        state = {
+            "format": _FORMAT,
+            "heads": [list(heads.labels) for heads in self.tensors],
+            "order": list(self.heads.labels),
+            "prompts": [list(pair) for pair in self.prompts.items()],
+            "provenance": self.provenance.to_dict(),
+            "skipped": [list(pair) for pair in self.skipped],
+            "answers": list(self.answers),
+            "examples": _table_state(self.examples),
+            "read": None if self.read is None else _table_state(self.read),
+            "tensors": hashlib.sha256(data).hexdigest(),
+        }
+        place = Path(folder)
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            write_file(place / _TENSORS, data)
+            write_json(place / _STATE, state)  # last: it says which tensors are its own
+        except OSError as error:
+            raise ArtefactError(f"{place}: activations cannot be written there ({error}).") from error
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> HeadActivations:
+        """Read activations that `save` wrote; nothing in the folder is executed.
+
+        Parameters
+        ----------
+        folder
+            The folder.
+
+        Returns
+        -------
+        HeadActivations
+
+        Raises
+        ------
+        ArtefactError
+            There are no activations, they are damaged, or a save was cut short.
+        """
+        place = Path(folder)
+        state = read_json(place / _STATE, fix="Give a folder that HeadActivations.save wrote.")
+        if not isinstance(state, dict) or state.get("format") != _FORMAT:
+            raise ArtefactError(f"{place / _STATE}: this does not say format {_FORMAT!r}; save the activations again.")
+        data = read_regular(place / _TENSORS, follow=True)
+        if hashlib.sha256(data).hexdigest() != state.get("tensors"):
+            raise ArtefactError(
+                f"{place / _TENSORS}: these are not the tensors that {_STATE} was saved with: a save was cut short, or "
+                "a file was changed. Save the activations again."
+            )
+        try:
+            tensors = load_tensors(data)
+            values = {HeadSet(labels): tensors[f"z.{i}"] for i, labels in enumerate(state["heads"])}
+            return cls(
+                values=_dense(values),
+                heads=HeadSet(state["order"]),
+                prompts={str(name): str(text) for name, text in state["prompts"]},
+                examples=_table(state["examples"]),
+                provenance=Provenance.from_dict(state["provenance"]),
+                skipped=tuple((str(name), str(reason)) for name, reason in state["skipped"]),
+                resid_post=tensors.get("resid_post"),
+                answer_logits=tensors.get("answer_logits"),
+                answers=tuple(map(str, state["answers"])),
+                read=None if state["read"] is None else _table(state["read"]),
+            )
+        except (AttributeError, KeyError, SafetensorError, TypeError, ValueError) as error:
+            raise ArtefactError(f"{place}: the activations cannot be read ({error}); save them again.") from error
 
     @property
     def layers(self) -> tuple[int, ...]:

@@ -6,17 +6,23 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from einops import rearrange
 from jaxtyping import UInt8
 
+from headprobe._validation import Unsaved, count, rows_as_html
 from headprobe.errors import InputError
 
 __all__ = [
     "Example",
+    "Film",
     "Frames",
 ]
 
@@ -30,7 +36,7 @@ class _Readable(Protocol):
         ...
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Frames:
     """Frames of a clip with the times at which they are shown.
 
@@ -69,13 +75,17 @@ class Frames:
     def __len__(self) -> int:
         return len(self.pixels)
 
+    def __repr__(self) -> str:
+        times = "" if self.seconds is None else f", {self.seconds[0]:g} to {self.seconds[-1]:g} s"
+        return f"<{' x '.join(map(str, np.shape(self.pixels)[:3]))} frames{times}>"
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """The pixels, where an array is asked for."""
         return np.array(self.pixels, dtype=dtype) if copy else np.asarray(self.pixels, dtype=dtype)
 
 
-@dataclass(frozen=True, eq=False)
-class Example:
+@dataclass(frozen=True, eq=False, repr=False)
+class Example(Unsaved):
     """One thing shown to the model, with what is known about it.
 
     Parameters
@@ -138,6 +148,123 @@ class Example:
                 "array "
                 "[frame, height, width, 3] or an object with a read() method that returns one."
             )
+
+    def __repr__(self) -> str:
+        known = {name: getattr(self, name) for name in ("label", "group", "span")}
+        said = "".join(f", {name}={value!r}" for name, value in known.items() if value is not None)
+        return f"Example({_shown(self.content)}, id={self.id!r}{said})"
+
+    def _repr_html_(self) -> str:
+        rows = {"content": _shown(self.content), "label": self.label, "group": self.group, "span": self.span}
+        known = {name: value for name, value in rows.items() if value is not None}
+        content = self.content.pixels if isinstance(self.content, Frames) else self.content
+        # What is read lazily is not read to be printed.
+        film = Film(content)._repr_html_() if isinstance(content, np.ndarray) else ""
+        return rows_as_html(f"Example {self.id}", known, film)
+
+    def show(self, frames: int = 16) -> Film:
+        """The frames of a clip: played in a notebook, tiled where only pictures are shown.
+
+        Parameters
+        ----------
+        frames
+            Most frames to show, evenly spaced.
+
+        Returns
+        -------
+        Film
+            Displays itself as the last value of a cell; ``.tiled()`` is the picture as an array.
+
+        Raises
+        ------
+        InputError
+            The content is text.
+        VideoError
+            The clip cannot be decoded.
+
+        Examples
+        --------
+        >>> Example(np.zeros((4, 16, 16, 3), np.uint8), id="dark").show().tiled().shape
+        (18, 72, 3)
+        """
+        if isinstance(self.content, str):
+            raise InputError(f"Example {self.id!r} is a text and has no frames to show; print its content.")
+        content = _read_content(self)
+        return Film(np.asarray(content), frames)
+
+
+class Film:
+    """Frames that show themselves in a notebook.
+
+    Parameters
+    ----------
+    frames
+        Uint8 [frame, height, width, 3].
+    most
+        Most frames to show, evenly spaced.
+    width
+        Width of a frame in pixels; wider ones are shown at this width.
+
+    Examples
+    --------
+    >>> film = Film(np.zeros((40, 16, 16, 3), np.uint8), most=8)
+    >>> film
+    Film(8 of 40 frames)
+    """
+
+    def __init__(self, frames: UInt8[np.ndarray, "frame height width 3"], most: int = 16, width: int = 160) -> None:
+        self._n = len(frames)
+        index = np.linspace(0, self._n - 1, min(count(most, "frames"), self._n)).round().astype(int)
+        chosen = np.asarray(frames)[index]
+        step = -(-chosen.shape[2] // width)
+        self.frames = chosen[:, ::step, ::step]
+
+    def __repr__(self) -> str:
+        return f"Film({len(self.frames)} of {self._n} frames)"
+
+    def tiled(self, columns: int = 8) -> UInt8[np.ndarray, "height width 3"]:
+        """The frames in rows on white.
+
+        Parameters
+        ----------
+        columns
+            Frames in a row.
+
+        Returns
+        -------
+        numpy.ndarray
+            Uint8 [height, width, 3].
+        """
+        n = min(columns, len(self.frames))
+        padded = np.pad(self.frames, ((0, -len(self.frames) % n), (1, 1), (1, 1), (0, 0)), constant_values=255)
+        return rearrange(padded, "(row column) height width rgb -> (row height) (column width) rgb", column=n)
+
+    def _repr_png_(self) -> bytes:
+        return _encoded([self.tiled()], "PNG")
+
+    def _repr_html_(self) -> str:
+        data = base64.b64encode(_encoded(self.frames, "GIF")).decode()
+        return f'<img alt="{len(self.frames)} of {self._n} frames" src="data:image/gif;base64,{data}">'
+
+
+def _encoded(frames: Sequence[np.ndarray] | np.ndarray, kind: str) -> bytes:
+    """Frames as the bytes of a picture, played in a loop where there are several."""
+    from PIL import Image
+
+    first, *rest = [Image.fromarray(np.ascontiguousarray(frame)) for frame in frames]
+    several = {"save_all": True, "append_images": rest, "duration": 200, "loop": 0} if rest else {}
+    with io.BytesIO() as file:
+        first.save(file, kind, **several)
+        return file.getvalue()
+
+
+def _shown(content: Any) -> str:
+    """Content in a few words."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = 80
+    if isinstance(content, np.ndarray):
+        return f"<{' x '.join(map(str, content.shape[:3]))} frames>"
+    return short.repr(content)
 
 
 def _check_clip(frames: np.ndarray, name: str) -> np.ndarray:

@@ -20,6 +20,7 @@ from typing import overload
 import numpy as np
 
 from headprobe._files import parse_json, read_text, write_file
+from headprobe._validation import rows_as_html
 from headprobe.errors import ArtefactError, InputError
 
 __all__ = ["Head", "HeadSet"]
@@ -240,6 +241,12 @@ class HeadSet(Sequence[Head]):
 
     def __repr__(self) -> str:
         return f"HeadSet([{', '.join(repr(label) for label in self.labels)}])"
+
+    def _repr_html_(self) -> str:
+        layers = {layer: [head for head in self._heads if head.layer == layer] for layer in self.layers}
+        rows = {f"layer {layer}": ", ".join(head.label for head in heads) for layer, heads in layers.items()}
+        tied = {"tied, left out": ", ".join(head.label for head in self._tied)} if self._tied else {}
+        return rows_as_html(f"{len(self)} heads", rows | tied)
 
     def to_json(self) -> str:
         """Write the heads as JSON text, labels in order.

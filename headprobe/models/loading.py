@@ -204,7 +204,7 @@ def _is_installed_flash(asked: object) -> bool:
 
 def _module_class(config: Any, transformers: Any) -> Any:
     """The class that reads a checkpoint: the family's, or the one the configuration names."""
-    names = getattr(config, "architectures", None) or ()
+    names: list[str] = getattr(config, "architectures", None) or []
     found = getattr(transformers, names[0], None) if names else None
     classifies = found is not None and names[0].endswith(("ForSequenceClassification", "ForImageClassification"))
     if config.model_type in families() and not classifies:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from headprobe._validation import Unsaved, rows_as_html
 from headprobe.errors import SiteError
 from headprobe.heads import HeadSet
 from headprobe.models.adapter import Adapter
@@ -24,7 +25,7 @@ __all__ = ["Model"]
 _HASH_LENGTH = 16
 
 
-class Model:
+class Model(Unsaved):
     """A frozen model, where its heads are, and what feeds it; made by `headprobe.load`.
 
     Parameters
@@ -60,6 +61,8 @@ class Model:
     >>> len(model.heads), model.sites[0].n_heads
     (48, 8)
     """
+
+    _instead = "Its checkpoint is written with model.module.save_pretrained(folder)."
 
     def __init__(
         self,
@@ -207,6 +210,17 @@ class Model:
         rules = backend.to_str() if backend is not None else json.dumps(self.tokenizer.get_vocab(), sort_keys=True)
         state = json.dumps(self.adapter.processor_state(self), sort_keys=True)
         return hashlib.sha256(f"{rules}\n{state}".encode()).hexdigest()[:_HASH_LENGTH]
+
+    def _repr_html_(self) -> str:
+        sizes = sorted({site.head_dim for site in self.sites})
+        layers = {site.layer for site in self.sites}
+        rows = {
+            "class": f"{type(self.module).__name__} ({self.config.model_type}), adapter {self.adapter.name}",
+            "heads": f"{len(self.heads)} in {len(layers)} layers, of size {', '.join(map(str, sizes))}",
+            "numbers": f"{str(self.dtype).removeprefix('torch.')} on {self.device}",
+            "takes": "clips and prompts" if self.adapter.modality == "video" else "texts",
+        }
+        return rows_as_html(f"Model {self.name}", rows)
 
     def __repr__(self) -> str:
         return (

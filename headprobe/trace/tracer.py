@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 import torch
 from tqdm.auto import tqdm
 
-from headprobe._validation import notice
+from headprobe._validation import Unsaved, notice
 from headprobe.activations import HeadActivations
 from headprobe.errors import InputError, OutOfMemoryError
 from headprobe.examples import Example, _as_examples, _as_prompts
@@ -235,7 +235,7 @@ def _available_memory() -> int | None:
         return None
 
 
-class HeadTracer:
+class HeadTracer(Unsaved):
     """Reads the outputs of attention heads.
 
     Several tracers of one model, in several threads, give right answers: passes of one module take turns.
@@ -259,6 +259,8 @@ class HeadTracer:
     >>> acts.z.shape  # prompt, example, layer, head, d_head
     torch.Size([1, 2, 2, 2, 4])
     """
+
+    _instead = "Save the activations that it captured: acts.save(folder)."
 
     def __init__(self, model: Model) -> None:
         if not isinstance(model, Model):

@@ -25,7 +25,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 WEIGHTS = "headprobe/models/tiny/weights/model.safetensors"
 
 # Import name to distribution name, where they differ.
-DISTRIBUTIONS = {"sklearn": "scikit-learn", "transformer_lens": "transformer-lens"}
+DISTRIBUTIONS = {"sklearn": "scikit-learn", "PIL": "pillow", "transformer_lens": "transformer-lens"}
 
 
 def where(source: Path, node: ast.AST) -> str:

@@ -342,7 +342,8 @@ class HeadActivations:
     def _repr_html_(self) -> str:
         labels = self.examples["label"]
         kinds = [f"{n} labelled {label}" for label, n in labels.value_counts().sort_index().items()]
-        kinds += [f"{unlabelled} without a label"] if (unlabelled := len(labels) - labels.count()) else []
+        unlabelled = len(labels) - len(labels.dropna())
+        kinds += [f"{unlabelled} without a label"] if unlabelled else []
         rows = {
             "prompts": "; ".join(self.prompts.values()) or "none",
             "examples": f"{len(self.examples)} ({', '.join(kinds)}), {self.examples['group'].nunique()} groups",

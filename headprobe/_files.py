@@ -26,7 +26,6 @@ from headprobe.errors import ArtefactError, HeadprobeError, InputError
 NOFOLLOW, NONBLOCK, CLOEXEC, _DIRECTORY, _BINARY = (
     getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_DIRECTORY", "O_BINARY")
 )
-
 _LARGEST = 1 << 30  # bytes of a file that is read whole
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "'")  # how a cell begins that is not shown as it stands
 _DIGITS = 300  # of a whole number, which then still is a finite float

@@ -31,10 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HeadActivations", "concatenate", "example_table"]
 
-
 _Tensors = Mapping[HeadSet, Float[Tensor, "prompt example k d_head"]]
-
-
 """Values by the heads of one size."""
 
 
@@ -96,16 +93,10 @@ def _select(
 
 
 _COLUMNS = ("id", "label", "group", "start", "end")
-
-
 """Columns that every table of examples has."""
 
-
 _READ_COLUMNS = ("prompt", "id", "index", "first", "last", "count", "n_tokens", "token_id", "token")
-
-
 """Columns of the table of what was read."""
-
 
 _NAMED_TOKENS = 8
 

@@ -18,14 +18,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Data sets: what is there, what is missing, and which videos to calibrate on.",
 )
-
 Root = Annotated[Path, typer.Argument(help="Folder that holds the videos, anywhere beneath it.", show_default=False)]
-
 Name = Annotated[
     str,
     typer.Option("--dataset", help="ucf-crime, xd-violence, ped2, shanghaitech, folder or table.", show_default=False),
 ]
-
 Annotations = Annotated[
     Path | None, typer.Option(help="Folder with the annotation files, if they are elsewhere.", show_default=False)
 ]

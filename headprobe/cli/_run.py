@@ -15,12 +15,10 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 import typer
 
 INCOMPLETE = "interrupted before the results were complete"
-
 Sigma = Annotated[
     float | None,
     typer.Option(help="Smoothing of scores, in segments; by default the detector's locator.", show_default=False),
 ]
-
 Tau = Annotated[
     float | None,
     typer.Option(
@@ -29,7 +27,6 @@ Tau = Annotated[
         show_default=False,
     ),
 ]
-
 T = TypeVar("T")
 # What a terminal obeys rather than shows, what turns the direction of writing, and what is no character.
 _UNSHOWN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")

@@ -19,7 +19,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Look at a store of activations, check it, put it right, pack or export it.",
 )
-
 Folder = Annotated[Path, typer.Argument(help="Folder of the store.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Look at headers and sizes only, not at every byte.")]

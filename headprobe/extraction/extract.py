@@ -31,7 +31,6 @@ from headprobe.trace.tracer import _Forecast
 
 __all__ = ["Extraction", "Interrupted", "extract"]
 
-
 # As tqdm has it, but with clips per second also where they are fewer than one.
 _FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
 

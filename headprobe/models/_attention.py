@@ -59,11 +59,9 @@ def weight_matrix(projection: nn.Module) -> Float[Tensor, "in out"]:
 
 KINDS = ("softmax", "cross", "linear")
 
-
 # A forward that goes through one of these is softmax attention; recurrences, convolutions and linear
 # attention do not mention them (checked over every attention class of transformers 5.23).
 _SOFTMAX_CALLS = {"ALL_ATTENTION_FUNCTIONS", "eager_attention_forward", "scaled_dot_product_attention"}
-
 
 # Classes that write the softmax out instead. Each is checked in tests/reference/test_sites.py: a head's values
 # reach its own slice of the projection's input and no other.
@@ -81,7 +79,6 @@ _SOFTMAX_CLASSES = {
     "XGLMAttention",
 }
 
-
 # Linear attention whose heads are concatenated in front of the projection, checked in the same way.
 _LINEAR_CLASSES = {
     "BailingHybridDeltaAttention",
@@ -94,16 +91,11 @@ _LINEAR_CLASSES = {
     "Qwen3_5MoeGatedDeltaNet",
 }
 
-
 # Softmax attention that does not keep its heads apart up to the projection.
 _MIXED_CLASSES = {
     "DiffLlamaAttention": "it subtracts pairs of heads from each other before the output projection",
 }
-
-
 _INSIDE = ("o_proj", "c_proj", "out_proj", "dense", "wo", "Wo", "out_lin", "proj", "o", "projection_layer")
-
-
 _BESIDE = ("output.dense", "out_proj")
 
 

@@ -30,21 +30,12 @@ from headprobe.models.text import TextAdapter
 from headprobe.models.vision_tower import Picture, VisionTowerAdapter
 
 _TOKENS = 3
-
-
 _PADDED = (2, 7)
-
 
 # Relative to the largest value; half precision adds up over the layers before.
 _TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3}
-
-
 _HALF = 0.1
-
-
 _REGISTER = "headprobe.models.adapter.register"
-
-
 _PRODUCTS = {"matmul", "__matmul__", "__rmatmul__", "bmm", "baddbmm", "einsum"}
 
 

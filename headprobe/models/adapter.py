@@ -210,8 +210,6 @@ _FAMILY_MODULES = (
     "families.perception_lm",
     "vision_tower",
 )
-
-
 _registry: dict[str, Adapter] = {}
 
 

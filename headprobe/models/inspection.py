@@ -320,8 +320,6 @@ TESTED = {
     "pixels": "inputs equal those of transformers' own processor",
     "prefix": "prompts that share a prefix read what full passes read",
 }
-
-
 _EXAMPLES = {"text": "a text", "video": "a clip [frame, height, width, 3]", "image": "a picture [1, height, width, 3]"}
 
 

@@ -28,7 +28,6 @@ from headprobe.models.text import TextAdapter
 
 __all__ = ["Model", "load", "never_trained"]
 
-
 # File and key within it, in the order in which transformers looks; image settings serve where there are no others.
 _PROCESSOR_FILES = (
     ("processor_config.json", "video_processor"),
@@ -37,10 +36,8 @@ _PROCESSOR_FILES = (
     ("processor_config.json", "image_processor"),
 )
 
-
 # Keys of processor_config.json that do not shape inputs.
 _NOT_SETTINGS = ("processor_class", "chat_template", "auto_map")
-
 
 # What transformers computes attention with by its own code and torch's. Anything else is fetched code, also
 # flash attention where its package is not installed: its place is then taken by a kernel of the hub.
@@ -71,7 +68,6 @@ _ORIGINAL_LAYOUTS: dict[str, tuple[Callable[[str], str], str]] = {
     "ChatGLMModel": (lambda name: f"zai-org/{name}-hf", "zai-org/glm-4-9b-chat-hf"),
     "ChatGLMForConditionalGeneration": (lambda name: f"zai-org/{name}-hf", "zai-org/glm-4-9b-chat-hf"),
 }
-
 
 # The same by model type, where a configuration names no class; not chatglm and llava, which others use too.
 _ORIGINAL_TYPES = {

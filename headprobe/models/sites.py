@@ -247,8 +247,6 @@ def _on_device(projection: nn.Module) -> AbstractContextManager[None]:
 
 # Layer types under which a softmax attention module would contradict the configuration.
 _WITHOUT_SOFTMAX = {"conv", "linear_attention", "mamba", "mamba2", "mlp", "moe", "recurrent", "ssm"}
-
-
 _BY_HAND = "Describe the heads with load(..., sites=[HeadSite(...)])."
 
 

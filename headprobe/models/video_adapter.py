@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["CONTRACT", "EncodedClip", "Framing", "PictureAdapter", "VideoAdapter", "centre_crop", "grid_places"]
 
-
 CONTRACT = (
     "hooks",
     "sum",
@@ -41,8 +40,6 @@ CONTRACT = (
     "folder",
     "pixels",
 )
-
-
 """What the tests hold for a tiny random model of every video family of the package."""
 
 

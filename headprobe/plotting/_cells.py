@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 _NOT_SCORED = "#d9d9d9"
 _ROOM = 9  # points that a cell must have for a dash
 _NEAR = 0.05  # of the range to either side: what lies closer to the centre has next to no colour
-
 Place = tuple[int, int, Head]
 """Row, column and the head that is there."""
 

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["comparison", "layers", "precision_recall", "roc", "sweep"]
 
-
 _MARKERS = 9  # of a curve, so that it is told apart without colour
 _MARKS = (("o", BLUE), ("D", VERMILION))  # of the values of a comparison
 _SETTINGS = {
@@ -42,7 +41,6 @@ _SETTINGS = {
     "k": ("number of heads k", True),
     "lambda": ("instability penalty λ", False),
 }
-
 Repeats = float | Sequence[float] | np.ndarray
 
 

@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 __all__ = ["consensus_plot", "null_plot", "rank_plot", "stability_plot"]
 
-
 _LOG_FROM = 100  # heads, from which ranks are drawn on a logarithmic axis
 _BEHIND = 300  # heads that are drawn behind the chosen ones, at most
 

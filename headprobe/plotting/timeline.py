@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["timeline"]
 
-
 _THUMBNAILS = 6
 _MARKED = 80  # segments, up to which the smoothed score has a dot for each
 

@@ -42,7 +42,6 @@ __all__ = [
     "write_report",
 ]
 
-
 PARTS: dict[str, str] = {
     "question": "Question and data",
     "found": "What was found",

@@ -27,7 +27,6 @@ _KINDS: dict[str, tuple[type, bool]] = {
     "float64": (float, True),  # missing is NaN
     "bool": (bool, False),
 }
-
 _PLAIN = ("int64", "float64", "bool")  # numpy's own
 _LIMIT = 2**63
 

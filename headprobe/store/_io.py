@@ -19,7 +19,6 @@ MANIFEST = "manifest.json"
 
 # Numbers keep the order of writing, the random part keeps two processes apart even where locks do not work.
 _DATA_NAME = re.compile(r"(?:shard|pack)-[0-9]{6,9}-[0-9a-f]{16}\.safetensors")
-
 _FULL = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the quota is used up",

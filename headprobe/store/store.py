@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Heads", "Store"]
 
-
 _BLOCK_BYTES = 1 << 24
 
 

@@ -135,8 +135,6 @@ _torchvision.guard()  # nnsight imports transformers
 
 
 _STATE = "_headprobe_trace"
-
-
 _creation = free_in_children(threading.Lock())
 
 

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Positions = Mapping[str, Position] | Sequence[Position]
-
-
 """Several positions, named or not."""
 
 

@@ -25,8 +25,6 @@ from headprobe.models.sites import HeadSite, block_paths
 from headprobe.trace._forward import take_turns
 
 _TOKENS = 8
-
-
 _LARGE = 1000.0
 
 
@@ -115,8 +113,6 @@ def _inputs(model: Model) -> dict[str, Any]:
 
 
 _EPS_NAMES = ("eps", "variance_epsilon", "norm_eps", "epsilon")
-
-
 _EPS_VALUES = (1e-5, 1e-6)  # tried where the module has it only in its code
 
 
@@ -191,10 +187,7 @@ def _candidates(module: nn.Module, path: str, d_model: int) -> Iterator[Norm]:
 
 
 ROUNDINGS = 4
-
-
 """Roundings by which an element may miss the sum of its parts, of the sum of their sizes."""
-
 
 _FACTOR = 0.01
 
@@ -219,18 +212,11 @@ def closes(total: Tensor, parts: Sequence[Tensor], eps: float) -> bool:
 
 # Names under which transformers keep a factor of everything a block adds, and of everything that leaves a block.
 _MULTIPLIERS = ("residual_multiplier", "residual_scale")
-
-
 _BLOCK_SCALES = ("layer_scalar",)
-
 
 # ... and the factor between unembedding and logits, which some families multiply by and some divide by, and the cap.
 _LOGIT_SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier")
-
-
 _SOFT_CAPS = ("final_logit_softcapping", "logits_soft_cap")
-
-
 _MOST_PARTS = 3
 
 

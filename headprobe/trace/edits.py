@@ -65,7 +65,6 @@ __all__ = [
     "zero",
 ]
 
-
 Direction = Float[Tensor, " d_head"] | Float[Tensor, "k d_head"] | Mapping[Head, Float[Tensor, " d_head"]]
 
 

@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Generation", "generate"]
 
-
 # What generates several sequences, runs the model more than once per token, or returns something else than tokens.
 _ONE_SEQUENCE: dict[str, Any] = {
     "do_sample": False,
@@ -68,7 +67,6 @@ _ONE_SEQUENCE: dict[str, Any] = {
     "output_logits": False,
     "stop_strings": None,
 }
-
 
 # What only sampling or beams look at, and transformers warns about elsewhere.
 _UNUSED = ("temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")

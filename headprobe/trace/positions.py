@@ -203,8 +203,6 @@ def _join(
 
 
 Selection = Bool[Tensor, "batch token"]
-
-
 Pooling = Literal["one", "mean", "each", "per_frame"]
 
 

@@ -36,15 +36,9 @@ if TYPE_CHECKING:
 __all__ = ["BatchSize", "HeadTracer", "Reading"]
 
 Heads = Iterable[Head | str | tuple[int, int]]
-
-
 _log = logging.getLogger(__name__)
-
-
 _START = {"cpu": 16}
 _START_ELSEWHERE = 64
-
-
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -153,8 +147,6 @@ class BatchSize:
 
 # What can say how many examples go through the model at once.
 Batches = BatchSize | int | Literal["auto"]
-
-
 _LONG_SECONDS = 30.0
 _GB = 1e9
 

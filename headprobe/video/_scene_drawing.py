@@ -13,7 +13,6 @@ from headprobe.errors import InputError
 
 PERSON, VEHICLE, OTHER = 0, 1, 2
 ARMS = slice(3, 5)  # the parts of a person that are arms
-
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (205, 45, 40),
     "blue": (45, 75, 205),
@@ -22,7 +21,6 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "white": (238, 238, 238),
     "black": (28, 28, 32),
 }
-
 SKIN = ((232, 190, 160), (190, 140, 105), (120, 80, 60))
 TROUSERS = ((40, 45, 70), (70, 60, 50), (90, 90, 95), (30, 30, 30))
 WALK_SPEED = (2.0, 3.4)

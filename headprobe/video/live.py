@@ -27,7 +27,6 @@ __all__ = [
     "Frame",
 ]
 
-
 _log = logging.getLogger(__name__)
 ENDED = "the source ended"
 """Reason of a break where nothing went wrong."""

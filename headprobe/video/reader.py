@@ -39,7 +39,6 @@ __all__ = [
     "VideoReader",
 ]
 
-
 # "explode" makes a decoder report damage instead of filling the picture in with guesses.
 _DECODER_OPTIONS = {"err_detect": "explode"}
 _FORMAT_OPTIONS = {"protocol_whitelist": "file"}  # a file that points at an address shall not be followed

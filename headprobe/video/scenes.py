@@ -34,7 +34,6 @@ CLIP_FRAMES = 8
 SEEN_EVENTS = ("running", "fall", "fight", "vehicle", "bag")
 HELD_OUT_EVENTS = ("explosion", "panic")
 EVENTS = SEEN_EVENTS + HELD_OUT_EVENTS
-
 SPLITS = {
     "train": (0, 2000),
     "calibration": (20_000, 30_000),

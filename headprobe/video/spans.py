@@ -21,7 +21,6 @@ __all__ = [
     "temporal_iou",
 ]
 
-
 Span = tuple[int, int]
 """First frame and end (exclusive) of a stretch of a video, 0-based."""
 

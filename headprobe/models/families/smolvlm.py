@@ -25,24 +25,16 @@ __all__ = [
     "SmolVLMAdapter",
 ]
 
-
 # fmt: off
 _ONES = [
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
     "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
 ]
 
-
 # fmt: on
 _TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
-
-
 _LARGEST_SIDE = 4096
-
-
 _LANCZOS = 1  # the class default of transformers, for a file that names no filter
-
-
 _TEXTS = ("DEFAULT_VIDEO_INTRO", "FRAME_TIMESTAMP_MESSAGE", "DEFAULT_MEDIA_OUTTRO")
 
 

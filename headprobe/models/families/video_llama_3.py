@@ -26,7 +26,6 @@ __all__ = [
     "VideoLlama3Adapter",
 ]
 
-
 # Mean change of the normalised pixels of a token, times 255, above which it is kept.
 _THRESHOLD = 0.1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -30,3 +31,12 @@ def test_every_number_stands_in_the_readme(name):
     there |= {number.lstrip("+-") for number in there}
     assert [number for number in numbers(ENTRIES[name]) if number not in there] == []
     assert not readme.startswith("# x\n")
+
+
+def test_the_page_on_presets_gives_the_measured_reason_for_standardising() -> None:
+    measured = json.loads((ROOT / "analyses" / "benchmarks" / "scaler.json").read_text(encoding="utf-8"))
+    page = " ".join((ROOT / "docs" / "concepts" / "presets.md").read_text(encoding="utf-8").split())
+    for name, row in measured.items():
+        difference, low, high = row["raw_minus_standardised"]
+        assert f"{difference:+.3f} (" in page, name
+        assert f"{low:+.3f} to {high:+.3f})" in page, name

@@ -15,11 +15,7 @@ def spread(x, y):
     return x.square().sum((1, 2))
 
 
-def test_every_metric_named_in_the_documentation_is_there():
-    assert set(METRICS) == {
-        *("lda", "lda_plain", "kl", "mmd", "mmd_unbiased", "nmi", "rsa", "ldr", "entropy", "cka"),
-        *("auroc", "selectivity", "sav", "r2"),
-    }
+def test_metrics_are_known_by_their_names_and_say_what_they_return():
     for name, metric in METRICS.items():
         assert metric.name == name
         assert metric.function.__doc__

@@ -92,24 +92,21 @@ def _of_frames(rows: list[tuple[int, dict[str, str]]]) -> list[Video]:
 def _of_videos(rows: list[tuple[int, dict[str, str]]], columns: list[str]) -> list[Video]:
     if ("start" in columns) != ("end" in columns):
         raise InputError("a table of events needs both columns, start and end")
-    events: dict[str, list[Span]] = {}
-    kept: dict[str, tuple[int, dict[str, str]]] = {}
+    kept: dict[str, tuple[int, dict[str, str], list[Span]]] = {}
     for number, row in rows:
         name, start, end = row["video"], row.get("start", ""), row.get("end", "")
-        again = name in kept
-        if again and not (start and end and events[name]):
+        if name in kept and not (start and end and kept[name][2]):
             raise InputError(f"row {number}: video {name!r} occurs twice, and not for one event in each row")
         if bool(start) != bool(end):
             raise InputError(f"row {number}: an event needs both start and end, got {start!r} and {end!r}")
-        _same(kept.setdefault(name, (number, row))[1], row, _VIDEO_COLUMNS, number)
-        found = events.setdefault(name, [])
+        _, first, events = kept.setdefault(name, (number, row, []))
+        _same(first, row, _VIDEO_COLUMNS, number)
         if start:
-            found.append((_whole(start, "start", number), _whole(end, "end", number)))
+            events.append((_whole(start, "start", number), _whole(end, "end", number)))
     videos = []
-    for name, (number, row) in kept.items():
+    for name, (number, row, events) in kept.items():
         n_frames = _whole(row["n_frames"], "n_frames", number) if row.get("n_frames") else None
-        spans = tuple(sorted(events[name]))
-        videos.append(_video(name, row, row["abnormal"] == "1", spans or None, n_frames))
+        videos.append(_video(name, row, row["abnormal"] == "1", tuple(sorted(events)) or None, n_frames))
     return videos
 
 

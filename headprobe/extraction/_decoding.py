@@ -271,7 +271,6 @@ class DecodeAhead:
         self._changed = threading.Condition()
         self._closed = False
         self._error: BaseException | None = None
-        self.n_started = 0
         n = settings.workers if more else min(settings.workers, len(self._units))
         self._threads = [threading.Thread(target=self._work, name=f"decode-{i}", daemon=True) for i in range(n)]
         for thread in self._threads:
@@ -340,7 +339,6 @@ class DecodeAhead:
         finally:
             decoder.close()
             with self._changed:
-                self.n_started += decoder.n_started
                 self._changed.notify_all()
 
     def _unit(self, unit: Unit, decoder: Decoder) -> None:

@@ -13,10 +13,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
+from headprobe._validation import choice
 from headprobe.errors import InputError, StoreError
 from headprobe.examples import _as_prompts
 from headprobe.extraction._decoding import Finished, Opened, Skipped
-from headprobe.extraction._engines import LocalEngine
+from headprobe.extraction._engines import LocalEngine, RayEngine
 from headprobe.extraction._reading import Wanted, sampling_text
 from headprobe.extraction._sources import Settings, Unit, default_workers, find_sources, units_of
 from headprobe.extraction._writer import Keeper, SkippedList, store_folders
@@ -305,16 +306,12 @@ def _engine(
         raise InputError(
             f"{' and '.join(f'{name}=' for name in loading)} is for a model that is loaded here, by its name."
         )
-    if engine == "local":
+    if choice(engine, "engine", ("local", "ray")) == "local":
         if actors is not None:
             raise InputError("actors= is for engine='ray'.")
         loaded = model if isinstance(model, Model) else load(model, **loading)
         return LocalEngine(loaded, wanted, settings, batch_size, stopped)
-    if engine == "ray":
-        from headprobe.extraction._engines import RayEngine
-
-        return RayEngine(model, loading, wanted, settings, batch_size, actors, stopped)
-    raise InputError(f"engine is {engine!r}; choose 'local' or 'ray'.")
+    return RayEngine(model, loading, wanted, settings, batch_size, actors, stopped)
 
 
 class _Signals:

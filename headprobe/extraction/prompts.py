@@ -72,13 +72,12 @@ def read_prompts(path: str | os.PathLike[str]) -> dict[str, str]:
 def _parse_position(text: str) -> Position:
     """A position from how it prints; nothing is executed."""
     try:
-        found = _position(ast.parse(text.strip(), mode="eval").body)
+        return _position(ast.parse(text.strip(), mode="eval").body)
     except (SyntaxError, TypeError, ValueError, RecursionError) as error:
         raise InputError(
             f"{text!r} is no position ({error}); write it as in Python, for example last(), video_tokens().mean() or "
             f"(video_tokens() & frame(0)).mean(), with {', '.join(_names())}."
         ) from error
-    return found
 
 
 def _parse_positions(texts: Iterable[str]) -> Position | dict[str, Position] | None:

@@ -167,17 +167,7 @@ _MOST_MAPPED = 128  # of files mapped into memory, of which systems allow some t
 def write_manifest(folder: Path, record: Record, entries: Sequence[Entry]) -> None:
     """Write the manifest; only while holding the lock of the store."""
     head = {"format": FORMAT, "fingerprint": record.provenance.fingerprint, "record": record.to_json()}
-    shards = [
-        {
-            "name": entry.name,
-            "bytes": entry.n_bytes,
-            "rows": entry.rows,
-            "prompts": list(entry.prompts),
-            "examples": list(entry.examples),
-            "replaces": list(entry.replaces),
-        }
-        for entry in entries
-    ]
+    shards = [{"bytes" if key == "n_bytes" else key: v for key, v in vars(entry).items()} for entry in entries]
     # A line per shard: to be read by people, too.
     lines = ",\n".join(json.dumps(shard, allow_nan=False) for shard in shards)
     text = json.dumps(head, allow_nan=False, indent=1)[:-2] + ',\n "shards": [\n' + lines + "\n]}\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,17 +108,24 @@ def gather(
         for size, group in entries_by_size([sizes[entry] for entry in entries]).items()
     }
     out = {size: torch.empty(len(heads), len(prompts), len(rows), size) for size, heads in wanted.items()}
+    for shard, pairs, to, taken in _found(index, prompts, rows):
+        for size, heads in wanted.items():
+            _copy(out[size], maps(shard)[size], heads, pairs, to, taken)
+    return {size: values.permute(1, 2, 0, 3) for size, values in out.items()}
+
+
+def _found(
+    index: Index, prompts: Sequence[str], rows: np.ndarray
+) -> Iterator[tuple[Shard, list[tuple[int, int]], np.ndarray, np.ndarray]]:
+    """Shards that hold some rows: prompts (as asked for, in the shard), rows asked for, rows of the shard."""
     target = np.full(index.columns.n, -1)
     target[rows] = np.arange(len(rows))
     for shard, numbers in zip(index.shards, index.rows, strict=True):
-        to = target[numbers]
+        to, here = target[numbers], shard.contents.prompts
         taken = np.flatnonzero(to >= 0)
-        here = shard.contents.prompts
         pairs = [(i, here.index(prompt)) for i, prompt in enumerate(prompts) if prompt in here]
         if len(taken) and pairs:
-            for size, heads in wanted.items():
-                _copy(out[size], maps(shard)[size], heads, pairs, to[taken], taken)
-    return {size: values.permute(1, 2, 0, 3) for size, values in out.items()}
+            yield shard, pairs, to[taken], taken
 
 
 def _copy(
@@ -151,22 +158,15 @@ def _run(numbers: Sequence[int] | np.ndarray) -> slice | None:
 
 
 def read_columns(index: Index, prompts: Sequence[str], rows: np.ndarray, what: object) -> Columns | None:
-    target = np.full(index.columns.n, -1)
-    target[rows] = np.arange(len(rows))
     source = np.full((len(prompts), len(rows)), -1)
     parts: list[Columns] = []
     begin = 0
-    for shard, numbers in zip(index.shards, index.rows, strict=True):
+    for shard, pairs, to, taken in _found(index, prompts, rows):
         held = shard.contents
-        to = target[numbers]
-        taken = np.flatnonzero(to >= 0)
-        pairs = [(i, held.prompts.index(prompt)) for i, prompt in enumerate(prompts) if prompt in held.prompts]
-        if not len(taken) or not pairs:
-            continue
         if held.read is None:
             return None
         for i, prompt in pairs:
-            source[i, to[taken]] = begin + prompt * held.columns.n + taken
+            source[i, to] = begin + prompt * held.columns.n + taken
         parts.append(held.read)
         begin += held.read.n
     return Columns.join(parts, what).take(source.ravel().tolist()) if parts else None

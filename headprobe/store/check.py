@@ -6,7 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from headprobe.errors import InputError, StoreError
 from headprobe.store._columns import Columns
 from headprobe.store._holdings import Catalog, Entry, read_manifest, write_manifest
 from headprobe.store._io import MANIFEST, abandoned, exclusive, listing, publish, writing
-from headprobe.store._shard import Contents, Record, Shard, check_digest, differences, read_shard
+from headprobe.store._shard import Record, Shard, check_digest, differences, read_shard
 
 if TYPE_CHECKING:
     from headprobe.activations import HeadActivations
@@ -293,17 +293,12 @@ def _join(store: Store, group: Sequence[Entry]) -> Entry:
     shards = [store._files.shard(entry) for entry in group]
     for shard in shards:
         check_digest(shard)
-    first = shards[0].contents
-    columns = Columns.join([shard.contents.columns for shard in shards], store.folder)
-    replaces = dict.fromkeys(name for entry in group for name in (entry.name, *entry.replaces))
-    contents = Contents(
-        first.record,
-        first.sizes,
-        first.prompts,
-        columns,
-        _joined_read(shards, store),
-        tuple(dict.fromkeys(pair for shard in shards for pair in shard.contents.skipped)),
-        tuple(replaces),
+    contents = replace(
+        shards[0].contents,
+        columns=Columns.join([shard.contents.columns for shard in shards], store.folder),
+        read=_joined_read(shards, store),
+        skipped=tuple(dict.fromkeys(pair for shard in shards for pair in shard.contents.skipped)),
+        replaces=tuple(dict.fromkeys(name for entry in group for name in (entry.name, *entry.replaces))),
     )
     return store._files.write(contents, _blocks(store, shards), [entry.name for entry in group])
 

@@ -79,13 +79,8 @@ def _pieces(contents: Contents, at_most: int) -> Iterator[list[int]]:
 def _rows_of(contents: Contents, rows: Sequence[int], skipped: bool) -> Contents:
     n, n_prompts = contents.columns.n, len(contents.prompts)
     read = contents.read and contents.read.take([p * n + row for p in range(n_prompts) for row in rows])
-    return Contents(
-        contents.record,
-        contents.sizes,
-        contents.prompts,
-        contents.columns.take(rows),
-        read,
-        contents.skipped if skipped else (),
+    return replace(
+        contents, columns=contents.columns.take(rows), read=read, skipped=contents.skipped if skipped else ()
     )
 
 

@@ -430,7 +430,7 @@ def test_a_text_model_reads_no_videos(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"engine": "cluster"}, "engine is 'cluster'; choose 'local' or 'ray'"),
+        ({"engine": "cluster"}, "engine is 'cluster'; choose one of 'local', 'ray'"),
         ({"actors": 2}, "actors= is for engine='ray'"),
         ({"device": "cpu"}, "device= is for a model that is loaded here"),
         ({"segments": 0}, "segments is 0"),

@@ -9,6 +9,7 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -462,11 +463,8 @@ def from_csv(path: str | os.PathLike[str], *, name: str = "score") -> xr.DataArr
     shape = tuple(len(labels) for labels in coords.values())
     if len(cells) != math.prod(shape) or not cells:
         raise InputError(f"{path}: {len(cells)} rows do not fill a map of shape {shape}")
-    values = np.empty(shape)
-    places = [{label: i for i, label in enumerate(labels)} for labels in coords.values()]
-    for key, value in cells.items():
-        values[tuple(place[label] for place, label in zip(places, key, strict=True))] = value
-    return _from_coords(values, coords, name)
+    values = np.array([cells[key] for key in product(*coords.values())])
+    return _from_coords(values.reshape(shape), coords, name)
 
 
 def _by_head(data: Mapping[str, Any]) -> xr.DataArray:

@@ -385,6 +385,14 @@ def _quadratic(matrix: Tensor, vectors: Tensor) -> Tensor:
     return torch.linalg.solve_triangular(torch.linalg.cholesky(matrix), vectors, upper=False).square().sum((1, 2))
 
 
+def _means_and_variances(
+    x: Float[Tensor, "head example d"], y: Labels
+) -> tuple[Float[Tensor, "class head d"], Float[Tensor, "class head d"]]:
+    """Of every class and dimension, dividing by the number of examples."""
+    own = [x[:, y == c] for c in range(int(y.max()) + 1)]
+    return torch.stack([rows.mean(1) for rows in own]), torch.stack([rows.var(1, correction=0) for rows in own])
+
+
 def rsa(
     x: Float[Tensor, "head example d"] | Batch,
     y: Bool[Tensor, " example"] | Int[Tensor, " example"],
@@ -424,14 +432,8 @@ def rsa(
     [8.0]
     """
     batch = Batch.of(x, names)
-    rows = batch.x
-    means, variances = [], []
-    for c in range(int(y.max()) + 1):
-        own = rows[:, y == c]
-        mean = own.mean(1)
-        means.append(mean)
-        variances.append((own - mean[:, None]).square().sum(2).mean(1))
-    size = rows.square().sum(2).mean(1)
+    means, spreads = _means_and_variances(batch.x, y)
+    variances, size = spreads.sum(2), batch.x.square().sum(2).mean(1)
     ratios = []
     for a, b in combinations(range(len(means)), 2):
         within = variances[a] + variances[b]

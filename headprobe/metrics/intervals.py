@@ -18,6 +18,7 @@ from headprobe.metrics._features import Batch, head_map, score_heads
 from headprobe.metrics._labellings import Data, group_halves, memory_of, read_data, score_parts
 from headprobe.metrics.linear_probe import _resampled_auroc, loo_ridge_scores
 from headprobe.metrics.metric import Metric
+from headprobe.metrics.normalisation import _zero_to_one
 from headprobe.metrics.probe_scores import _check_groups, _one_against_rest
 from headprobe.metrics.ranks import ranks
 from headprobe.metrics.resampling import group_resamples
@@ -166,14 +167,6 @@ def _weighted_auroc(x: Tensor, tasks: Tensor, fold: np.ndarray, weights: np.ndar
     scores = loo_ridge_scores(x[:, index], tasks[:, index], fold[there], weights=torch.from_numpy(own)).numpy()
     each = [_resampled_auroc(scores[:, i], task[index].numpy(), own[None])[:, 0] for i, task in enumerate(tasks)]
     return np.mean(each, axis=0)
-
-
-def _zero_to_one(maps: xr.DataArray) -> xr.DataArray:
-    """Min-max over the heads of every map, as `headprobe.metrics.normalisation.min_max`, without its warning."""
-    low, high = maps.min(("layer", "head")), maps.max(("layer", "head"))
-    if bool((low == high).any()):
-        raise InputError("all heads score the same in some resample, so min-max has no scale: use one metric only")
-    return (maps - low) / (high - low)
 
 
 def _bounds(maps: xr.DataArray, name: str, level: float, kind: str) -> dict[str, xr.DataArray]:

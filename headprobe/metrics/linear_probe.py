@@ -111,6 +111,15 @@ def _rows_of(groups: ArrayLike | None, n: int, device: torch.device) -> list[Ten
     return [torch.from_numpy(rows).to(device) for rows in _members(fold_index(groups, n))]
 
 
+def _labellings(x: Tensor, y: Tensor) -> Float[Tensor, "labelling example"]:
+    labels = torch.atleast_2d(y).to(x.device, torch.float64)
+    if x.ndim != 3 or labels.ndim != 2 or labels.shape[1] != x.shape[1]:
+        raise InputError(
+            f"x must be [head, example, d] and y [labelling, example], got shapes {tuple(x.shape)} and {tuple(y.shape)}"
+        )
+    return labels
+
+
 def loo_ridge_scores(
     x: Float[Tensor, "head example d"],
     y: Float[Tensor, "labelling example"],
@@ -156,12 +165,7 @@ def loo_ridge_scores(
     >>> loo_ridge_scores(x, torch.tensor([0.0, 0.0, 1.0, 1.0])).sign().tolist()
     [[-1.0, -1.0, 1.0, 1.0]]
     """
-    labels = torch.atleast_2d(y).to(x.device, torch.float64)
-    n = x.shape[1] if x.ndim == 3 else -1
-    if x.ndim != 3 or labels.ndim != 2 or labels.shape[1] != n:
-        raise InputError(
-            f"x must be [head, example, d] and y [labelling, example], got shapes {tuple(x.shape)} and {tuple(y.shape)}"
-        )
+    labels, n = _labellings(x, y), x.shape[1]
     folds = _rows_of(groups, n, x.device)
     w = torch.ones(n, dtype=torch.float64, device=x.device) if weights is None else weights.to(x.device, torch.float64)
     if w.shape != (n,) or not bool((w > 0).all()):
@@ -205,16 +209,11 @@ def loo_ridge_auroc(
     >>> loo_ridge_auroc(x, torch.tensor([0.0, 0.0, 1.0, 1.0])).tolist()
     [1.0]
     """
-    labels = torch.atleast_2d(y).to(torch.float64)
-    if x.ndim != 3 or labels.ndim != 2 or labels.shape[1] != x.shape[1]:
-        raise InputError(
-            f"x must be [head, example, d] and y [labelling, example], got shapes {tuple(x.shape)} and {tuple(y.shape)}"
-        )
+    labels = _labellings(x, y)
     folds = _rows_of(groups, x.shape[1], x.device)
     w = torch.ones(x.shape[1], dtype=torch.float64, device=x.device)
     positive = labels.cpu().numpy() > 0.5
     _check_classes(positive)
-    labels = labels.to(x.device)
 
     # What is sorted at a time stays near the processor.
     size = max(1, ROWS_AT_ONCE // len(labels))

@@ -62,10 +62,9 @@ def min_max(score_map: xr.DataArray) -> xr.DataArray:
     [[0.0, 1.0, 0.5]]
     """
     _check_scores(score_map)
-    low, high = score_map.min(("layer", "head")), score_map.max(("layer", "head"))
-    _refuse_flat(score_map, low, high, "min-max has no scale")
+    scaled = _zero_to_one(score_map)
     _warn_of_outliers(score_map)
-    return _keep_origin((score_map - low) / (high - low), score_map)
+    return _keep_origin(scaled, score_map)
 
 
 def rank_scale(score_map: xr.DataArray) -> xr.DataArray:
@@ -97,8 +96,7 @@ def rank_scale(score_map: xr.DataArray) -> xr.DataArray:
     [[0.0, 1.0, 0.5]]
     """
     _check_scores(score_map)
-    low, high = score_map.min(("layer", "head")), score_map.max(("layer", "head"))
-    _refuse_flat(score_map, low, high, "there is no order")
+    _range(score_map, "there is no order")
     n = score_map.count(("layer", "head"))
     scaled = ((n - ranks(score_map)) / (n - 1)).transpose(*score_map.dims).rename(score_map.name)
     return _keep_origin(scaled, score_map)
@@ -155,7 +153,14 @@ def _check_scores(score_map: xr.DataArray) -> None:
     _check_map(score_map.where(~absent, 0.0), dims)
 
 
-def _refuse_flat(score_map: xr.DataArray, low: xr.DataArray, high: xr.DataArray, consequence: str) -> None:
+def _zero_to_one(score_map: xr.DataArray) -> xr.DataArray:
+    low, high = _range(score_map, "min-max has no scale")
+    return (score_map - low) / (high - low)
+
+
+def _range(score_map: xr.DataArray, consequence: str) -> tuple[xr.DataArray, xr.DataArray]:
+    """Lowest and highest score of each map, which differ."""
+    low, high = score_map.min(("layer", "head")), score_map.max(("layer", "head"))
     flat = low == high
     if bool(flat.any()):
         index = np.argwhere(flat.values)[0]
@@ -163,6 +168,7 @@ def _refuse_flat(score_map: xr.DataArray, low: xr.DataArray, high: xr.DataArray,
             f"{_place(flat, index)}: all {int(score_map.count(('layer', 'head')).min())} heads score the same "
             f"({float(low.values[tuple(index)]):.6g}), so {consequence}; leave this out"
         )
+    return low, high
 
 
 def _warn_of_outliers(score_map: xr.DataArray) -> None:

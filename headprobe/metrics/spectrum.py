@@ -12,6 +12,7 @@ from torch import Tensor
 
 from headprobe.errors import InputError
 from headprobe.metrics._features import CLASSES, KINDS, Batch, square
+from headprobe.metrics.gaussian import _means_and_variances
 from headprobe.metrics.metric import Metric
 
 __all__ = ["cka", "entropy", "ldr"]
@@ -57,11 +58,7 @@ def ldr(
     """
     batch = Batch.of(x, names)
     rows = batch.x
-    means, variances = [], []
-    for c in range(int(y.max()) + 1):
-        own = rows[:, y == c]
-        means.append(own.mean(1))
-        variances.append((own - means[-1][:, None]).square().mean(1))
+    means, variances = _means_and_variances(rows, y)
     size = rows.square().mean(1)
     # Rounding of a dimension that does not vary, beside the features it was centred with.
     varies = size > (1e-15 * (batch.centre.abs() + rows.abs().amax((1, 2))[:, None])).square()

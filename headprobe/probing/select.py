@@ -334,14 +334,12 @@ class HeadSelector(TransformerMixin, BaseEstimator):
 
     def _limits(self) -> list[tuple[np.ndarray, float, bool]]:
         """Values, their limit, and whether it is an upper one, of every condition given."""
-        limits: list[tuple[np.ndarray, float, bool]] = []
-        if self.max_fwer is not None:
-            limits.append((self.p_values_, self.max_fwer, True))
-        if self.max_fdr is not None:
-            limits.append((self.q_values_, self.max_fdr, True))
-        if self.min_frequency is not None:
-            limits.append((self.frequencies_, self.min_frequency, False))
-        return limits
+        given = (
+            ("p_values_", self.max_fwer, True),
+            ("q_values_", self.max_fdr, True),
+            ("frequencies_", self.min_frequency, False),
+        )
+        return [(getattr(self, name), limit, upper) for name, limit, upper in given if limit is not None]
 
     def _none_meets(self) -> str:
         best = []

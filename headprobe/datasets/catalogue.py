@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from headprobe._files import read_text
+from headprobe._validation import choice
 from headprobe.datasets._annotations import (
     Found,
     Listing,
@@ -112,8 +113,7 @@ def load_dataset(
     >>> data.labels()
     {'a': 1, 'b': 0}
     """
-    if dataset not in DATASETS:
-        raise InputError(f"the data set must be one of {', '.join(DATASETS)}, got {dataset!r}")
+    choice(dataset, "the data set", DATASETS)
     listing = list_folder(root) if listing is None else listing
     if dataset == "table":
         if table is None:
@@ -197,8 +197,7 @@ def read_truth(
     if dataset == "ped2":
         lengths = {_ped2_name(name) or name: n for name, n in parse_frame_counts(counts or "").items()}
         return ped2(text, lengths, sources).split("test")
-    if dataset not in ("shanghaitech", "table"):
-        raise InputError(f"the data set must be one of {', '.join(DATASETS)}, got {dataset!r}")
+    choice(dataset, "the data set", DATASETS)
     table = from_table(text, dataset)
     if counts is None:
         return Dataset(dataset, table.split("test").videos, 0, sources)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from jaxtyping import Bool
 
+from headprobe._validation import number
 from headprobe.errors import InputError
 from headprobe.video.spans import Span
 
@@ -344,6 +345,5 @@ def _some(names: Sequence[str], n: int = 5) -> str:
 
 def _sample_size(n_pool: int, fraction: float) -> int:
     """Videos in a sample: the fraction of the pool, rounded, a half upwards."""
-    if not 0 < fraction <= 1:
-        raise InputError(f"the fraction must be above 0 and at most 1, got {fraction!r}; 1 % is 0.01")
+    number(fraction, "the fraction (1 % is 0.01)", above=0, most=1)
     return math.floor(n_pool * fraction + 0.5)

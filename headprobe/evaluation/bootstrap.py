@@ -13,6 +13,7 @@ from scipy.sparse import csr_array
 from scipy.special import expit, logit, ndtr, ndtri
 from scipy.stats import t as student
 
+from headprobe import _validation
 from headprobe.errors import InputError
 from headprobe.evaluation.frames import FrameScores, _count_videos, _Counts, _wins_and_pairs
 
@@ -239,12 +240,10 @@ def bootstrap(
     >>> interval.estimate, interval.low < 3 < interval.high
     (3.0, True)
     """
-    if n_resamples < 1 or not 0 < confidence < 1:
-        raise InputError(
-            f"n_resamples must be at least 1 and confidence between 0 and 1, got {n_resamples} and {confidence}"
-        )
-    if kind not in KINDS:
-        raise InputError(f"kind must be one of {', '.join(map(repr, KINDS))}, got {kind!r}")
+    _validation.count(n_resamples, "n_resamples")
+    if _validation.number(confidence, "confidence", above=0, most=1) == 1:
+        raise InputError("confidence is 1; it must be a number below 1.")
+    _validation.choice(kind, "kind", KINDS)
     if n_videos < 2:
         raise InputError("one video cannot be resampled: give at least two")
     once = np.ones(n_videos, dtype=np.int64)
@@ -321,7 +320,7 @@ def bootstrap_videos(
     >>> interval.low <= interval.estimate <= interval.high
     True
     """
-    _check_metric(metric)
+    _validation.choice(metric, "metric", METRICS)
     videos = _count_videos(scores, truth)
     settings = (n_resamples, confidence, kind, random_state)
     return _named(metric, _number(videos, metric), len(videos), settings, _kinds(videos), True)
@@ -370,7 +369,7 @@ def bootstrap_difference(
     >>> interval.estimate, interval.low, interval.high
     (0.5, 0.5, 0.5)
     """
-    _check_metric(metric)
+    _validation.choice(metric, "metric", METRICS)
     # In one order of videos, that of truth, so that a resample means the same videos for both.
     sides = [
         _count_videos({video: s[video] for video in truth if video in s} | dict(s), truth) for s in (first, second)
@@ -383,11 +382,6 @@ def bootstrap_difference(
 
     settings = (n_resamples, confidence, kind, random_state)
     return _named(metric, difference, len(sides[0]), settings, _kinds(sides[0]), False)
-
-
-def _check_metric(metric: str) -> None:
-    if metric not in METRICS:
-        raise InputError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
 
 
 def _kinds(videos: Sequence[_Counts]) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
+from headprobe._validation import count
 from headprobe.errors import InputError
 from headprobe.evaluation.frames import FrameScores, evaluate
 from headprobe.video.spans import _check_truth
@@ -232,8 +233,7 @@ def controls(
     >>> table["constant_per_video"]["auc"], table["constant_per_video"]["within_auc"]
     (0.75, 0.5)
     """
-    if n_draws < 1:
-        raise InputError(f"n_draws must be at least 1, got {n_draws}")
+    count(n_draws, "n_draws")
     table: dict[str, dict[str, Any]] = {
         name: {"what": CONTROLS[name]} | evaluate(values, truth) for name, values in blind_scores(truth).items()
     }

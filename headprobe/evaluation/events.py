@@ -11,6 +11,7 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
+from headprobe._validation import choice, count, number
 from headprobe.errors import InputError
 from headprobe.evaluation.bootstrap import Interval, bootstrap
 from headprobe.video.spans import Seconds, _check_same_videos, temporal_iou
@@ -166,8 +167,7 @@ def bootstrap_events(
     (0.5, True)
     """
     known = ("precision", "recall", "f1", "mean_f1", "delay_mean", "false_alarms_per_hour")
-    if metric not in known:
-        raise InputError(f"metric must be one of {', '.join(known)}, got {metric!r}")
+    choice(metric, "metric", known)
     ious = IOUS if metric == "mean_f1" else (iou,)
     number = _resampled(_tallies(found, truth, seconds, ious), metric)
     if other is not None:
@@ -198,16 +198,16 @@ def _tallies(
 ) -> list[_Tally]:
     _check_same_videos(found, truth, "the found events", "truth")
     _check_same_videos(truth, seconds, "truth", "the durations")
-    if not len(ious) or not all(0 < iou <= 1 for iou in ious):
-        raise InputError(f"IoU thresholds must be above 0 and at most 1, got {list(ious)}")
+    count(len(ious), "the number of IoU thresholds")
+    for iou in ious:
+        number(iou, "the IoU threshold", above=0, most=1)
     return [_tally(video, found[video], events, seconds[video], ious) for video, events in truth.items()]
 
 
 def _tally(
     video: str, found: Sequence[Seconds], truth: Sequence[Seconds], length: float, ious: Sequence[float]
 ) -> _Tally:
-    if not (math.isfinite(length) and length > 0):
-        raise InputError(f"video {video!r}: the duration must be positive seconds, got {length!r}")
+    number(length, f"the duration of video {video!r}", above=0)
     found, truth = _checked(video, found, length, "found"), _checked(video, truth, length, "true")
     if not found or not truth:
         return _Tally(np.zeros(len(ious), dtype=np.int64), len(found), len(truth), (), len(found), length)
@@ -233,7 +233,7 @@ def _most_pairs(allowed: np.ndarray) -> int:
 
 def _checked(video: str, events: Sequence[Seconds], length: float, kind: str) -> list[Seconds]:
     ordered = sorted((float(start), float(end)) for start, end in events)
-    for number, (start, end) in enumerate(ordered):
+    for place, (start, end) in enumerate(ordered):
         if not (math.isfinite(start) and math.isfinite(end)) or end <= start:
             raise InputError(f"video {video!r}: the {kind} event ({start}, {end}) is no stretch of time (start < end)")
         if start < 0 or end > length + _SLACK:
@@ -241,9 +241,9 @@ def _checked(video: str, events: Sequence[Seconds], length: float, kind: str) ->
                 f"video {video!r}: the {kind} event ({start}, {end}) lies beyond the video of {length} seconds; "
                 "events and durations must be in the same unit"
             )
-        if number and start < ordered[number - 1][1] - _ROUNDING:
+        if place and start < ordered[place - 1][1] - _ROUNDING:
             raise InputError(
-                f"video {video!r}: the {kind} events {ordered[number - 1]} and ({start}, {end}) overlap: make them one"
+                f"video {video!r}: the {kind} events {ordered[place - 1]} and ({start}, {end}) overlap: make them one"
             )
     return ordered
 

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from headprobe._files import csv_records, parse_json, read_text
+from headprobe._validation import choice, count
 from headprobe.datasets._annotations import match_names, one_each
 from headprobe.errors import InputError
 
@@ -93,8 +94,7 @@ def parse_scores(
     >>> {video: s.tolist() for video, s in parse_scores('{"a": [[0, 1, 0.5], [2, 2, 0.75]]}', {"a": 3}).items()}
     {'a': [0.5, 0.5, 0.75]}
     """
-    if form not in ("json", "csv"):
-        raise InputError(f"the form of a score file must be 'json' or 'csv', got {form!r}")
+    choice(form, "the form of a score file", ("json", "csv"))
     held = _from_csv(text) if form == "csv" else _from_json(text)
     out: FrameArrays = {}
     named = _named(list(held), list(n_frames))
@@ -233,9 +233,7 @@ def _frames(rows: list[Any], n_frames: int, video: str, frames_per_score: int | 
         if wrong:
             raise InputError(f"video {video!r}: expected numbers, got {wrong[0]!r}")
         values = np.asarray(rows, dtype=np.float64)
-        each = 1 if frames_per_score is None else frames_per_score
-        if each < 1:
-            raise InputError(f"frames_per_score must be at least 1, got {each}")
+        each = 1 if frames_per_score is None else count(frames_per_score, "frames_per_score")
         if len(values) != -(-n_frames // each):
             raise InputError(
                 f"video {video!r} has {n_frames} frames, so {-(-n_frames // each)} scores are expected with one for "

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from headprobe._validation import choice, number
 from headprobe.errors import InputError
 from headprobe.evaluation.frames import FrameScores, evaluate
 from headprobe.video.spans import _check_same_videos, _check_truth
@@ -44,10 +45,8 @@ def video_scores(
     >>> video_scores({"a": [0.0, 0.5, 1.0]}, "mean"), video_scores({"a": [0.0, 0.5, 1.0]})
     ({'a': 0.5}, {'a': 1.0})
     """
-    if how not in ("max", "mean", "top"):
-        raise InputError(f"how must be 'max', 'mean' or 'top', got {how!r}")
-    if not 0 < top <= 1:
-        raise InputError(f"top must be above 0 and at most 1, got {top!r}")
+    choice(how, "how", ("max", "mean", "top"))
+    number(top, "top", above=0, most=1)
     out = {}
     for video, given in scores.items():
         values = np.asarray(given, dtype=np.float64)
@@ -166,8 +165,7 @@ def evaluate_videos(
     out |= {"n_videos": len(scores), "n_abnormal_videos": sum(labels.values())}
     if threshold is None:
         return out
-    if not np.isfinite(threshold):
-        raise InputError(f"the threshold must be a finite number, got {threshold!r}")
+    number(threshold, "threshold")
     called = {video for video, score in scores.items() if score >= threshold}
     abnormal = {video for video, label in labels.items() if label}
     hits, normal = len(called & abnormal), len(scores) - len(abnormal)

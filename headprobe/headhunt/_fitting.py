@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from headprobe._validation import counted
+from headprobe._validation import choice, counted
 from headprobe.activations import HeadActivations
 from headprobe.datasets import NORMAL, Dataset, frame_labels, list_folder, load_dataset, match_videos, read_text
 from headprobe.datasets._annotations import match_names, one_each
@@ -205,8 +205,7 @@ def fit_detector(
     progress: bool = True,
 ) -> Fitted:
     """Fit a detector on videos of a data set and write it into a folder."""
-    if controls not in CONTROLS:
-        raise InputError(f"controls must be one of {', '.join(CONTROLS)}, got {controls!r}")
+    choice(controls, "controls", CONTROLS)
     listing = list_folder(root)
     data = load_dataset(dataset, root, annotations=annotations, table=table, normal=normal, listing=listing)
     chosen = _chosen(data, sample, videos, split)

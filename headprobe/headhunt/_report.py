@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from tqdm.auto import tqdm
 
 from headprobe._files import write_json
-from headprobe._validation import counted
+from headprobe._validation import choice, counted
 from headprobe.datasets import (
     NORMAL,
     Dataset,
@@ -209,8 +209,7 @@ def truth_of(
     dataset: str, ground_truth: str | os.PathLike[str], detections: Sequence[Detection], normal: str = NORMAL
 ) -> dict[str, Bool[np.ndarray, " frame"] | bool]:
     """Labels of the videos of a run, from the annotation of a data set and the lengths of the files."""
-    if dataset not in TRUTHS:
-        raise InputError(f"the data set must be one of {', '.join(TRUTHS)}, got {dataset!r}")
+    choice(dataset, "the data set", TRUTHS)
     paths = [shown_name(detection.path) for detection in detections]
     rename = RENAMED.get(dataset)
     own = [(rename(path) or path) if rename else path for path in paths]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
+from headprobe._validation import count
 from headprobe.errors import InputError, VideoError
 from headprobe.examples import Example, Frames
 from headprobe.video.clips import sample_indices
@@ -95,8 +96,8 @@ def stream(
 ) -> Iterator[StreamSegment]:
     """Score a source segment by segment as its frames come."""
     detector.check_model(model)
-    if capacity is not None and capacity < 1:
-        raise InputError(f"capacity must be at least 1 frame, got {capacity!r}")
+    if capacity is not None:
+        count(capacity, "capacity")
     feed = _open_feed(source, fps, live)
     tries = (None if feed.live else 0) if reconnect == -1 else reconnect
     return _segments(detector, model, feed, tries, wait_seconds, capacity, sleep)

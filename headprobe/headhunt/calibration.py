@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from headprobe._files import read_json, write_json
+from headprobe._validation import choice, count, number
 from headprobe.datasets.videos import _sample_size
 from headprobe.errors import ArtefactError, InputError
 from headprobe.examples import Example
@@ -215,17 +216,14 @@ def sample_videos(
     >>> len(sample.videos), sum(sample.labels.values())
     (16, 8)
     """
-    if balance not in ("pool", "equal"):
-        raise InputError(f"balance must be 'pool' or 'equal', got {balance!r}")
+    choice(balance, "balance", ("pool", "equal"))
     by_label: dict[bool, list[str]] = {False: [], True: []}
     for video in sorted(pool):
         by_label[pool[video] != normal].append(video)
     if n_videos is None:
         n_videos = _sample_size(len(pool), fraction)
     else:
-        if isinstance(n_videos, bool) or not isinstance(n_videos, int):
-            raise InputError(f"n_videos must be a whole number, got {n_videos!r}")
-        fraction = n_videos / max(len(pool), 1)
+        fraction = count(n_videos, "n_videos") / max(len(pool), 1)
     part, whole = (1, 2) if balance == "equal" else (len(by_label[True]), max(len(pool), 1))
     n_abnormal = (2 * n_videos * part + whole) // (2 * whole)  # rounded, a half upwards, in whole numbers
     wanted = {False: n_videos - n_abnormal, True: n_abnormal}
@@ -263,12 +261,10 @@ def _calibration_examples(
     least_abnormal: float = 0.5,
 ) -> list[Example]:
     """Make labelled clips of the videos of a sample; the group of each is its video."""
-    if how not in ("segments", "whole_video"):
-        raise InputError(f"how must be 'segments' or 'whole_video', got {how!r}")
-    if not 0 < least_abnormal <= 1:
-        raise InputError(f"least_abnormal must be above 0 and at most 1, got {least_abnormal!r}")
-    if sample_frames < 1 or segment_frames < 1:
-        raise InputError(f"segment_frames and sample_frames must be at least 1, got {segment_frames}, {sample_frames}")
+    choice(how, "how", ("segments", "whole_video"))
+    number(least_abnormal, "least_abnormal", above=0, most=1)
+    count(segment_frames, "segment_frames")
+    count(sample_frames, "sample_frames")
     if truth is not None and how == "whole_video":
         raise InputError("a clip of a whole video has the video's label: truth is for how='segments'")
     missing = [video for video in sample.videos if video not in paths]

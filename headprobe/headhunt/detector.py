@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
 from sklearn.model_selection import PredefinedSplit
 
-from headprobe._validation import count
+from headprobe._validation import choice, count
 from headprobe.activations import HeadActivations
 from headprobe.errors import FingerprintError, HeadprobeWarning, InputError
 from headprobe.examples import Example, _as_prompts
@@ -658,8 +658,8 @@ class Detector(Settings, BaseEstimator):
         splits = list(PredefinedSplit(numbers).split())
         with quiet_scales():
             choices = self._choose_parts(acts, y, [train for train, _ in splits], progress)
-        for (train, test), choice in zip(splits, choices, strict=True):
-            z = self._read(acts, prompt, choice)
+        for (train, test), chosen in zip(splits, choices, strict=True):
+            z = self._read(acts, prompt, chosen)
             decisions[test] = self._new_scorer().fit(z[train], y[train]).decision(z[test])
         return decisions, numbers, choices
 
@@ -681,8 +681,7 @@ class Detector(Settings, BaseEstimator):
         """Whether calibration clips are whole videos; raises where a setting makes no sense."""
         for name in ("segment_frames", "sample_frames"):
             count(getattr(self, name), name)
-        if self.calibration_clips not in CLIPS:
-            raise InputError(f"calibration_clips must be one of {list(CLIPS)}, got {self.calibration_clips!r}")
+        choice(self.calibration_clips, "calibration_clips", CLIPS)
         Locator(0.0, 0.5, self.release, self.min_seconds)
         self._new_scorer().check()
         return self.calibration_clips == "whole_video"

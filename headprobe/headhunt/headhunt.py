@@ -327,9 +327,7 @@ class HeadHunt(Detector):
         progress: bool,
     ) -> None:
         for name in ("n_resamples", "n_permutations"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-                raise InputError(f"{name} must be a whole number, 0 or more, got {value!r}")
+            count(getattr(self, name), name, 0)
         self.experts_: Experts = assess(
             acts,
             y,

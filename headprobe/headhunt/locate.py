@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 
+from headprobe._validation import number
 from headprobe.errors import InputError
 from headprobe.video.spans import Span, _check_same_videos, _check_spans, _check_truth
 
@@ -67,8 +68,8 @@ class Locator:
     min_seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_sigma(self.sigma)
-        _check_tau(self.tau)
+        number(self.sigma, "sigma", 0)
+        number(self.tau, "tau")
         _check_options(self.release, self.min_seconds)
 
     def smooth(self, scores: ArrayLike) -> Float[np.ndarray, " segment"]:
@@ -139,7 +140,7 @@ def smooth(scores: ArrayLike, sigma: float) -> Float[np.ndarray, " segment"]:
     [0.348, 0.452, 0.348]
     """
     values = _scores(scores)
-    _check_sigma(sigma)
+    number(sigma, "sigma", 0)
     radius = min(math.ceil(4 * sigma), len(values) - 1)
     if radius == 0:
         return values
@@ -199,11 +200,10 @@ def events(
     [Event(start_frame=48, end_frame=144, start_seconds=2.0, end_seconds=6.0, peak=0.9)]
     """
     values = _scores(scores)
-    _check_tau(tau)
+    number(tau, "tau")
     _check_options(release, min_seconds)
     spans = _check_spans(spans, len(values))
-    if not (math.isfinite(fps) and fps > 0):
-        raise InputError(f"fps must be a positive number of frames per second, got {fps!r}: read it from the video")
+    number(fps, "fps", above=0)
     times = None if edges is None else _edges(edges, spans[-1][1])
     positive = _positive(values, spans, tau, release)
     found: list[Event] = []
@@ -294,9 +294,9 @@ def calibrate_locator(
     if not sigmas or not taus:
         raise InputError(f"the grid is empty: sigmas {sigmas}, taus {taus}")
     for value in sigmas:
-        _check_sigma(value)
+        number(value, "sigma", 0)
     for value in taus:
-        _check_tau(value)
+        number(value, "tau")
     _check_options(release, min_seconds)
     if min_seconds and (fps is None or not set(scores_per_video) <= set(fps)):
         raise InputError("a minimum duration in seconds needs the frame rate of every video: give fps=")
@@ -378,17 +378,5 @@ def _edges(edges: ArrayLike, n_frames: int) -> Float[np.ndarray, " edge"]:
 
 
 def _check_options(release: float, min_seconds: float) -> None:
-    if not 0 < release <= 1:
-        raise InputError(f"release must be above 0 and at most 1 (no hysteresis), got {release!r}")
-    if not (math.isfinite(min_seconds) and min_seconds >= 0):
-        raise InputError(f"min_seconds must be 0 or more seconds, got {min_seconds!r}")
-
-
-def _check_sigma(sigma: float) -> None:
-    if not (math.isfinite(sigma) and sigma >= 0):
-        raise InputError(f"sigma must be 0 (no smoothing) or more segments, got {sigma!r}")
-
-
-def _check_tau(tau: float) -> None:
-    if not math.isfinite(tau):
-        raise InputError(f"tau must be a finite threshold, got {tau!r}")
+    number(release, "release", above=0, most=1)
+    number(min_seconds, "min_seconds", 0)

@@ -22,7 +22,7 @@ UCF = {"Normal": 800, "Abuse": 48, "Arson": 41, "Assault": 47, "Robbery": 145, "
 def test_one_percent_of_the_official_training_set_is_sixteen():
     assert _sample_size(1610, 0.01) == 16
     assert [_sample_size(n, 0.01) for n in (49, 50, 149, 150)] == [0, 1, 1, 2]
-    with pytest.raises(InputError, match=r"above 0 and at most 1, got 1.5; 1 % is 0.01"):
+    with pytest.raises(InputError, match=r"\(1 % is 0.01\) is 1.5; it must be a number above 0 and of at most 1"):
         _sample_size(100, 1.5)
 
 
@@ -83,9 +83,9 @@ def test_the_seed_decides_and_the_order_of_the_pool_does_not():
             {"normal": "normal"},
             r"would have 0 normal ones, and the pool of 1235 has 0 \(normal is the class 'normal'\)",
         ),
-        ({"balance": "half"}, "balance must be 'pool' or 'equal', got 'half'"),
+        ({"balance": "half"}, "balance is 'half'; choose one of 'pool', 'equal'"),
         ({"n_videos": 1000, "balance": "equal"}, "would have 500 abnormal ones, and the pool of 1235 has 435"),
-        ({"n_videos": 2.5}, "n_videos must be a whole number"),
+        ({"n_videos": 2.5}, "n_videos is 2.5; it must be an integer"),
     ],
 )
 def test_samples_that_cannot_be_drawn(settings, text):
@@ -165,15 +165,15 @@ def test_clips_that_cannot_be_made_are_named(few, tmp_path):
     sample, paths = few
     with pytest.raises(InputError, match=r"1 videos of the calibration sample have no file: \['a1'\]"):
         _calibration_examples(sample, {v: p for v, p in paths.items() if v != "a1"})
-    with pytest.raises(InputError, match="how must be 'segments' or 'whole_video', got 'clips'"):
+    with pytest.raises(InputError, match="how is 'clips'; choose one of 'segments', 'whole_video'"):
         _calibration_examples(sample, paths, how="clips")
     with pytest.raises(InputError, match="truth is for how='segments'"):
         _calibration_examples(sample, paths, how="whole_video", truth={})
     with pytest.raises(InputError, match="video 'a0' has 12 frames and 3 labels"):
         _calibration_examples(sample, paths, truth={"a0": [0, 1, 1]})
-    with pytest.raises(InputError, match="least_abnormal must be above 0"):
+    with pytest.raises(InputError, match="least_abnormal is 0; it must be a number above 0 and of at most 1"):
         _calibration_examples(sample, paths, least_abnormal=0)
-    with pytest.raises(InputError, match="at least 1, got 48, 0"):
+    with pytest.raises(InputError, match="sample_frames is 0; it must be an integer of at least 1"):
         _calibration_examples(sample, paths, sample_frames=0)
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"nothing")

@@ -206,7 +206,7 @@ def test_prompts_from_a_file_and_some_of_the_videos(folder, tmp_path) -> None:
         (["--preset", "best"], "there is no preset 'best'"),
         (["--scorer", "forest"], "kind is 'forest'; choose one of 'logistic', 'svm', 'mlp', 'sav'"),
         (["--segments", "16", "--frames", "8", "--split", "test"], "has no videos of the split 'test'"),
-        (["--release", "2"], "release must be above 0"),
+        (["--release", "2"], "release is 2.0; it must be a number above 0 and of at most 1"),
         (["--layer", "--store", "z"], "a store keeps outputs of heads"),
     ],
 )

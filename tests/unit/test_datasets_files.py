@@ -125,7 +125,7 @@ def test_a_complete_set_is_complete(tmp_path):
 def test_annotations_are_found_or_asked_for(ucf, tmp_path_factory):
     with pytest.raises(InputError, match=r"holds no annotation of xd-violence: none of xd_violence_temporal.txt, ann"):
         load_dataset("xd-violence", ucf)
-    with pytest.raises(InputError, match="the data set must be one of ucf-crime"):
+    with pytest.raises(InputError, match="choose one of 'ucf-crime'"):
         load_dataset("ucf", ucf)
     with pytest.raises(InputError, match="is no folder"):
         load_dataset("ucf-crime", ucf / "nothing")
@@ -225,7 +225,7 @@ def test_the_truth_alone_from_files(tmp_path):
         read_truth("xd-violence", at["ucf.txt"])
     with pytest.raises(InputError, match=r"frames.csv is no folder: name the one that holds the data set"):
         read_truth("folder", at["frames.csv"])
-    with pytest.raises(InputError, match=r"must be one of ucf-crime, .*, folder, table, got 'mine'"):
+    with pytest.raises(InputError, match=r"the data set is 'mine'; choose one of 'ucf-crime', .*'folder', 'table'"):
         read_truth("mine", at["frames.csv"])
 
 

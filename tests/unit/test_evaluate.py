@@ -249,7 +249,7 @@ def test_controls_refuse():
         of_another_video({"a": [0.1]})
     with pytest.raises(InputError, match="video 'a': expected one score per frame"):
         video_means({"a": []})
-    with pytest.raises(InputError, match="n_draws must be at least 1"):
+    with pytest.raises(InputError, match="n_draws is 0; it must be an integer of at least 1"):
         controls({"a": [0, 1]}, {"a": [0.1, 0.2]}, n_draws=0)
 
 

@@ -105,7 +105,7 @@ def test_the_truth_finds_itself(truth):
             {"a": 9},
             r"found events \(1.0, 5.0\) and \(4.0, 6.0\) overlap: make them",
         ),
-        ({"a": []}, {"a": []}, {"a": 0}, "the duration must be positive seconds, got 0"),
+        ({"a": []}, {"a": []}, {"a": 0}, "the duration of video 'a' is 0; it must be a number above 0"),
     ],
 )
 def test_events_that_make_no_sense(found, truth, seconds, text):
@@ -114,9 +114,9 @@ def test_events_that_make_no_sense(found, truth, seconds, text):
 
 
 def test_thresholds_out_of_range():
-    with pytest.raises(InputError, match=r"IoU thresholds must be above 0 and at most 1, got \[0\]"):
+    with pytest.raises(InputError, match=r"the IoU threshold is 0; it must be a number above 0 and of at most 1"):
         evaluate_events({"a": []}, {"a": []}, {"a": 1}, ious=(0,))
-    with pytest.raises(InputError, match="metric must be one of precision"):
+    with pytest.raises(InputError, match="choose one of 'precision'"):
         bootstrap_events({"a": []}, {"a": []}, {"a": 1}, "auc")
 
 

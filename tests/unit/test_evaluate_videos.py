@@ -36,7 +36,7 @@ def test_one_score_per_video():
         ({"a": 0.1, "b": 0.2}, {"a": 0}, None, r"in scores but not in labels: \['b'\]"),
         ({"a": 0.1, "b": np.nan}, {"a": 0, "b": 1}, None, "video 'b': frame 0 has the score nan"),
         ({"a": 0.1, "b": 0.3}, {"a": 0, "b": 2}, None, "video 'b': frame 0 has the label 2"),
-        ({"a": 0.1, "b": 0.3}, {"a": 0, "b": 1}, np.inf, "threshold must be a finite number, got inf"),
+        ({"a": 0.1, "b": 0.3}, {"a": 0, "b": 1}, np.inf, "threshold is inf; it must be a number"),
     ],
 )
 def test_it_refuses(scores, labels, threshold, text):
@@ -48,9 +48,9 @@ def test_scores_that_are_none():
     for frames, how, text in (
         ({"a": []}, "max", "video 'a': expected one finite score or more"),
         ({"a": [np.nan]}, "max", "video 'a': expected one finite score"),
-        ({"a": [1.0]}, "median", "how must be 'max', 'mean' or 'top', got 'median'"),
+        ({"a": [1.0]}, "median", "how is 'median'; choose one of 'max', 'mean', 'top'"),
     ):
         with pytest.raises(InputError, match=text):
             video_scores(frames, how)
-    with pytest.raises(InputError, match="top must be above 0"):
+    with pytest.raises(InputError, match="top is 0; it must be a number above 0 and of at most 1"):
         video_scores({"a": [1.0]}, "top", 0)

@@ -165,7 +165,7 @@ def test_annotation_files_are_matched_to_files_by_name(tmp_path) -> None:
         "Film.2__#1_label_A": [],
     }
     assert of("table", "video,abnormal,start,end\na,1,2,4\nb.mp4,0,,\n", "a", "b", "c") == {"a": [2, 3], "b": []}
-    with pytest.raises(InputError, match="the data set must be one of ucf-crime"):
+    with pytest.raises(InputError, match="choose one of 'ucf-crime'"):
         of("nothing", "", "a")
     with pytest.raises(InputError, match="event"):
         of("table", "video,abnormal,start,end\na,1,2,400\n", "a")

@@ -505,7 +505,7 @@ def test_clips_of_whole_videos_and_a_locator_from_other_videos() -> None:
     other = replace(other, examples=other.examples.assign(group=["w" + g for g in other.groups]))
     detector.fit_locator(other, frame_truth={f"w{v}": t for v, t in frame_truth().items()})
     assert detector.locator_ is not None
-    with pytest.raises(InputError, match=r"calibration_clips must be one of \['segments', 'whole_video'\]"):
+    with pytest.raises(InputError, match=r"calibration_clips is 'frames'; choose one of 'segments', 'whole_video'"):
         HeadHunt(calibration_clips="frames").fit(acts)
 
 
@@ -585,7 +585,7 @@ def test_few_videos_give_no_p_values_and_a_note() -> None:
         detector = HeadHunt(**settings).fit(blocks)
     assert detector.experts_.table["p"].isna().all()
     assert "No p-values" in detector.experts_.sentence()
-    with pytest.raises(InputError, match="n_permutations must be a whole number, 0 or more, got -1"):
+    with pytest.raises(InputError, match="n_permutations is -1; it must be an integer of at least 0"):
         HeadHunt(**settings | {"n_permutations": -1}).fit(acts)
 
 

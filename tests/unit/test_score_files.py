@@ -67,7 +67,7 @@ def test_one_score_for_several_frames():
     assert found["a"].tolist() == [0.1] * 3 + [0.2] * 3 + [0.3]
     with pytest.raises(InputError, match="7 frames, so 2 scores are expected with one for every 4 frames, got 3"):
         parse_scores('{"a": [0.1, 0.2, 0.3]}', {"a": 7}, frames_per_score=4)
-    with pytest.raises(InputError, match="frames_per_score must be at least 1"):
+    with pytest.raises(InputError, match="frames_per_score is 0; it must be an integer of at least 1"):
         parse_scores('{"a": [0.1]}', {"a": 7}, frames_per_score=0)
 
 
@@ -97,7 +97,7 @@ def test_one_score_for_several_frames():
         ("video,frame,score\na,x,1", "csv", "row 2 of the score table: expected numbers"),
         ("video,frame,score\na,0", "csv", "the score table, line 2: it has 2 cells, the heading has 3"),
         ("video,frame,score\na,0,1\na,1,nan", "csv", "video 'a': frame 1 has the score nan"),
-        ('{"a": [1, 2]}', "xml", "must be 'json' or 'csv', got 'xml'"),
+        ('{"a": [1, 2]}', "xml", "is 'xml'; choose one of 'json', 'csv'"),
     ],
 )
 def test_score_files_that_cannot_be_used(text, form, message):

@@ -439,7 +439,7 @@ def test_what_is_no_source(detector, tiny, tmp_path) -> None:
     with pytest.raises(VideoError, match="there is no such file"):
         _open_feed(tmp_path / "none.mp4")
     assert _open_feed("rtsp://camera/1").live
-    with pytest.raises(InputError, match="capacity must be at least 1 frame, got 0"):
+    with pytest.raises(InputError, match="capacity is 0; it must be an integer of at least 1"):
         detector.stream(tiny, [], fps=1.0, capacity=0)
     assert not _open_feed([], fps=1).live
 

@@ -39,25 +39,6 @@ _STRONGEST = 5
 _PICTURES = 0.25  # of the page, kept free for words and frames where examples are given
 
 
-def _explorer_widget(page: str) -> Any:
-    """Make a widget of an explorer's page."""
-    try:
-        import anywidget
-        import traitlets
-    except ImportError as error:
-        raise InputError(
-            "a widget needs the package anywidget: pip install 'headprobe[widget]'. Without it, the explorer shows "
-            "itself in a notebook and can be saved as a page, but the notebook does not know the head that was clicked"
-        ) from error
-
-    class ExplorerWidget(anywidget.AnyWidget):
-        _esm = (files("headprobe.plotting.explorer") / "widget.js").read_text(encoding="utf-8")
-        page = traitlets.Unicode().tag(sync=True)
-        chosen = traitlets.Unicode().tag(sync=True)
-
-    return ExplorerWidget(page=page)
-
-
 class Explorer:
     """A page to look into heads: shown as it is in a notebook, written as a file by `save`.
 
@@ -101,7 +82,22 @@ class Explorer:
         InputError
             anywidget is not installed.
         """
-        return _explorer_widget(self.text)
+        try:
+            import anywidget
+            import traitlets
+        except ImportError as error:
+            raise InputError(
+                "a widget needs the package anywidget: pip install 'headprobe[widget]'. Without it, the explorer "
+                "shows itself in a notebook and can be saved as a page, but the notebook does not know the head that "
+                "was clicked"
+            ) from error
+
+        class ExplorerWidget(anywidget.AnyWidget):
+            _esm = (files("headprobe.plotting.explorer") / "widget.js").read_text(encoding="utf-8")
+            page = traitlets.Unicode().tag(sync=True)
+            chosen = traitlets.Unicode().tag(sync=True)
+
+        return ExplorerWidget(page=self.text)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the page as one file, which opens in a browser without a server and without the network.

@@ -16,6 +16,7 @@ from headprobe import __version__
 from headprobe.cli import _data as cli_data
 from headprobe.cli import _extract as cli_extract
 from headprobe.cli import _headhunt as cli_headhunt
+from headprobe.cli import _probe as cli_probe
 from headprobe.cli import _store as cli_store
 from headprobe.cli._run import INCOMPLETE, ModelOptions, Sigma, Tau, printable, run, say, shown_log, with_model_options
 from headprobe.errors import HeadprobeWarning
@@ -33,6 +34,7 @@ app.add_typer(cli_store.app, name="store")
 app.add_typer(cli_data.app, name="data")
 app.command()(cli_data.evaluate)
 app.command()(with_model_options(cli_extract.extract))
+app.command()(with_model_options(cli_probe.probe))
 app.command()(with_model_options(cli_headhunt.fit))
 app.command()(cli_headhunt.score)
 app.command()(with_model_options(cli_headhunt.watch))

@@ -16,7 +16,8 @@ from headprobe.scores import _cut, _say_tied
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.image import AxesImage
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.collections import QuadMesh
 
 _NOT_SCORED = "#d9d9d9"
 _ROOM = 9  # points that a cell must have for a dash
@@ -174,9 +175,11 @@ def paint(
     vmin: float | None = None,
     vmax: float | None = None,
     center: float | None = None,
-) -> AxesImage:
+) -> QuadMesh:
     """Draw the colours of a map, layer 0 at the bottom, in the range of `scale`, and name the axes."""
+    import seaborn
     from matplotlib.colors import CenteredNorm, Normalize
+    from matplotlib.transforms import Affine2D
 
     low = float(np.nanmin(scale[np.isfinite(scale)]) if vmin is None else vmin)
     high = float(np.nanmax(scale[np.isfinite(scale)]) if vmax is None else vmax)
@@ -184,16 +187,23 @@ def paint(
         norm, cmap = Normalize(low, high), cmap or "viridis"
     else:
         norm, cmap = CenteredNorm(center, max(high - center, center - low) or 1.0), cmap or "PuOr"
-    image = ax.imshow(
-        np.ma.masked_invalid(shown.values), origin="lower", aspect="auto", interpolation="nearest", cmap=cmap, norm=norm
-    )
+    n_layers, n_heads = shown.values.shape
+    figure: Any = ax.figure.figure
+    visible = figure.get_visible()
+    # seaborn renders a visible figure at every call, to turn labels that we do not let it write.
+    figure.set_visible(False)
+    seaborn.heatmap(shown.values, cmap=cmap, norm=norm, cbar=False, ax=ax, xticklabels=False, yticklabels=False)
+    figure.set_visible(visible)
+    image: Any = ax.collections[-1]
+    # A cell stands at its own row and column, not between them, and layer 0 at the bottom.
+    image.set_transform(Affine2D().translate(-0.5, -0.5) + ax.transData)
+    ax.set(xlim=(-0.5, n_heads - 0.5), ylim=(-0.5, n_layers - 0.5), xlabel="head", ylabel="layer")
+    ax.spines[:].set_visible(True)
     ax.grid(False)
-    ax.set_xlabel("head")
-    ax.set_ylabel("layer")
     return image
 
 
-def color_bar(ax: Axes, image: AxesImage, words: str, values: np.ndarray, *, beside: Sequence[Axes] = ()) -> None:
+def color_bar(ax: Axes, image: ScalarMappable, words: str, values: np.ndarray, *, beside: Sequence[Axes] = ()) -> None:
     """Draw a slim colour bar to the right, with an arrow at an end beyond which there are values."""
     figure: Any = ax.figure
     # A layout that places colour bars keeps them off the Axes within `ax`, to its right; the others do not.
@@ -216,7 +226,7 @@ def color_bar(ax: Axes, image: AxesImage, words: str, values: np.ndarray, *, bes
 def finish(
     ax: Axes,
     shown: Map,
-    image: AxesImage,
+    image: QuadMesh,
     marked: Sequence[Place],
     named: Sequence[Place],
     weak: tuple[Bool[np.ndarray, "layer head"], str] | None = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +93,8 @@ def sweep(
     >>> ax.get_xlabel(), ax.lines[0].get_ydata().round(3).tolist()
     ('number of heads k', [0.85, 0.92])
     """
+    import seaborn
+
     named = _by_name(values)
     settings = sorted({x for one in named.values() for x in one})
     words, logarithmic = _SETTINGS.get(over, (over, False))
@@ -102,16 +105,14 @@ def sweep(
     several = False
     for number, (name, one) in enumerate(named.items()):
         style = SERIES[number % len(SERIES)]
-        x = np.array(sorted(one))
-        mean = np.array([np.mean(one[at]) for at in x])
-        spread = np.array([np.std(one[at], ddof=1) if len(one[at]) > 1 else np.nan for at in x])
-        ax.plot(x, mean, **style._asdict(), lw=1.8, ms=6, mec="white", mew=0.7, zorder=3, label=name or None)
-        if np.isfinite(spread).any():
-            several = True
-            half = np.nan_to_num(spread)
-            ax.fill_between(x, mean - half, mean + half, color=style.color, alpha=0.15, lw=0, zorder=1)
-            for at in x:
-                ax.scatter([at] * len(one[at]), one[at], s=9, color=style.color, alpha=0.35, lw=0, zorder=2)
+        x, y = np.repeat(list(one), [len(scores) for scores in one.values()]), np.concatenate(list(one.values()))
+        repeated = len(x) > len(one)
+        several = several or repeated
+        look: Any = {**style._asdict(), "lw": 1.8, "ms": 6, "mec": "white", "mew": 0.7, "zorder": 3}
+        band = {"errorbar": "sd" if repeated else None, "err_kws": {"alpha": 0.15, "lw": 0}}
+        seaborn.lineplot(x=x, y=y, **look, **band, label=name or None, legend=False, ax=ax)
+        if repeated:
+            ax.scatter(x, y, s=9, color=style.color, alpha=0.35, lw=0, zorder=2)
     chance_line(ax, chance)
     if chosen is not None:
         ax.axvline(chosen, color=ink(ax), lw=1.2, ls=":", label=f"chosen: {chosen:g}", zorder=1)
@@ -164,6 +165,8 @@ def layers(
     >>> ax.lines[0].get_ydata().round(2).tolist(), [text.get_text() for text in ax.texts]
     ([0.5, 0.3], ['L0H1'])
     """
+    import seaborn
+
     shown = as_map(score_map, "a plot over layers")
     marked, named = marked_and_named(shown, mark, annotate_top)
     n_layers = len(shown.layers)
@@ -171,12 +174,11 @@ def layers(
     few = n_layers <= 40
     rows, columns = np.nonzero(np.isfinite(shown.values))
     scores = shown.values[rows, columns]
-    ax.scatter(rows, scores, s=14 if few else 6, color="#8f8f8f", alpha=0.6, lw=0, zorder=1.5)
-    there = np.unique(rows)
-    lines: Any = {"ms": 5 if few else 3, "lw": 1.5, "zorder": 2}
-    mean, highest = (reduce(shown.values[there], 1) for reduce in (np.nanmean, np.nanmax))
-    ax.plot(there, mean, color=BLUE, marker="o", **lines, label="mean of the layer")
-    ax.plot(there, highest, color=VERMILION, marker="^", ls=(0, (4, 1.5)), **lines, label="highest")
+    data: Any = {"x": rows, "y": scores, "ax": ax, "legend": False}
+    seaborn.scatterplot(**data, s=14 if few else 6, color="#8f8f8f", alpha=0.6, lw=0, zorder=1.5)
+    lines: Any = {**data, "errorbar": None, "mec": "auto", "ms": 5 if few else 3, "lw": 1.5, "zorder": 2}
+    seaborn.lineplot(**lines, estimator="mean", color=BLUE, marker="o", label="mean of the layer")
+    seaborn.lineplot(**lines, estimator="max", color=VERMILION, marker="^", linestyle=(0, (4, 1.5)), label="highest")
     if marked:
         at = np.array([(row, shown.values[row, column]) for row, column, _ in marked])
         ax.scatter(*at.T, s=58, marker="D", color=GREEN, ec="white", lw=0.8, zorder=3, label="marked")
@@ -335,7 +337,10 @@ def _checked(scores: ArrayLike | Mapping[str, ArrayLike], truth: ArrayLike) -> t
     """Scores by name (empty for a single detector) and labels."""
     y = np.asarray(truth)
     if y.ndim != 1 or not np.isin(y, (0, 1)).all() or len(np.unique(y)) < 2:
-        raise InputError(f"truth must be 0 or 1 for each example, with both among them; got {_briefly(y)}")
+        values = textwrap.shorten(str(np.unique(y)[:4].tolist()), 80, placeholder="...")
+        raise InputError(
+            f"truth must be 0 or 1 for each example, with both among them; got shape {y.shape} with the values {values}"
+        )
     named = dict(scores) if isinstance(scores, Mapping) else {"": scores}
     if not named:
         raise InputError("there are no scores to draw")
@@ -349,11 +354,6 @@ def _checked(scores: ArrayLike | Mapping[str, ArrayLike], truth: ArrayLike) -> t
             raise InputError(f"{what} hold {int((~np.isfinite(array)).sum())} values that are not finite")
         curves[str(name)] = array
     return curves, y.astype(int)
-
-
-def _briefly(y: np.ndarray) -> str:
-    values = str(np.unique(y)[:4].tolist())
-    return f"shape {y.shape} with the values {values if len(values) <= 80 else values[:77] + '...'}"
 
 
 def _above(values: np.ndarray, tau: float | Mapping[str, float] | None, name: str) -> np.ndarray | None:
@@ -433,11 +433,13 @@ def comparison(
     if len(set(labels)) != len(labels):
         twice = sorted({label for label in labels if labels.count(label) > 1})
         raise InputError(f"every row needs a name of its own, used twice: {', '.join(twice)}")
-    points = {key: np.array([_number(row.get(key)) for row in rows]) for key in keys}
-    spread = {key: np.array([_number(row.get(f"{key}_sd")) for row in rows]) for key in keys}
+    # As numbers, None and what is missing are NaN.
+    points = {key: np.array([row.get(key) for row in rows], float) for key in keys}
+    spread = {key: np.array([row.get(f"{key}_sd") for row in rows], float) for key in keys}
     for key in keys:
         if not np.isfinite(points[key]).any():
-            raise InputError(f"no row has a value for {key!r}; the rows have the keys {_keys(rows)}")
+            known = ", ".join(sorted({str(name) for row in rows for name in row})) or "none"
+            raise InputError(f"no row has a value for {key!r}; the rows have the keys {known}")
     names = dict(names or {})
     ax = new_axes(7.2, 0.9 + (0.3 if second is None else 0.4) * len(rows) + 0.3 * bool(title)) if ax is None else ax
 
@@ -489,11 +491,3 @@ def comparison(
     if second is not None or chance is not None:
         legend_below(ax, columns=3)
     return ax
-
-
-def _number(value: Any) -> float:
-    return float("nan") if value is None else float(value)
-
-
-def _keys(rows: Sequence[Mapping[str, Any]]) -> str:
-    return ", ".join(sorted({str(key) for row in rows for key in row})) or "none"

@@ -82,7 +82,7 @@ def heatmap(
         A value that gets the middle colour, for scores with a sign. Cells below it carry a dash where there is room,
         for print without colours.
     colorbar
-        Whether to draw the colour bar. It belongs to ``ax.images[0]``.
+        Whether to draw the colour bar. It belongs to ``ax.collections[0]``, the cells.
 
     Returns
     -------
@@ -199,7 +199,7 @@ def heatmap_grid(
     >>> from headprobe.scores import score_map
     >>> maps = score_map([[[0.1, 0.9]], [[0.4, 0.2]]], prompts=["p1", "p2"])
     >>> axes = heatmap_grid(maps)
-    >>> list(axes), axes["p1"].get_title(), axes["p2"].images[0].get_clim()
+    >>> list(axes), axes["p1"].get_title(), axes["p2"].collections[0].get_clim()
     (['p1', 'p2'], 'p1', (0.1, 0.9))
     """
     choice(scale, "scale", ("shared", "each"))

@@ -440,6 +440,8 @@ def null_plot(
     name = result.one_prompt(prompt)
     if name is not None:
         observed, null = observed.sel(prompt=name, drop=True), null.sel(prompt=name, drop=True)
+    import seaborn
+
     shown = as_map(observed, "a null plot")
     _, named = marked_and_named(shown, mark, annotate_top)
     ax = new_axes(6.4, 3.4) if ax is None else ax
@@ -448,10 +450,10 @@ def null_plot(
     single = null.values[np.isfinite(null.values)]
     low, high = min(single.min(), scores.min()), max(result.null_maxima.max(), scores.max())
     edges = np.linspace(low, high, bins + 1)
-    ax.hist(single, edges, density=True, histtype="step", color=BLUE, lw=1.3, label="null, each head")
+    drawn: Any = {"bins": edges, "stat": "density", "ax": ax, "legend": False}
+    seaborn.histplot(single, **drawn, element="step", fill=False, color=BLUE, lw=1.3, label="null, each head")
     words = f"null, highest of {int(np.isfinite(result.scores.values).sum())}"
-    bars: Any = {"color": "#bdbdbd", "ec": "#8a8a8a", "lw": 0.5}
-    ax.hist(result.null_maxima, edges, density=True, **bars, label=words, zorder=1)
+    seaborn.histplot(result.null_maxima, **drawn, color="#bdbdbd", ec="#8a8a8a", lw=0.5, alpha=1, label=words, zorder=1)
     for number, (level, limit) in enumerate(zip(levels, limits, strict=True)):
         dashes: Any = ((0, (5, 2)), (0, (1, 1.2)), (0, (5, 1, 1, 1)), "-")[number % 4]
         ax.axvline(limit, color=ink(ax), lw=1.4, ls=dashes, label=f"family-wise {level:g}", zorder=2)
@@ -467,7 +469,8 @@ def null_plot(
     ax.set_xlabel(f"{name} (in spreads of the head's own null)" if result.studentised else name)
     ax.tick_params(axis="y", labelsize=small())
     plain_frame(ax, title=title)
-    legend_below(ax)
+    handles = ax.get_legend_handles_labels()[0]
+    legend_below(ax, [handles[0], handles[-1], *handles[1:-1]])  # bars come last, wherever they were drawn
     found = [(float(shown.values[row, column]), head.label) for row, column, head in named]
     name_in_rows(ax, [(x, (0.1 if x > limits[-1] else 0.05) * tall, words) for x, words in found])
     return ax

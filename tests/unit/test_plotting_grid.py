@@ -30,8 +30,8 @@ def test_every_prompt_on_one_scale(maps):
     axes = heatmap_grid(maps, mark=["L5H7"], annotate_top=1)
     assert list(axes) == ["p0", "p1", "p2", "p3", "p4"]
     for number, (name, ax) in enumerate(axes.items()):
-        assert same_bits(ax.images[0].get_array(), maps.values[number], of="the array that was drawn")
-        assert ax.images[0].get_clim() == (maps.values.min(), maps.values.max())
+        assert same_bits(ax.collections[0].get_array(), maps.values[number], of="the array that was drawn")
+        assert ax.collections[0].get_clim() == (maps.values.min(), maps.values.max())
         assert ax.get_title() == name
         assert "L5H7" in [text.get_text() for text in ax.texts]
     (bar,) = bars(axes["p0"].figure)
@@ -45,7 +45,7 @@ def test_every_prompt_on_one_scale(maps):
 def test_each_on_its_own_scale(maps):
     axes = heatmap_grid(maps, scale="each", label="score")
     for number, ax in enumerate(axes.values()):
-        assert ax.images[0].get_clim() == (maps.values[number].min(), maps.values[number].max())
+        assert ax.collections[0].get_clim() == (maps.values[number].min(), maps.values[number].max())
     assert len(bars(axes["p0"].figure)) == 5
 
 
@@ -54,10 +54,10 @@ def test_metrics_are_rows_and_prompts_columns():
     maps = score_map(values, metrics=["lda", "nmi"], prompts=["a", "b", "c"])
     axes = heatmap_grid(maps, center=0.5)
     assert list(axes) == list(itertools.product(["lda", "nmi"], ["a", "b", "c"]))
-    assert same_bits(axes["nmi", "b"].images[0].get_array(), values[1, 1], of="the array that was drawn")
+    assert same_bits(axes["nmi", "b"].collections[0].get_array(), values[1, 1], of="the array that was drawn")
     assert [ax.get_title() for ax in axes.values()] == ["a", "b", "c", "", "", ""]
     assert [ax.get_ylabel() for ax in axes.values()] == ["lda\nlayer", "", "", "nmi\nlayer", "", ""]
-    assert axes["lda", "a"].images[0].norm.vcenter == 0.5
+    assert axes["lda", "a"].collections[0].norm.vcenter == 0.5
     FigureCanvasAgg(axes["lda", "a"].figure).draw()
     boxes = [ax.get_window_extent() for ax in axes.values()]
     assert boxes[0].y0 > boxes[3].y1
@@ -66,8 +66,8 @@ def test_metrics_are_rows_and_prompts_columns():
 
 def test_maps_of_different_shapes():
     axes = heatmap_grid({"small": np.zeros((2, 3)), "large": np.ones((80, 64))}, columns=1)
-    assert [ax.images[0].get_array().shape for ax in axes.values()] == [(2, 3), (80, 64)]
-    assert [ax.images[0].get_clim() for ax in axes.values()] == [(0.0, 1.0)] * 2
+    assert [ax.collections[0].get_array().shape for ax in axes.values()] == [(2, 3), (80, 64)]
+    assert [ax.collections[0].get_clim() for ax in axes.values()] == [(0.0, 1.0)] * 2
     assert [ax.get_ylabel() for ax in axes.values()] == ["layer", "layer"]
 
 

@@ -42,9 +42,8 @@ def drawn_boxes(ax):
 
 def test_layer_zero_is_at_the_bottom(scores):
     ax = heatmap(scores, label="RSS", title="Five prompts")
-    (image,) = ax.images
+    (image,) = ax.collections
     assert same_bits(image.get_array(), scores, of="the array that was drawn")
-    assert image.origin == "lower"
     assert ax.get_ylim() == (-0.5, 5.5)
     assert ax.get_xlim() == (-0.5, 7.5)
     assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_title()) == ("head", "layer", "Five prompts")
@@ -61,8 +60,8 @@ def test_data_array_in_any_order_with_its_own_numbers(scores):
         name="saliency",
     )
     ax = heatmap(array, mark=["L4H7"])
-    assert same_bits(ax.images[0].get_array(), scores[2:], of="the array that was drawn")
-    assert ax.images[0].colorbar.ax.get_ylabel() == "saliency"
+    assert same_bits(ax.collections[0].get_array(), scores[2:], of="the array that was drawn")
+    assert ax.collections[0].colorbar.ax.get_ylabel() == "saliency"
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["4", "5", "6", "7"]
     assert outlines(ax) == [(6.5, -0.5, "-")]
 
@@ -109,10 +108,10 @@ def test_numbers_at_the_axes_do_not_touch_on_a_large_map():
 def test_heads_without_a_score_are_crossed_out(scores):
     scores[2, 3], scores[4, :2] = np.nan, np.nan
     ax = heatmap(scores)
-    (crosses,) = ax.collections
+    _, crosses = ax.collections
     assert sorted(map(tuple, crosses.get_offsets().tolist())) == [(0.0, 4.0), (1.0, 4.0), (3.0, 2.0)]
-    assert ax.images[0].get_array().mask.sum() == 3
-    assert ax.images[0].get_clim() == (np.nanmin(scores), np.nanmax(scores))
+    assert ax.collections[0].get_array().mask.sum() == 3
+    assert ax.collections[0].get_clim() == (np.nanmin(scores), np.nanmax(scores))
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["no score"]
     assert steps(ax) == []
 
@@ -129,7 +128,7 @@ def steps(ax):
 def test_heads_that_a_layer_does_not_have_are_left_blank(scores):
     scores[1, 5:], scores[3] = np.nan, np.nan
     ax = heatmap(scores, mark=["L1H4"], marginals=True)
-    assert len(ax.collections) == 0
+    assert len(ax.collections) == 1
     assert ax.get_legend() is None
     ((ends, edges),) = steps(ax)
     assert ends == [7.5, 4.5, 7.5, -0.5, 7.5, 7.5]
@@ -166,7 +165,7 @@ def test_marginals_are_each_layers_highest_and_mean_score(scores):
     assert list(mean.get_ydata()) == list(range(6))
     assert side.get_ylim() == ax.get_ylim()
     FigureCanvasAgg(ax.figure).draw()
-    bar = ax.images[0].colorbar.ax.get_window_extent()
+    bar = ax.collections[0].colorbar.ax.get_window_extent()
     assert ax.get_window_extent().x1 < side.get_window_extent().x0 < side.get_window_extent().x1 < bar.x0
 
 
@@ -178,14 +177,14 @@ def test_the_colour_bar_keeps_off_the_marginals_in_every_layout(scores, layout):
         heatmap(scores, marginals=True, ax=ax)
     FigureCanvasAgg(figure).draw()
     for ax in axes:
-        assert ax.child_axes[0].get_window_extent().x1 < ax.images[0].colorbar.ax.get_window_extent().x0
+        assert ax.child_axes[0].get_window_extent().x1 < ax.collections[0].colorbar.ax.get_window_extent().x0
 
 
 def test_the_unit_stands_at_the_colour_bar(scores):
     array = xr.DataArray(scores, dims=("layer", "head"), name="contribution", attrs={"units": "logits"})
-    assert heatmap(array).images[0].colorbar.ax.get_ylabel() == "contribution (logits)"
-    assert heatmap(array, label="effect").images[0].colorbar.ax.get_ylabel() == "effect"
-    assert heatmap(array, colorbar=False).images[0].colorbar is None
+    assert heatmap(array).collections[0].colorbar.ax.get_ylabel() == "contribution (logits)"
+    assert heatmap(array, label="effect").collections[0].colorbar.ax.get_ylabel() == "effect"
+    assert heatmap(array, colorbar=False).collections[0].colorbar is None
 
 
 def test_outlines_of_small_cells_keep_off_them():
@@ -196,13 +195,13 @@ def test_outlines_of_small_cells_keep_off_them():
 
 def test_a_diverging_map_is_centred():
     ax = heatmap(np.array([[-1.0, 3.0]]), center=0.0, cmap="PuOr")
-    norm = ax.images[0].norm
+    norm = ax.collections[0].norm
     assert [float(norm(value)) for value in (-3, 0, 3)] == [0.0, 0.5, 1.0]
-    assert heatmap(np.array([[-1.0, 3.0]]), center=0.0).images[0].cmap.name == "PuOr"
+    assert heatmap(np.array([[-1.0, 3.0]]), center=0.0).collections[0].cmap.name == "PuOr"
 
 
 def test_given_limits(scores):
-    assert heatmap(scores, vmin=0.0, vmax=2.0).images[0].get_clim() == (0.0, 2.0)
+    assert heatmap(scores, vmin=0.0, vmax=2.0).collections[0].get_clim() == (0.0, 2.0)
 
 
 def test_draws_into_the_axes_given_and_leaves_no_trace(scores):

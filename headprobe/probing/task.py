@@ -232,7 +232,8 @@ def probe_task(
         raise InputError(f"The labels have one class, {classes.tolist()}; give examples of two classes or more.")
     count(k, "k", most=len(acts.heads))
     z = acts.z[0]
-    groups = acts.groups if acts.examples["group"].count() == len(acts.examples) else None
+    known = acts.examples["group"].dropna().astype(str).to_numpy()
+    groups = known if len(known) == len(y) else None
     units = np.arange(len(y)) if groups is None else groups
     of_class = [len(np.unique(units[y == code])) for code in range(len(classes))]
     if min(of_class) < n_splits:

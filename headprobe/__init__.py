@@ -43,7 +43,6 @@ _NAMES: dict[str, tuple[str, str | None]] = {
     "timeline": ("headprobe.plotting.timeline", "timeline"),
     "top_heads": ("headprobe.scores", "top_heads"),
 }
-
 __all__ = [
     "Example",
     "Frames",

@@ -53,9 +53,7 @@ _FILES: dict[str, dict[str, tuple[str, ...]]] = {
         "test_list": ("SHANGHAI_test.txt",),
     },
 }
-
 _MASKS = "test_frame_mask"
-
 RENAMED = {"ped2": _ped2_name, "shanghaitech": _shanghaitech_name}
 """Data sets whose clips have a name of their own, made from that of the file."""
 

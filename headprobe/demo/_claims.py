@@ -9,7 +9,6 @@ from typing import Any
 from headprobe.demo._comparison import HUNTED, NEVER_TRAINED, RANDOM, SAME_LAYERS, SHUFFLED
 
 HOLDS, REVERSED, OPEN = "holds", "reversed", "not decided"
-
 CLAIMS: dict[str, str] = {
     "frame differences": "look at more than motion: they beat logistic regression on frame differences",
     NEVER_TRAINED: "read what was learned: they beat heads hunted in the never-trained model",

@@ -51,7 +51,6 @@ DIRECT_QUESTIONS = {
     "vehicle": "is there a car on the path ?",
     "bag": "is there a bag on the ground ?",
 }
-
 VAGUE = "dangerous"  # fixed beforehand; three of the other prompts could be answered with yes or no too
 ANSWERS = ("yes", "no")
 SAVED = "the saved detector (hunted on the whole calibration pool)"

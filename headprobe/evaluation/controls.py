@@ -27,7 +27,6 @@ __all__ = [
 ]
 
 FrameArrays = dict[str, Float[np.ndarray, " frame"]]
-
 CONTROLS = {
     "constant_per_video": "1 for every frame of an abnormal video, 0 for the others; knows which videos, no frame",
     "position_prior": "a bump in the middle of every video; knows a frame's place, nothing else",

@@ -31,7 +31,6 @@ _DETECTORS = {
     "heads": ("headprobe.headhunt.headhunt", "HeadHunt"),
     "layer": ("headprobe.headhunt.layerhunt", "LayerHunt"),
 }
-
 _FIX = "There is no readable detector; give a folder written by save_pretrained, `headprobe fit` or `headprobe demo`."
 _AGAIN = "fit and save the detector again"
 _LOCATOR = ("sigma", "tau", "release", "min_seconds")

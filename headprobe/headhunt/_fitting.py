@@ -134,7 +134,6 @@ def _check(store: Store, detector: HeadHunt, model: Model) -> None:
 
 VIDEOS_FILE = "calibration_videos.json"
 CONTROLS = ("subset", "full", "none")
-
 CONTROL_CLIPS = 96
 """Clips on which the never-trained copy is read, unless all are asked for."""
 

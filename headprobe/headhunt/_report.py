@@ -185,7 +185,6 @@ def _missing(value: Any) -> bool:
 
 SELF = "this detector, smoothed"
 METRICS = ("auc", "ap", "within_auc")
-
 TRUTHS = ("ucf-crime", "xd-violence", "ped2", "shanghaitech", "folder", "table")
 """Data sets whose annotation `truth_of` reads."""
 
@@ -384,12 +383,10 @@ LIMITS = (
     "Attention shows where a head takes its input from, not why; an attention weight is no cause.",
     "Stability and significance were measured on the calibration videos that the heads were chosen on.",
 )
-
 INTERVAL = (
     " In brackets: 95 % interval over videos (t, by leaving out one at a time); for the average precision of 20 videos "
     "or fewer it covers about 91 %."
 )
-
 TOO_FEW = " The videos are too few, or told apart too well, for an interval."
 SHOWN_FRAMES = 4  # of the peak segment, in the strip beside the words
 SHOWN_IOUS = (0.1, 0.3, 0.5, 0.7, 0.9)

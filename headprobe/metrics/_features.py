@@ -39,16 +39,12 @@ BLOCK_BYTES = 2**21
 
 # Beyond these sums of squares, fourth powers could leave the range of float64.
 SMALLEST, LARGEST = 1e-60, 1e60
-
 CLASSES = ("binary", "multiclass")
-
 KINDS = (*CLASSES, "continuous")
 """Kinds of target that a metric may be defined for."""
 
 CPU = torch.device("cpu")
-
 Item = TypeVar("Item")
-
 Done = TypeVar("Done")
 
 

@@ -346,7 +346,6 @@ EXACT_MAPS = 50
 """Most maps for which the exact p-value is computed."""
 
 _UNDERFLOW = 1e-280
-
 _EXACT_FROM = 1e-100  # below, scipy's quantiles of the beta distribution fail, and the bound is exact to 0.3 %
 
 

@@ -86,7 +86,6 @@ def _check_definite(covariance: _Covariance, *, outside: bool, names: Sequence[s
 
 # The Woodbury identity loses as many digits as d / shrinkage has: below this share of d, matrices of d x d are used.
 WOODBURY = 1e-9
-
 Labels = Bool[Tensor, " example"] | Int[Tensor, " example"]
 
 

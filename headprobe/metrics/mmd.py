@@ -260,7 +260,6 @@ def _numbers(n: int, d: int) -> int:
 
 
 _SETTINGS = {"targets": CLASSES, "takes": ("random_state",), "rows": False, "numbers": _numbers}
-
 METRICS = (
     Metric("mmd", mmd, together=_mmd_together, **_SETTINGS),
     Metric("mmd_unbiased", mmd_unbiased, together=_unbiased_together, **_SETTINGS),

@@ -39,13 +39,9 @@ TOGETHER_BYTES = 2**19
 # Of many examples, starts are tried on so many of them, for so many steps; so many that differ are gone on with on all,
 # as long as a step takes off so much of the inertia.
 TRIED_ON = 400
-
 STEPS_TRIED = 5
-
 GONE_ON_WITH = 2
-
 ENOUGH = 1e-5
-
 MOST_STEPS = 100
 
 # Working memory of k-means for the heads it takes at a time.

@@ -19,6 +19,7 @@ from headprobe.headhunt._held_out import by_video, fold_numbers
 from headprobe.headhunt.headhunt import identify
 from headprobe.headhunt.scorer import features
 from headprobe.heads import HeadSet
+from headprobe.metrics.intervals import corrected_interval
 from headprobe.probing.probe import HeadProbe
 
 if TYPE_CHECKING:
@@ -230,8 +231,6 @@ def paired_differences(
     table: Mapping[str, Sequence[Mapping[str, float]]], reference: str = HUNTED, level: float = 0.95
 ) -> list[dict[str, Any]]:
     """Reference minus every other row, draw by draw: mean and t interval, for each measure."""
-    from scipy import stats
-
     base = table[reference]
     out: list[dict[str, Any]] = []
     for name, results in table.items():
@@ -242,10 +241,6 @@ def paired_differences(
             other = [r[key] for r in results]
             other = other if len(other) == len(base) else other * len(base)
             difference = np.array([a[key] - b for a, b in zip(base, other, strict=True)])
-            half = (
-                stats.t.ppf(0.5 + level / 2, len(difference) - 1) * difference.std(ddof=1) / math.sqrt(len(difference))
-            )
-            mean = float(difference.mean())
-            row[key] = {"mean": mean, "low": mean - float(half), "high": mean + float(half)}
+            row[key] = corrected_interval(difference, 0.0, level)._asdict()
         out.append(row)
     return out

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 # From the palette of Okabe and Ito (2008), "Color universal design".
 BLUE, VERMILION, GREEN = "#0072B2", "#D55E00", "#009E73"
@@ -36,18 +36,46 @@ SERIES = tuple(
 """Fourteen series: seven dark enough for lines on white, then the same colours dashed."""
 
 
+class _ShownFigure(Figure):
+    """A figure that shows itself as the last value of a cell, whatever the notebook does about pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        with io.BytesIO() as file:
+            self.savefig(file, format="png", dpi=100, bbox_inches="tight")
+            return file.getvalue()
+
+
+class _ShownAxes(Axes):
+    """Axes that show their figure as the last value of a cell."""
+
+    def _repr_png_(self) -> bytes:
+        return self.figure.figure._repr_png_()
+
+
+class ShownDict(dict[Any, Axes]):
+    """Axes of one figure by name, which show it as the last value of a cell."""
+
+    def _repr_png_(self) -> bytes | None:
+        shown = getattr(next(iter(self.values()), None), "_repr_png_", None)
+        return shown() if shown else None
+
+
 def new_axes(width: float, height: float) -> Axes:
     """Axes in a figure of their own, `width` by `height` inches, that pyplot does not keep."""
-    return floating_figure(width, height).subplots()
+    return subplots(floating_figure(width, height)).item()
+
+
+def subplots(figure: Figure, rows: int = 1, columns: int = 1) -> np.ndarray:
+    """A grid of Axes that show their figure."""
+    return figure.subplots(rows, columns, squeeze=False, subplot_kw={"axes_class": _ShownAxes})
 
 
 def floating_figure(width: float, height: float) -> Any:
     """A figure, `width` by `height` inches, that pyplot does not keep; larger under a theme of larger words."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
     more = max(small() / _SMALL, 1.0)
-    figure = Figure(figsize=(width * more, height * more), layout="constrained")
+    figure = _ShownFigure(figsize=(width * more, height * more), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 

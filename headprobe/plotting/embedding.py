@@ -18,7 +18,15 @@ from headprobe.activations import HeadActivations
 from headprobe.errors import InputError
 from headprobe.heads import Head, HeadSet
 from headprobe.metrics._features import read_features
-from headprobe.plotting._canvas import SERIES, floating_figure, legend_below, plain_frame, size_in_points, small
+from headprobe.plotting._canvas import (
+    SERIES,
+    floating_figure,
+    legend_below,
+    plain_frame,
+    size_in_points,
+    small,
+    subplots,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,6 +70,10 @@ class Embedding(NamedTuple):
 
     layers: Panel
     heads: Panel
+
+    def _repr_png_(self) -> bytes | None:
+        shown = getattr(self.layers.ax, "_repr_png_", None)
+        return shown() if shown else None
 
 
 def embedding(
@@ -146,7 +158,7 @@ def embedding(
         raise InputError(f"there are no heads of the layers {without}; there are {list(HeadSet(known).layers)}")
     if axes is None:
         figure = floating_figure(8.4, 4.5)
-        axes = figure.subplots(1, 2)
+        axes = subplots(figure, 1, 2)
         if title is not None:
             figure.suptitle(title)
             title = None

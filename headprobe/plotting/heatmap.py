@@ -15,12 +15,14 @@ from headprobe.heads import Head, HeadSet
 from headprobe.plotting._canvas import (
     BLUE,
     VERMILION,
+    ShownDict,
     floating_figure,
     legend_below,
     new_axes,
     plain_frame,
     settle,
     small,
+    subplots,
 )
 from headprobe.plotting._cells import Map, as_map, color_bar, finish, marked_and_named, paint, same_cells
 
@@ -237,7 +239,7 @@ def heatmap_grid(
     settle(flat[0])
     for key, ax in drawn.items():
         finish(ax, shown[key], images[key], *chosen[key])
-    return drawn
+    return ShownDict(drawn)
 
 
 def _panels(score_maps: Any) -> tuple[dict[Any, Any], int | None]:
@@ -267,7 +269,7 @@ def _own_axes(shapes: Sequence[tuple[int, ...]], columns: int, each: bool) -> li
     cell = float(np.clip(9.0 / max(layers * rows, heads * columns), 0.06, 0.4))
     width = columns * (max(heads * cell, 1.5) + (1.1 if each else 0.3)) + 1.3
     height = rows * (max(layers * cell, 1.2) + 0.45) + 0.5
-    grid = floating_figure(width, height).subplots(rows, columns, squeeze=False).ravel()
+    grid = subplots(floating_figure(width, height), rows, columns).ravel()
     for ax in grid[len(shapes) :]:
         ax.remove()
     return list(grid[: len(shapes)])

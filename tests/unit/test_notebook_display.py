@@ -166,3 +166,58 @@ def test_a_save_that_was_cut_short_and_damaged_files_are_refused(acts, tmp_path)
         HeadActivations.load(tmp_path)
     with pytest.raises(ArtefactError, match=r"Give a folder that HeadActivations\.save wrote"):
         HeadActivations.load(tmp_path / "nowhere")
+
+
+PNG = b"\x89PNG"
+
+
+def figures() -> dict[str, object]:
+    """One of each kind of picture, as a user gets it."""
+    from headprobe.plotting.curves import layers, roc
+    from headprobe.plotting.embedding import embedding
+    from headprobe.plotting.heatmap import heatmap_grid
+
+    rng = np.random.default_rng(0)
+    maps, z, y = rng.random((2, 3, 4)), rng.normal(size=(12, 2, 3, 4)), np.arange(12) % 2
+    return {
+        "heatmap": headprobe.heatmap(maps[0]),
+        "grid": heatmap_grid({"one": maps[0], "two": maps[1]}),
+        "timeline": headprobe.timeline(rng.random(5), [(i * 8, i * 8 + 8) for i in range(5)], fps=8.0),
+        "roc": roc(rng.random(20), np.arange(20) % 2),
+        "layers": layers(rng.random((3, 4))),
+        "embedding": embedding(z, ["L0H1"], y),
+    }
+
+
+@pytest.mark.parametrize("name", ["heatmap", "grid", "timeline", "roc", "layers", "embedding"])
+def test_a_figure_shows_itself_and_is_still_axes(name) -> None:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    shown = figures()[name]
+    assert shown._repr_png_().startswith(PNG)
+    if isinstance(shown, Axes):
+        shown.set_title("mine")
+        assert isinstance(shown.figure, Figure)
+        assert shown.figure._repr_png_().startswith(PNG)
+
+
+def test_axes_of_a_users_own_figure_are_shown_by_whoever_made_them() -> None:
+    from matplotlib.figure import Figure
+
+    ax = Figure().subplots()
+    assert headprobe.heatmap(np.ones((2, 2)), ax=ax) is ax
+    assert not hasattr(ax, "_repr_png_")
+
+
+@pytest.mark.parametrize("magic", ["", "%matplotlib inline\n"])
+def test_a_kernel_shows_a_figure_once(magic) -> None:
+    pytest.importorskip("ipykernel", reason="needs the extra docs")
+    from nbclient import NotebookClient
+    from nbformat.v4 import new_code_cell, new_notebook
+
+    code = f"{magic}import headprobe, numpy as np\nheadprobe.heatmap(np.eye(3))"
+    notebook = new_notebook(cells=[new_code_cell(code)])
+    NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    pictures = [out for out in notebook.cells[0].outputs if "image/png" in out.get("data", {})]
+    assert len(pictures) == 1

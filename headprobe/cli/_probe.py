@@ -29,9 +29,14 @@ def probe(
         typer.Option(help="A question after the clip, or a template with {text}; may be repeated.", show_default=False),
     ] = None,
     k: Annotated[int, typer.Option(min=1, help="Heads to choose.")] = 5,
-    metric: Annotated[str, typer.Option(help="What heads are scored by, such as auroc, lda, mmd.")] = "auroc",
+    metric: Annotated[
+        str, typer.Option(help="What heads are scored by, such as lda or mmd; by default auroc, r2 for numbers.")
+    ] = "",
     frames: Annotated[int, typer.Option(min=2, help="Frames sampled from each clip.")] = 16,
     permutations: Annotated[int, typer.Option(min=19, help="Relabellings of the test over all heads.")] = 500,
+    numbers: Annotated[
+        bool, typer.Option("--numbers", help="Labels are numbers on a scale, also where all are whole.")
+    ] = False,
     splits: Annotated[int, typer.Option(min=2, help="Parts of the cross-validation.")] = 5,
     untrained: Annotated[
         bool, typer.Option("--untrained", help="Read the examples with a never-trained copy of the model too.")
@@ -48,7 +53,7 @@ def probe(
     from headprobe.trace.tracer import HeadTracer
 
     def work() -> Any:
-        examples, labels = read_task(table, frames)
+        examples, labels = read_task(table, frames, numbers)
         _check_place(out, HeadprobeError)
         loaded = load(model, **options.loading())
         asked = {"batch_size": options.batches(), "on_error": "skip"}

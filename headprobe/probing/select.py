@@ -142,7 +142,7 @@ class HeadSelector(TransformerMixin, BaseEstimator):
         X
             Head outputs, finite; see the notes of the class.
         y
-            `[example]`, two or more classes.
+            `[example]`, two or more classes; numbers for ``metric="r2"``.
         groups
             `[example]`, such as the video of each example: never split by a probe, relabelled and resampled as wholes.
 
@@ -173,12 +173,16 @@ class HeadSelector(TransformerMixin, BaseEstimator):
             )
         X, self.layout_ = _flatten(X)
         X, y = validate_data(self, X, y, dtype=np.float64)
-        check_classification_targets(y)
+        numeric = self.metric == "r2"
+        if numeric:
+            y = np.asarray(y, dtype=np.float64)
+        else:
+            check_classification_targets(y)
         if len(np.unique(y)) < 2:
             raise InputError(f"selecting heads needs two classes or more, got one class: {np.unique(y).tolist()}")
-        codes = np.unique(y, return_inverse=True)[1]
+        codes = y if numeric else np.unique(y, return_inverse=True)[1]
         z = _four_axes(X, self.layout_)
-        data = read_data(z, codes, groups, leave_out=self.leave_out)
+        data = read_data(z, codes, groups, target="continuous" if numeric else None, leave_out=self.leave_out)
         layers, numbers = (axis.ravel() for axis in np.indices(z.shape[1:3]))
         candidate = np.ones(len(layers), dtype=bool)
         for head in HeadSet(self.leave_out):

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from einops import rearrange
+from sklearn.linear_model import RidgeCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from headprobe._files import csv_records, parse_json, read_text, write_file, write_json
 from headprobe._validation import count, counted
@@ -16,6 +21,7 @@ from headprobe.activations import HeadActivations
 from headprobe.errors import InputError
 from headprobe.examples import Example
 from headprobe.heads import HeadSet
+from headprobe.metrics._features import label_array
 from headprobe.metrics.saliency import saliency
 from headprobe.metrics.significance import max_statistic
 from headprobe.probing.probe import HeadProbe
@@ -147,7 +153,9 @@ class ProbedTask:
         ]
         split = f"{self.data['splits']} parts; heads chosen and probes fitted on the others"
         report = Report("Which heads know it?", " ".join(self.sentences()))
-        report.question(f"Which heads tell {self.data['classes']} apart?", Facts(self.data))
+        report.question(
+            self.data["question"], Facts({name: value for name, value in self.data.items() if name != "question"})
+        )
         report.heatmaps(self.by_prompt, split="all examples", mark=self.heads)
         report.heads(self.heads, self.by_prompt, split="all examples", significance=self.significance)
         report.controls(rows, columns, split=split, highlight=_NAMES["probe"])
@@ -169,7 +177,7 @@ def probe_task(
     y: Sequence[Any] | np.ndarray | None = None,
     *,
     k: int = 5,
-    metric: str = "auroc",
+    metric: str = "",
     untrained: HeadActivations | None = None,
     n_splits: int = 5,
     n_draws: int = 10,
@@ -185,11 +193,11 @@ def probe_task(
     acts
         Head outputs of the examples, of heads of one size.
     y
-        Class of each example, whole numbers or texts; default: the labels of the activations.
+        Class of each example, whole numbers or texts; or numbers, as floats; default: the labels of the activations.
     k
         Heads to choose.
     metric
-        What heads are scored by, as `headprobe.saliency` takes it.
+        What heads are scored by, as `headprobe.saliency` takes it; default: ``auroc`` for classes, ``r2`` for numbers.
     untrained
         The same examples read by a never-trained copy of the model, for one more control.
     n_splits, n_draws
@@ -227,55 +235,49 @@ def probe_task(
     >>> probe_task(acts, k=1, n_permutations=39, n_draws=2, progress=False).heads.labels
     ('L1H1',)
     """
-    classes, y, counts = np.unique(acts.labels if y is None else np.asarray(y), return_inverse=True, return_counts=True)
-    if len(classes) < 2:
-        raise InputError(f"The labels have one class, {classes.tolist()}; give examples of two classes or more.")
+    given = label_array(acts.labels if y is None else y, len(acts.examples))
     count(k, "k", most=len(acts.heads))
+    count(n_splits, "n_splits", 2)
     z = acts.z[0]
     known = acts.examples["group"].dropna().astype(str).to_numpy()
-    groups = known if len(known) == len(y) else None
-    units = np.arange(len(y)) if groups is None else groups
-    of_class = [len(np.unique(units[y == code])) for code in range(len(classes))]
-    if min(of_class) < n_splits:
-        few = classes[int(np.argmin(of_class))].item()
-        what = "examples" if groups is None else "groups"
-        raise InputError(
-            f"The class {few!r} has {min(of_class)} {what}, too few for {n_splits} parts of a cross-validation; take "
-            f"fewer parts (splits) or give more {what} of it."
-        )
-    by_prompt = saliency(acts, y, [metric], groups, random_state, progress=progress).isel(metric=0, drop=True)
+    groups = known if len(known) == len(given) else None
+    units = np.arange(len(given)) if groups is None else groups
+    asked = _numbers(given) if given.dtype.kind == "f" else _classes(given, units, n_splits)
+    y, metric = asked.values, metric or asked.metric
+    by_prompt = saliency(acts, y, [metric], groups, random_state, target=asked.target, progress=progress).isel(
+        metric=0, drop=True
+    )
     scores = by_prompt.mean("prompt", keep_attrs=True)
     controls = ["same_layer_heads", "random_heads", "shuffled_labels"]
     several = {"selector": HeadSelector(k, metric=metric, random_state=random_state), "control": controls}
     mixed = groups is not None and any(len(np.unique(y[groups == one])) > 1 for one in np.unique(groups))
     scheme = ("shift" if series else "within") if mixed else "auto"
-    scoring, shown = ("balanced_accuracy", "balanced accuracy")
-    if len(classes) == 2:
-        scoring, shown = "roc_auc", f"AUC ({classes[1]} above {classes[0]})"
     settings: dict[str, Any] = {
         "groups": groups,
         "n_splits": n_splits,
         "n_draws": n_draws,
-        "scoring": scoring,
+        "scoring": asked.scoring,
         "scheme": scheme,
         "random_state": random_state,
         "progress": progress,
     }
     if untrained is not None:
         several |= {"control": [*controls, "random_model"], "untrained": untrained.z[0]}
-    probe = HeadProbe(random_state=random_state)
-    table = cross_validate(z, y, probe, **several, **settings)
-    everything = cross_validate(z, y, probe, **settings)
+    table = cross_validate(z, y, asked.probe, **several, **settings)
+    everything = cross_validate(z, y, asked.probe, **settings)
     table = _with(table, everything.assign(condition="all_heads"))
     return ProbedTask(
         scores,
         by_prompt,
-        max_statistic(z, y, metric, groups, n_permutations, random_state, scheme, progress=progress),
+        max_statistic(
+            z, y, metric, groups, n_permutations, random_state, scheme, target=asked.target, progress=progress
+        ),
         top_heads(scores, k),
-        _rows(summarise(table)),
-        shown,
+        _rows(summarise(table), bounded=asked.scoring != "r2"),
+        asked.shown,
         {
-            "classes": ", ".join(f"{name} ({n})" for name, n in zip(classes.tolist(), counts.tolist(), strict=True)),
+            "question": asked.question,
+            "labels": asked.said,
             "examples": len(y),
             "groups": "none" if groups is None else len(np.unique(groups)),
             "prompts": "; ".join(acts.prompts.values()) or "none",
@@ -289,21 +291,66 @@ def probe_task(
     )
 
 
+class _Asked(NamedTuple):
+    """What is asked of the heads, and how the answer is measured."""
+
+    values: np.ndarray
+    target: str | None
+    metric: str
+    scoring: str
+    probe: Any
+    shown: str
+    question: str
+    said: str
+
+
+def _classes(labels: np.ndarray, units: np.ndarray, n_splits: int) -> _Asked:
+    classes, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    if len(classes) < 2:
+        raise InputError(f"The labels have one class, {classes.tolist()}; give examples of two classes or more.")
+    of_class = [len(np.unique(units[codes == code])) for code in range(len(classes))]
+    if min(of_class) < n_splits:
+        few = classes[int(np.argmin(of_class))].item()
+        what = "examples" if len(np.unique(units)) == len(units) else "groups"
+        raise InputError(
+            f"The class {few!r} has {min(of_class)} {what}, too few for {n_splits} parts of a cross-validation; take "
+            f"fewer parts (splits) or give more {what} of it."
+        )
+    two = len(classes) == 2
+    shown = f"AUC ({classes[1]} above {classes[0]})" if two else "balanced accuracy"
+    said = ", ".join(f"{name} ({n})" for name, n in zip(classes.tolist(), counts.tolist(), strict=True))
+    question = f"Which heads tell {said} apart?"
+    scoring = "roc_auc" if two else "balanced_accuracy"
+    return _Asked(codes, None, "auroc", scoring, HeadProbe(), shown, question, said)
+
+
+def _numbers(values: np.ndarray) -> _Asked:
+    if len(np.unique(values)) < 3:
+        raise InputError(f"The labels are {len(np.unique(values))} different numbers; give three or more, or classes.")
+    flat = FunctionTransformer(partial(rearrange, pattern="example head d_head -> example (head d_head)"))
+    probe = make_pipeline(flat, StandardScaler(), RidgeCV(np.logspace(-1, 5, 13)))
+    said = f"{values.min():g} to {values.max():g}, mean {values.mean():.3g}"
+    question = f"Which heads carry the number ({said})?"
+    return _Asked(values, "continuous", "r2", "r2", probe, "R2", question, said)
+
+
 def _with(table: pd.DataFrame, more: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
 
     return pd.concat([table, more], ignore_index=True)
 
 
-def _rows(summary: pd.DataFrame) -> pd.DataFrame:
+def _rows(summary: pd.DataFrame, bounded: bool) -> pd.DataFrame:
     found = summary.rename(columns={"mean": "score"})
     found.insert(0, "name", [_NAMES[condition] for condition in found["condition"]])
     bounds = ["low", "high"]
-    found[bounds] = found[bounds].clip(0, 1)  # of a t interval, which knows of no bounds
+    found[bounds] = found[bounds].clip(0 if bounded else None, 1)  # of a t interval, which knows of no bounds
     return found
 
 
-def read_task(path: str | os.PathLike[str], frames: int = 16) -> tuple[list[Example], dict[str, Any]]:
+def read_task(
+    path: str | os.PathLike[str], frames: int = 16, numbers: bool = False
+) -> tuple[list[Example], dict[str, Any]]:
     """Examples and labels of a table of texts or of video files.
 
     Parameters
@@ -314,11 +361,13 @@ def read_task(path: str | os.PathLike[str], frames: int = 16) -> tuple[list[Exam
         for itself; of rows with the same path, the path is the group.
     frames
         Frames sampled from each video file.
+    numbers
+        Whether labels are numbers on a scale; they are too if all can be read as numbers and one is not whole.
 
     Returns
     -------
     tuple
-        Examples, and id to label: whole numbers, or texts.
+        Examples, and id to label: whole numbers or texts for classes, floats for numbers.
 
     Raises
     ------
@@ -348,6 +397,7 @@ def read_task(path: str | os.PathLike[str], frames: int = 16) -> tuple[list[Exam
     codes = {label: i for i, label in enumerate(sorted(set(raw)))}
     if len(codes) < 2:
         raise InputError(f"{place}: every row has the label {raw[0]!r}; it needs rows of two classes or more.")
+    whole, scale = all(map(_is_whole, codes)), _scale(codes, numbers, place)
     for (number, record), label in zip(records, raw, strict=True):
         where = f"{place}, line {number}"
         content: Any = _cell(record, kinds[0], where)
@@ -360,8 +410,9 @@ def read_task(path: str | os.PathLike[str], frames: int = 16) -> tuple[list[Exam
             if not file.is_file():
                 raise InputError(f"{where}: there is no file {file}.")
             group, content = group or str(content), _WholeClip(str(file), count(frames, "frames"))
-        examples.append(Example(content, id=name, label=codes[label], group=None if group is None else str(group)))
-        labels[name] = int(label) if all(_is_whole(one) for one in codes) else label
+        known = None if scale else codes[label]
+        examples.append(Example(content, id=name, label=known, group=None if group is None else str(group)))
+        labels[name] = scale[label] if scale else int(label) if whole else label
     if any(example.group is None for example in examples) and any(example.group for example in examples):
         raise InputError(f"{place}: some rows have a group and some have none; give every row one, or none.")
     return examples, labels
@@ -392,6 +443,23 @@ def _cell(record: dict[str, Any], name: str, where: str) -> str:
     if value is None or not str(value).strip():
         raise InputError(f"{where}: {name} is empty; every row needs one.")
     return str(value)
+
+
+def _scale(labels: Iterable[str], wanted: bool, place: Path) -> dict[str, float]:
+    """Label to its number, where labels are numbers on a scale; else nothing."""
+    found = {}
+    for label in labels:
+        try:
+            found[label] = float(label)
+        except ValueError:
+            if wanted:
+                raise InputError(
+                    f"{place}: the label {label!r} is no number; give numbers, or leave --numbers out."
+                ) from None
+            return {}
+        if not np.isfinite(found[label]):
+            raise InputError(f"{place}: the label {label!r} is not finite; give a number.")
+    return found if wanted or not all(map(_is_whole, labels)) else {}
 
 
 def _is_whole(text: str) -> bool:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from sklearn.base import clone
-from sklearn.dummy import DummyClassifier
+from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.metrics import get_scorer
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -33,6 +33,9 @@ __all__ = ["CONTROLS", "cross_validate", "summarise"]
 
 CONTROLS = ("shuffled_labels", "random_heads", "same_layer_heads", "random_model")
 """What a probe's score is compared with."""
+
+
+_OF_NUMBERS = ("r2", "neg_mean_squared_error", "neg_mean_absolute_error")
 
 
 class _Split(NamedTuple):
@@ -70,9 +73,9 @@ def cross_validate(
     z
         `[example, layer, head, d_head]`, an array or a tensor.
     y
-        `[example]`, classes.
+        `[example]`, classes; or numbers, with a regressor as the probe, ``scoring="r2"`` and a selector by ``"r2"``.
     probe
-        A classifier that takes `[example, k, d_head]`; default: `HeadProbe()`. It is cloned.
+        An estimator that takes `[example, k, d_head]`; default: `HeadProbe()`. It is cloned.
     selector
         A `HeadSelector`, cloned and fitted on every training part; default: all heads.
     groups
@@ -146,9 +149,13 @@ def cross_validate(
             f"scoring 'roc_auc' is for two classes, got {len(np.unique(y))}: use 'roc_auc_ovr' (each against the rest) "
             "or 'balanced_accuracy'"
         )
-    fit = _Fit(clone(probe if probe is not None else HeadProbe()), selector, grouped, get_scorer(scoring))
+    numeric = scoring in _OF_NUMBERS
+    if numeric and probe is None:
+        raise InputError(f"scoring {scoring!r} is for numbers: give a regressor as the probe")
+    y = y.astype(np.float64) if numeric else y
+    fit = _Fit(clone(probe if probe is not None else HeadProbe()), selector, grouped, get_scorer(scoring), numeric)
     seeds = [int(drawn) for drawn in np.random.SeedSequence(random_state).generate_state(n_repeats)]
-    splits = list(_splits(y, fold, n_splits, seeds))
+    splits = list(_splits(y, fold, n_splits, seeds, numeric))
     shuffled: Any = ()
     if "shuffled_labels" in controls:
         shuffled = relabellings(y, grouped, n_draws, random_state, scheme).labels
@@ -166,7 +173,7 @@ def cross_validate(
                 heads, score = fit.selected(_same_shape(untrained, z), y, split)
                 yield _row("random_model", split, 0, score, heads)
         for draw, labels in enumerate(shuffled):
-            for split in _splits(labels, fold, n_splits, seeds):
+            for split in _splits(labels, fold, n_splits, seeds, numeric):
                 heads, score = fit.selected(z, labels, split)
                 yield _row("shuffled_labels", split, draw, score, heads)
 
@@ -251,6 +258,7 @@ class _Fit(NamedTuple):
     selector: HeadSelector | None
     groups: np.ndarray | None
     scorer: Callable[[Any, Any, Any], float]
+    numeric: bool = False
 
     def selected(self, z: np.ndarray, y: np.ndarray, split: _Split) -> tuple[HeadSet, float]:
         if self.selector is None:
@@ -270,7 +278,8 @@ class _Fit(NamedTuple):
     def given(self, z: np.ndarray, y: np.ndarray, split: _Split, heads: HeadSet) -> float:
         layers, numbers = [head.layer for head in heads], [head.head for head in heads]
         features = z[:, layers, numbers]
-        probe: Any = clone(self.probe) if len(heads) else DummyClassifier(strategy="prior")
+        none = DummyRegressor() if self.numeric else DummyClassifier(strategy="prior")
+        probe: Any = clone(self.probe) if len(heads) else none
         fitted = probe.fit(features[split.train], y[split.train])
         return float(self.scorer(fitted, features[split.test], y[split.test]))
 
@@ -306,7 +315,16 @@ def _same_shape(untrained: Any, z: np.ndarray) -> np.ndarray:
     return array
 
 
-def _splits(y: np.ndarray, fold: np.ndarray, n_splits: int, seeds: list[int]) -> Iterator[_Split]:
+def _splits(
+    y: np.ndarray, fold: np.ndarray, n_splits: int, seeds: list[int], numeric: bool = False
+) -> Iterator[_Split]:
+    if numeric:  # no class to keep in balance
+        for repeat, drawn in enumerate(seeds):
+            kind = KFold if len(np.unique(fold)) == len(fold) else GroupKFold
+            parts = kind(n_splits, shuffle=True, random_state=drawn).split(np.zeros(len(y)), y, fold)
+            for part, (train, test) in enumerate(parts):
+                yield _Split(repeat, part, train, test)
+        return
     classes, codes = np.unique(y, return_inverse=True)
     counts = [len(np.unique(fold[codes == c])) for c in range(len(classes))]
     if len(classes) < 2 or min(counts) < n_splits or n_splits < 2:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from equality import close
 from tiny_models import make_model
 from typer.testing import CliRunner
@@ -54,7 +55,7 @@ def test_texts_of_two_classes_to_a_report(checkpoint, tmp_path) -> None:
     heads = headprobe.HeadSet.load(out / "heads.json")
     assert [row["head"] for row in results["heads"] if not row["tied"]] == list(heads.labels)
     assert f"the first are {', '.join(heads.labels)}" in " ".join(done.output.split())
-    assert results["data"]["classes"] == "calm (16), loud (16)"
+    assert results["data"]["labels"] == "calm (16), loud (16)"
     # The numbers are those of the parts, put together by hand.
     model = headprobe.load(checkpoint)
     examples, labels = read_task(table(tmp_path))
@@ -152,3 +153,37 @@ def test_whole_numbers_are_labels_as_they_are_and_few_groups_are_named(tmp_path)
         probe_task(acts, ["a", "a"], k=1, progress=False)
     with pytest.raises(InputError, match="k is 99; it must be an integer from 1 to 12"):
         probe_task(acts, ["a", "b"], k=99, progress=False)
+
+
+def test_numbers_on_a_scale(checkpoint, tmp_path) -> None:
+    from headprobe.activations import example_table
+    from headprobe.provenance import Provenance
+
+    rng = np.random.default_rng(0)
+    y = rng.normal(size=60)
+    z = torch.from_numpy(rng.normal(size=(1, 60, 6, 4)).astype(np.float32))
+    z[0, :, 4, 0] += torch.from_numpy(3 * y).float()
+    heads = headprobe.HeadSet([(layer, head) for layer in range(2) for head in range(3)])
+    table_of = example_table([headprobe.Example("x", id=str(i)) for i in range(60)])
+    acts = headprobe.HeadActivations(z, heads, {"none": ""}, table_of, Provenance("made"))
+    done = probe_task(acts, y, k=1, n_permutations=39, n_draws=2, progress=False)
+    assert done.heads.labels == ("L1H1",)
+    score = done.controls.set_index("name")["score"]
+    assert score["chosen heads"] > 0.8
+    assert score["random heads"] < 0.3
+    assert score["everything again, labels shuffled"] < 0.2
+    assert done.significance.p_values.sel(layer=1, head=1) < 0.05
+    rows = [(text, i / 10) for i, (text, _, _) in enumerate(ROWS)]
+    out = tmp_path / "out"
+    settings = ["--model", checkpoint, "--out", out, "--k", 1, "--splits", 3, "--permutations", 19]
+    done = run(table(tmp_path, rows, ("text", "label")), *settings)
+    assert done.exit_code == 0, done.output
+    assert json.loads((out / "results.json").read_text())["scoring"] == "R2"
+    assert "Which heads carry the number (0 to 3.1" in (out / "report.html").read_text(encoding="utf-8")
+    path = table(tmp_path, [("a", "one"), ("b", "two")], ("text", "label"))
+    with pytest.raises(InputError, match="the label 'one' is no number; give numbers, or leave --numbers out"):
+        read_task(path, numbers=True)
+    assert list(read_task(table(tmp_path, [("a", 1), ("b", 2)], ("text", "label")), numbers=True)[1].values()) == [
+        1.0,
+        2.0,
+    ]

@@ -24,6 +24,7 @@ from headprobe.plotting.explorer._content import contents, extremes, head_view, 
 from headprobe.plotting.explorer.explore import explore
 from headprobe.provenance import Provenance
 from headprobe.scores import score_map
+from headprobe.trace.attention import AttentionPattern, AttentionPatterns
 
 EVIL = '</script><script>document.title="bad"</script><!--.mp4'
 
@@ -200,6 +201,7 @@ def test_frames_are_stored_small_and_matched_by_id():
     data = content_of(explore(acts, maps, examples=examples[::-1], progress=False).text)
     assert all(one["image"].startswith("data:image/jpeg;base64,") for one in data["examples"])
     assert max(len(one["image"]) for one in data["examples"]) < 9000
+    assert (data["examples"][0]["at"], data["examples"][0]["frames"]) == (list(range(6)), 6)
     found = contents([Example("a" * 400, id="x")], example_table([Example("a", id="x")]), [0], 1000)
     assert found[0]["text"] == "a" * 279 + "…"
 
@@ -229,6 +231,101 @@ def test_a_page_is_never_larger_than_asked_and_says_what_it_leaves_out():
     assert len(content_of(fewer.text)["examples"]) == 30
     with pytest.raises(InputError, match=r"but max_bytes is 0\.01 MB"):
         explore(acts, maps, max_bytes=10_000, progress=False)
+
+
+def looking(examples, prompts, clip=True, heads=("L1H2",), skip=0):
+    """Patterns of two heads: of 6 frames of 2 x 3 tokens and a word, or of three words."""
+    n = 19 if clip else 3
+    rng = np.random.default_rng(2)
+    places = torch.arange(18)
+    video = {
+        "video": torch.arange(19) < 18,
+        **{
+            name: torch.cat([axis, torch.tensor([-1])])
+            for name, axis in (("frame", places // 6), ("row", places // 3 % 2), ("column", places % 3))
+        },
+    }
+
+    def one():
+        weights = torch.tensor(rng.dirichlet(np.ones(n), len(heads)), dtype=torch.float32)
+        return AttentionPattern(weights, torch.arange(n), torch.tensor([n - 1]), **(video if clip else {}))
+
+    shown = examples[skip:]
+    patterns = [[one() for _ in shown] for _ in prompts]
+    return AttentionPatterns(patterns, HeadSet(heads), dict.fromkeys(prompts, ""), example_table(shown), M)
+
+
+class Words:
+    def decode(self, ids):
+        return ["<b>", " fights", " then"][ids[0]]
+
+
+def test_attention_is_stored_for_the_examples_that_are_listed():
+    acts, maps, examples = case(frames=True)
+    clips = [Example(one.content[:3], id=one.id, label=one.label, group=one.group) for one in examples]
+    patterns = looking(clips, ["p2"], heads=("L1H2", "L0H1"))
+    page = explore(acts, maps, examples=clips, attention=patterns, progress=False)
+    stored, views = content_of(page.text)["attention"], content_of(page.text)["views"]
+    assert page.notes == ()
+    listed = array(views["index"], "<i2", 2, 12, 2, 5)
+    place = array(views["heads"], "<i4", 12).tolist().index(1)
+    assert {key for key in stored["maps"] if key.startswith("1/")} == {f"1/p2/{i}" for i in listed[1, place].ravel()}
+    assert len(stored["maps"]) == 20
+    i = int(listed[1, place, 0, 0])
+    pattern = patterns.patterns[0][i]
+    top, share, weights = stored["maps"][f"1/p2/{i}"]
+    np.testing.assert_allclose(
+        top * (array(weights, "u1", 3, 2, 3) / 255) ** 2, pattern.to_video()[1].numpy(), atol=top / 127
+    )
+    assert share == pytest.approx(float(pattern.video_share()[1]))
+    assert stored["grids"][f"p2/{i}"] == [3, 2, 3, 1]
+    part = explore(acts, maps, examples=clips, attention=looking(clips, ["p2"], skip=3), progress=False)
+    assert part.notes[0].startswith("Attention is missing for ")
+
+
+def test_tokens_of_texts_have_their_words():
+    acts, maps, examples = case()
+    patterns = looking(examples, ["p1"], clip=False)
+    page = explore(acts, maps, examples=examples, attention=patterns, tokenizer=Words(), progress=False)
+    stored = content_of(page.text)["attention"]
+    assert next(iter(stored["tokens"].values())) == ["<b>", " fights", " then"]
+    with pytest.raises(InputError, match="tokenizer is None; attention to texts needs one"):
+        explore(acts, maps, attention=patterns, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda e: looking(e, ["p9"]), r"attention is of the heads L1H2 under the prompts \['p9'\]; it must be"),
+        (
+            lambda e: looking(e, ["p1"]),
+            "attention has 3 steps of 1 frames for .*, which has 6 frames; give the examples",
+        ),
+    ],
+)
+def test_attention_of_something_else(change, words):
+    acts, maps, examples = case(frames=True)
+    with pytest.raises(InputError, match=words):
+        explore(acts, maps, examples=examples, attention=change(examples), progress=False)
+
+
+def test_a_page_without_room_leaves_out_attention():
+    acts, maps, examples = case()
+    patterns = looking(examples, ["p1", "p2"], clip=False)
+    given = {"attention": patterns, "tokenizer": Words(), "progress": False}
+    whole = len(explore(acts, maps, **given).text.encode())
+    page = explore(acts, maps, max_bytes=whole + 3000, **given)
+    assert len(page.text.encode()) <= whole + 3000
+    assert re.fullmatch(r"Attention is missing for \d+ of the examples listed: .*", page.notes[-1])
+
+
+def test_the_distribution_is_that_of_all_examples():
+    acts, maps, _ = case()
+    views = content_of(explore(acts, maps, progress=False).text)["views"]
+    one = head_view(acts.select(["L1H2"])[1, :, 0].double().numpy(), acts.labels, 1, np.arange(24) // 2)
+    low, high = array(views["range"], "<f4", 2, 12, 2)[1, 0]
+    drawn = low + (high - low) * array(views["strengths"], "u1", 2, 12, 24)[1, 0] / 254
+    np.testing.assert_allclose(drawn, one.strength, atol=(high - low) / 250)
 
 
 def test_file_and_notebook_show_one_page(tmp_path):
@@ -282,7 +379,8 @@ say.hover = [text('h2')[0], text('.numbers tbody tr').length, text('.numbers the
 document.querySelector('table.grid').dispatchEvent(new window.PointerEvent('pointerleave'));
 say.left = text('h2')[0];
 cell(0).click();
-say.clicked = [text('h2'), document.querySelectorAll('.plot path').length, cell(0).getAttribute('aria-selected')];
+say.clicked = [text('h2'), document.querySelectorAll('.plot path[transform]').length,
+  cell(0).getAttribute('aria-selected')];
 const key = (name) => document.activeElement.dispatchEvent(
   new window.KeyboardEvent('keydown', {key: name, bubbles: true}));
 cell(0).focus();
@@ -302,6 +400,29 @@ const field = document.getElementById('go');
 field.value = ' l2h3 ';
 field.form.requestSubmit();
 say.go = text('h2')[1];
+key('/');
+say.search = [document.activeElement.id, document.querySelectorAll('#known option').length];
+document.activeElement.blur();
+key('n');
+say.next = text('h2')[1];
+key('p');
+say.before = text('h2')[1];
+field.value = '1 2';
+field.form.requestSubmit();
+say.numbers = text('h2')[1];
+await new Promise(done => setTimeout(done, 400));
+const canvas = document.querySelector('.sides canvas');
+say.canvas = [document.querySelectorAll('.sides canvas').length, canvas.width, canvas.height, canvas.clientHeight];
+const pen = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+const light = () => {
+  pen.drawImage(canvas, 0, 0);
+  return pen.getImageData(0, 0, 200, 100).data.reduce((sum, value, i) => sum + (i % 4 < 3 ? value : 0), 0);
+};
+document.querySelector('.controls button:not([type=submit])').click();
+say.play = document.querySelector('.controls button:not([type=submit])').textContent;
+const dark = light();
+document.getElementById('lit').click();
+say.lit = light() > 1.2 * dark;
 field.value = 'L7H7';
 field.form.requestSubmit();
 say.gone = text('.quiet').find(one => one.includes('no head'));
@@ -316,7 +437,9 @@ return say;
 @pytest.mark.parametrize("width", [400, 1100])
 def test_in_a_browser_by_pointer_and_by_keyboard(tmp_path, width):
     acts, maps, examples = case(frames=True)
-    page = explore(acts, maps, examples=examples, mark=["L1H2"], classes={0: "normal", 1: EVIL}, progress=False)
+    examples = [Example(one.content[:3], id=one.id, label=one.label, group=one.group) for one in examples]
+    told = {"classes": {0: "normal", 1: EVIL}, "attention": looking(examples, ["p1", "p2"])}
+    page = explore(acts, maps, examples=examples, mark=["L1H2"], progress=False, **told)
     seen = look(page.text, LOOK, tmp_path, width=width)
     say = seen.result
     assert seen.console == []
@@ -326,6 +449,11 @@ def test_in_a_browser_by_pointer_and_by_keyboard(tmp_path, width):
     assert say["hover"] == ["L0H1: scores", 4, "prompt,lda,kl"]
     assert say["left"] == "L1H2: scores"
     assert say["clicked"] == [["L0H0: scores", "L0H0: examples"], 24, "true"]
+    assert say["search"] == ["go", 12]
+    assert say["next"] != say["before"]
+    assert say["numbers"] == "L1H2: examples"
+    assert say["canvas"] == [10, 480, 320, 160]
+    assert (say["play"], say["lit"]) == ("Play", True)
     assert say["keys"] == ["L1H2: scores", "L1H2: examples"]
     assert say["label"] == "L1H2: 2.00, marked"
     assert say["lists"] == [[f"Most like {EVIL}", [EVIL] * 5], [f"Least like {EVIL}", ["normal"] * 5]]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from xarray import DataArray
 
-_FRAMES, _HEIGHT, _WORDS, _COLOURS = 4, 72, 280, 64
+_FRAMES, _HEIGHT, _WORDS, _COLOURS = 8, 160, 280, 64
 
 
 def shown_rows(y: Int[np.ndarray, " example"] | None, n: int, most: int) -> Int[np.ndarray, " shown"]:
@@ -54,7 +54,7 @@ def describe(table: pd.DataFrame, rows: Int[np.ndarray, " shown"]) -> list[dict[
 
 def contents(
     examples: Sequence[Example] | Mapping[str, Any], table: pd.DataFrame, rows: Sequence[int], room: int
-) -> dict[int, dict[str, str]]:
+) -> dict[int, dict[str, Any]]:
     """The words or frames of rows, until there is no room left."""
     given = examples.values() if isinstance(examples, Mapping) else examples
     known = {example.id: example for example in given}
@@ -65,30 +65,83 @@ def contents(
             f"{len(missing)} of the rows to show have no example, the first is {missing[0]!r}: give the examples that "
             "the activations were captured from"
         )
-    found: dict[int, dict[str, str]] = {}
+    found: dict[int, dict[str, Any]] = {}
     for row in rows:
         content = _read_content(known[names[row]])
         if isinstance(content, str):
-            one = {"text": content if len(content) <= _WORDS else content[: _WORDS - 1] + "…"}
+            one: dict[str, Any] = {"text": content if len(content) <= _WORDS else content[: _WORDS - 1] + "…"}
         else:
             frames = np.asarray(content)
+            start, end = 0, len(frames)
             if "frame" in table.columns and table["frame"].iloc[row] == table["frame"].iloc[row]:
-                frames = frames[int(table["frame"].iloc[row]) : int(table["frame_end"].iloc[row])]
-            one = {"image": address(_strip(frames))}
-        room -= len(next(iter(one.values())).encode()) + 15
+                start, end = int(table["frame"].iloc[row]), int(table["frame_end"].iloc[row])
+            at = np.unique(np.linspace(start, end - 1, min(_FRAMES, end - start)).round().astype(int))
+            strip = np.concatenate([within(frames[i], _HEIGHT) for i in at], 1)
+            one = {"image": address(frame_jpeg(strip, _HEIGHT, quality=72)), "at": at.tolist(), "frames": len(frames)}
+        room -= len(json.dumps(one)) + 15
         if room < 0:
             break
         found[row] = one
     return found
 
 
-def _strip(frames: np.ndarray) -> bytes:
-    """Some frames side by side."""
-    chosen = np.unique(np.linspace(0, len(frames) - 1, min(_FRAMES, len(frames))).round().astype(int))
-    small = [within(frames[at], _HEIGHT) for at in chosen]
-    gap = np.full((small[0].shape[0], 2, 3), 255, np.uint8)
-    pieces = [piece for picture in small for piece in (picture, gap)][:-1]
-    return frame_jpeg(np.concatenate(pieces, 1), _HEIGHT, quality=72)
+def looks(
+    attention: Any,
+    examples: Sequence[Mapping[str, Any]],
+    names: Sequence[str],
+    wanted: Iterable[tuple[str, Head, int, Iterable[int]]],
+    tokenizer: Any,
+    room: int,
+) -> tuple[dict[str, Any], int]:
+    """Where heads look in examples, for as many as there is room for, and how many have none.
+
+    Weights are the square roots of their shares of the largest, as bytes in base64: most weights are small.
+    """
+    row_of = {str(name): row for row, name in enumerate(attention.examples["id"])}
+    places, missing = {head: i for i, head in enumerate(attention.heads)}, 0
+    found: dict[str, Any] = {"maps": {}, "tokens": {}, "grids": {}}
+    for prompt, head, cell, shown in wanted:
+        if prompt not in attention.prompts or head not in places:
+            continue
+        row = attention.patterns[list(attention.prompts).index(prompt)]
+        for i in shown:
+            if names[i] not in row_of:
+                missing += 1
+                continue
+            pattern, key = row[row_of[names[i]]], f"{prompt}/{i}"
+            weights, share = pattern.weights[places[head]].numpy(), 1.0
+            if pattern.video is not None:
+                weights, share = pattern.to_video()[places[head]].numpy(), float(pattern.video_share()[places[head]])
+                found["grids"][key] = [*weights.shape, pattern.frames_per_token]
+                _check_steps(examples[i], len(weights), pattern.frames_per_token)
+            elif key not in found["tokens"]:
+                if tokenizer is None:
+                    raise InputError(
+                        "tokenizer is None; attention to texts needs one to name their tokens, such as model.tokenizer."
+                    )
+                found["tokens"][key] = [tokenizer.decode([token]) for token in pattern.token_ids.tolist()]
+                room -= len(json.dumps(found["tokens"][key])) + len(key)
+            top = float(np.nanmax(weights)) or 1.0
+            entry = [top, share, packed(np.round(255 * np.sqrt(np.nan_to_num(weights) / top)), np.uint8)]
+            room -= len(json.dumps(entry)) + len(key) + 24
+            if room < 0:
+                missing += 1
+            else:
+                found["maps"][f"{cell}/{key}"] = entry
+    if not found["maps"] and not missing:
+        raise InputError(
+            f"attention is of the heads {', '.join(attention.heads.labels)} under the prompts "
+            f"{list(attention.prompts)}; it must be of heads and prompts whose examples are shown."
+        )
+    return found, missing
+
+
+def _check_steps(example: Mapping[str, Any], steps: int, per_step: int) -> None:
+    if "frames" in example and -(-example["frames"] // per_step) != steps:
+        raise InputError(
+            f"attention has {steps} steps of {per_step} frames for {example['id']}, which has {example['frames']} "
+            "frames; give the examples that the attention was read from."
+        )
 
 
 class View(NamedTuple):

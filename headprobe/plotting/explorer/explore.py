@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from headprobe.plotting.explorer._content import (
     explorer_page,
     extremes,
     head_view,
+    looks,
     packed,
     read_scores,
     shown_rows,
@@ -128,16 +129,19 @@ def explore(
     prompt: str | None = None,
     title: str = "Attention heads",
     center: float | None = None,
+    attention: Any = None,
+    tokenizer: Any = None,
     max_examples: int = 150,
     max_bytes: int = 5_000_000,
     progress: bool = True,
 ) -> Explorer:
-    """Make a heatmap to look into: each head's scores, its projection, its strongest examples and their frames.
+    """Make a heatmap to look into: each head's scores, its projection, its strongest examples, and where it looks.
 
     Pointing at a cell, or reaching it with the arrow keys, shows the head's scores under every prompt and metric;
-    clicking, or Enter, its first two principal components and the examples that lie farthest on either side. What the
-    page shows of the examples is computed from the very examples that the scores came from: it illustrates a head, and
-    tests nothing.
+    clicking, or Enter, the distribution of its examples by class, its first two principal components and the examples
+    that lie farthest on either side: clips play, with what the head attends to left bright, and tokens of texts are
+    coloured. What the page shows of the examples is computed from the very examples that the scores came from: it
+    illustrates a head, and tests nothing.
 
     Parameters
     ----------
@@ -161,13 +165,17 @@ def explore(
         Heading of the page.
     center
         Score that gets the middle of a diverging colour scale, for scores with a sign.
+    attention
+        Where heads look in the examples, as from `headprobe.trace.attention.attention`: of some heads or all.
+    tokenizer
+        Names the tokens of texts (its `decode`); needed with the attention of a model that takes texts.
     max_examples
         Examples to show at most: as many of each class, and all of a smaller one. Projection, silhouette and strength
         are computed from those shown.
     max_bytes
-        How large the page may be. What does not fit is left out in this order, and the page says so: frames of the
-        examples that are least often among the strongest, projections under other prompts, and those of the heads with
-        the lowest scores.
+        How large the page may be. What does not fit is left out in this order, and the page says so: attention of the
+        heads with the lowest scores, frames of the examples that are least often among the strongest, projections
+        under other prompts, and those of the heads with the lowest scores.
     progress
         Whether to show a progress bar.
 
@@ -180,7 +188,8 @@ def explore(
     ------
     InputError
         The dims do not fit, a marked head, the prompt or the class is not there, there are fewer than three examples,
-        an example is missing, or the scores alone are larger than `max_bytes`.
+        an example is missing, the attention is of other clips, heads or prompts, or the scores alone are larger than
+        `max_bytes`.
     VideoError
         A clip cannot be read.
 
@@ -242,6 +251,15 @@ def explore(
             notes.append(
                 f"{len(found)} of {len(rows)} examples have their words or frames here: there is no more room."
             )
+    if attention is not None:
+        room = max_bytes - len(explorer_page(title, content).encode()) - 4000
+        table = acts.examples.iloc[rows]
+        names = table["example" if "example" in table.columns else "id"].astype(str).tolist()
+        content["attention"], missing = looks(
+            attention, content["examples"], names, views.shown(seen, kept, scores.cells(kept)), tokenizer, room
+        )
+        if missing:
+            notes.append(f"Attention is missing for {missing} of the examples listed: not given, or no more room.")
     content["notes"] = notes
     return Explorer(explorer_page(title, content), notes)
 
@@ -253,11 +271,22 @@ class _Views:
         self.points = np.zeros((n_prompts, n_heads, n_rows, 2), np.uint8)
         self.shares = np.zeros((n_prompts, n_heads, 2), np.float32)
         self.silhouette = np.zeros((n_prompts, n_heads), np.float32)
+        self.strengths = np.zeros((n_prompts, n_heads, n_rows), np.uint8)
+        self.range = np.zeros((n_prompts, n_heads, 2), np.float32)
         self.index = np.full((n_prompts, n_heads, 2, _STRONGEST), -1, np.int16)
         self.strength = np.full((n_prompts, n_heads, 2, _STRONGEST), np.nan, np.float32)
 
     def packed(self) -> dict[str, str]:
         return {name: packed(values, values.dtype) for name, values in vars(self).items()}
+
+    def shown(
+        self, prompts: Sequence[str], heads: Sequence[Head], cells: np.ndarray
+    ) -> Iterator[tuple[str, Head, int, list[int]]]:
+        """Prompt, head, its cell and the examples listed, the first heads first."""
+        for number, (head, cell) in enumerate(zip(heads, cells.tolist(), strict=True)):
+            for p, prompt in enumerate(prompts):
+                listed = self.index[p, number].ravel()
+                yield prompt, head, cell, listed[listed >= 0].tolist()
 
     def by_use(self, n_rows: int) -> list[int]:
         """All rows, those first that are most often among the strongest."""
@@ -276,7 +305,7 @@ def _which(
 ) -> tuple[list[Head], list[str]]:
     """The heads and prompts whose projections there is room for."""
     heads = [head for head in scores.best_first() if head in acts.heads]
-    most = int(room // ((2 * n_rows + 8 + 4 + 2 * _STRONGEST * (2 + 4)) * 4 / 3))  # bytes in base64
+    most = int(room // ((3 * n_rows + 8 + 8 + 4 + 2 * _STRONGEST * (2 + 4)) * 4 / 3))  # bytes in base64
     if len(prompts) * len(heads) <= most:
         return heads, prompts
     first = [prompt or prompts[0]]
@@ -316,8 +345,16 @@ def _views(
             reach = np.abs(one.points).max() or 1.0
             views.points[p, number] = np.round(127.5 + 127.5 * one.points / reach)
             views.shares[p, number], views.silhouette[p, number] = one.shares, one.silhouette
+            low, high = views.range[p, number] = _range(one.strength)
+            scaled = np.round(254 * (one.strength - low) / ((high - low) or 1.0))
+            views.strengths[p, number] = np.where(np.isfinite(one.strength), scaled, 255)
             views.index[p, number], views.strength[p, number] = extremes(one.strength, _STRONGEST)
     return views
+
+
+def _range(values: np.ndarray) -> tuple[float, float]:
+    there = values[np.isfinite(values)]
+    return (float(there.min()), float(there.max())) if there.size else (0.0, 0.0)
 
 
 def _groups(acts: HeadActivations, rows: np.ndarray) -> np.ndarray:

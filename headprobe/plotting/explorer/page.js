@@ -45,7 +45,7 @@
   const state = { metric: 0, prompt: nPrompts > 1 ? -1 : 0, chosen: -1, focus: -1, example: -1 };
   const shownAt = (cell) => state.prompt >= 0
     ? at(state.metric, state.prompt, cell) : mean(prompts.map((prompt) => at(state.metric, prompt, cell)));
-  let map = [];
+  let map = [], best = [];
 
   // The cells. A layer ends at its last head with a score; before it, a head without one is crossed out.
   const ends = [...Array(nLayers).keys()].map((row) => {
@@ -88,21 +88,24 @@
 
   function sizeCells() {
     const wide = window.innerWidth >= 864;
-    const room = (wide ? Math.min(window.innerWidth * 0.55, 860) : window.innerWidth - 48) - 40;
+    const room = (wide ? window.innerWidth * 0.55 - 40 : window.innerWidth - 48) - 40;
     const smallest = wide ? 9 : 14;
-    const size = Math.min(28, Math.max(smallest, Math.floor(room / nHeads), 5));
+    const size = Math.min(110, Math.max(smallest, Math.floor(room / nHeads), 5));
+    const tall = Math.max(Math.min(size, Math.floor((window.innerHeight - 330) / nLayers)), smallest);
     document.documentElement.style.setProperty("--cell", `${size}px`);
+    document.documentElement.style.setProperty("--tall", `${tall}px`);
+    table.classList.toggle("numbered", size >= 44 && tall >= 22);
     // As many numbers at the edges as have room; the others are there for screen readers.
-    const every = (pixels) => [1, 2, 5, 10, 20].find((n) => n * size >= pixels) || 20;
+    const every = (side, pixels) => [1, 2, 5, 10, 20].find((n) => n * side >= pixels) || 20;
     for (const span of table.querySelectorAll("th span")) {
-      const quiet = span.dataset.row === undefined ? span.dataset.column % every(20) : span.dataset.row % every(13);
+      const quiet = span.dataset.row === undefined ? span.dataset.column % every(size, 20) : span.dataset.row % every(tall, 13);
       span.classList.toggle("hidden", quiet !== 0);
     }
   }
 
   const low = make("span"), high = make("span"), ramp = make("span", { class: "ramp", "aria-hidden": "true" });
   const mapName = make("span");
-  const topList = make("ul", { class: "top" });
+  const topList = make("ul", { class: "top" }), known = make("datalist", { id: "known" });
 
   function paint() {
     map = [...Array(nCells).keys()].map(shownAt);
@@ -121,9 +124,11 @@
       const score = map[cell];
       const there = Number.isFinite(score);
       element.classList.toggle("none", !there);
-      element.textContent = there ? "" : "\u00d7";
+      element.replaceChildren(there ? make("span", { class: "digits", "aria-hidden": "true" }, digits(score)) : "\u00d7");
       const share = most > least ? (score - least) / (most - least) : 0.5;
-      element.style.backgroundColor = there ? scores.colours[Math.round(share * last)] : "";
+      const colour = there ? scores.colours[Math.round(share * last)] : "";
+      element.style.backgroundColor = colour;
+      element.style.color = [0.299, 0.587, 0.114].reduce((sum, part, i) => sum + part * parseInt(colour.slice(1 + 2 * i, 3 + 2 * i), 16), 0) > 115 ? "#1f1f1f" : "#fff";
       element.setAttribute("aria-label", `${label(cell)}: ${there ? digits(score) : "no score"}${marked.has(cell) ? ", marked" : ""}`);
     }
     const parts = [nMetrics > 1 ? scores.metrics[state.metric] : scores.name];
@@ -131,7 +136,8 @@
     mapName.textContent = parts.join(", ");
     [low.textContent, high.textContent] = [digits(least), digits(most)];
     ramp.style.background = `linear-gradient(to right, ${scores.colours.join(",")})`;
-    const best = [...cells.keys()].filter((cell) => Number.isFinite(map[cell])).sort((a, b) => map[b] - map[a] || a - b);
+    best = [...cells.keys()].filter((cell) => Number.isFinite(map[cell])).sort((a, b) => map[b] - map[a] || a - b);
+    known.replaceChildren(...best.slice(0, 200).map((cell) => make("option", { value: label(cell) })));
     topList.replaceChildren(...best.slice(0, 10).map((cell) => make("li", {},
       make("button", { type: "button", onclick: () => choose(cell, true) }, label(cell)))));
   }
@@ -169,7 +175,7 @@
   // The classes: no two share colour and shape.
   const shapes = ["M-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0", "M0,-5L5,0L0,5L-5,0Z", "M-4,-4H4V4H-4Z", "M0,-5L4.6,4H-4.6Z", "M0,5L4.6,-4H-4.6Z",
     "M-1.3,-5H1.3V-1.3H5V1.3H1.3V5H-1.3V1.3H-5V-1.3H-1.3Z"];
-  const inks = ["#0072B2", "#D55E00", "#009E73", "#A0527E", "#B8860B", "#3B3B3B"];
+  const inks = ["#2F86C1", "#D55E00", "#009E73", "#B56A94", "#B8860B", "#808080"];
   const found = [...new Set(data.examples.map((one) => one.label).filter((one) => one !== undefined))].sort((a, b) => a - b);
   const style = (one) => {
     const place = one.label === undefined ? 5 : found.indexOf(one.label);
@@ -178,13 +184,66 @@
   const className = (one) => (one === undefined ? "no label" : (data.classes || {})[one] || `label ${one}`);
   const span = (one) => (one.start === undefined ? "" : `, frames ${one.start} to ${one.end - 1}`);
   const described = (one) => `${className(one.label)} \u00b7 ${one.id}${one.group && !one.id.includes(one.group) ? ` (${one.group})` : ""}${span(one)}`;
-  const content = (one) => (one.image ? make("img", { src: one.image, alt: "" }) : one.text ? make("span", { class: "quiet words" }, one.text) : null);
+  // Clips play on canvases; a head's attention leaves bright what it looks at.
+  const looks = data.attention || { maps: {}, tokens: {}, grids: {} };
+  const play = { playing: !window.matchMedia("(prefers-reduced-motion: reduce)").matches, tick: 0, lit: true };
+  let players = [];
+  function player(one, look, grid) {
+    const canvas = make("canvas", { role: "img", "aria-label": `Frames of ${one.id}${look ? ", bright where the head looks" : ""}` });
+    const image = new Image(), weights = look && new Uint8Array(buffer(look[2]));
+    const draw = () => {
+      if (!canvas.width || !image.naturalWidth) return;
+      const frame = play.tick % one.at.length, width = image.naturalWidth / one.at.length;
+      const pen = canvas.getContext("2d");
+      pen.drawImage(image, frame * width, 0, width, image.naturalHeight, 0, 0, canvas.width, canvas.height);
+      if (!look || !play.lit) return;
+      const [, rows, columns, perStep] = grid, first = Math.floor(one.at[frame] / perStep) * rows * columns;
+      for (let i = 0; i < rows * columns; i += 1) {
+        pen.fillStyle = `rgba(0, 0, 0, ${0.65 * (1 - weights[first + i] / 255)})`;
+        const [x, y] = [i % columns, Math.floor(i / columns)];
+        const edge = (step, steps, room) => Math.round((step * room) / steps);
+        const [left, top] = [edge(x, columns, canvas.width), edge(y, rows, canvas.height)];
+        pen.fillRect(left, top, edge(x + 1, columns, canvas.width) - left, edge(y + 1, rows, canvas.height) - top);
+      }
+    };
+    image.addEventListener("load", () => {
+      canvas.height = 320;
+      canvas.width = Math.round((320 * image.naturalWidth) / one.at.length / image.naturalHeight);
+      draw();
+    });
+    image.src = one.image;
+    players.push({ canvas, draw });
+    return canvas;
+  }
+  const drawAll = () => {
+    players = players.filter((one) => one.canvas.isConnected);
+    players.forEach((one) => one.draw());
+  };
+  setInterval(() => { if (play.playing) { play.tick += 1; drawAll(); } }, 300);
+
+  const shade = (weight) => `rgba(255, 150, 0, ${weight / 255})`;
+  function content(one, i) {
+    const key = `${scores.prompts[state.prompt] || views.prompts[0]}/${i}`;
+    const look = looks.maps[`${state.chosen}/${key}`], words = looks.tokens[key];
+    if (one.image) {
+      const share = look ? make("span", { class: "quiet" }, `${(100 * look[1]).toFixed(0)} % of its attention is on the frames`) : null;
+      return make("span", {}, player(one, look, looks.grids[key]), share);
+    }
+    if (look && words) {
+      const weights = new Uint8Array(buffer(look[2]));
+      return make("span", { class: "tokens" }, ...words.map((word, j) => make("span", {
+        style: play.lit ? `background:${shade(weights[j])}` : null, title: `${(100 * look[0] * (weights[j] / 255) ** 2).toFixed(1)} %` },
+      j && !words.some((other) => /^\s/.test(other)) ? ` ${word}` : word)));
+    }
+    return one.text ? make("span", { class: "quiet words" }, one.text) : null;
+  }
 
   const arrays = views && {
     heads: new Map(Array.from(new Int32Array(buffer(views.heads)), (cell, i) => [cell, i])),
     points: new Uint8Array(buffer(views.points)), shares: new Float32Array(buffer(views.shares)),
     silhouette: new Float32Array(buffer(views.silhouette)), index: new Int16Array(buffer(views.index)),
     strength: new Float32Array(buffer(views.strength)),
+    strengths: new Uint8Array(buffer(views.strengths)), range: new Float32Array(buffer(views.range)),
   };
   const headTitle = make("h2"), headNote = make("p", { class: "quiet" }), plotBox = make("div"), sides = make("div", { class: "sides" });
   const shown = make("div", { class: "shown" });
@@ -192,12 +251,12 @@
 
   function pick(example, from) {
     state.example = example;
-    dots.forEach((dot, i) => dot && dot.setAttribute("stroke", i === example ? "#b3006b" : "#fff"));
+    dots.forEach((dot, i) => { dot.style.stroke = i === example ? "var(--pick)" : "var(--back)"; });
     dots.forEach((dot, i) => dot && dot.setAttribute("stroke-width", i === example ? "3" : "0.6"));
     if (dots[example]) dots[example].parentNode.append(dots[example]);
     for (const button of sides.querySelectorAll("button")) button.setAttribute("aria-pressed", String(Number(button.dataset.example) === example));
     const one = data.examples[example];
-    shown.replaceChildren(...[described(one), from === "list" ? null : content(one)].filter(Boolean));
+    shown.replaceChildren(...[described(one), from === "list" ? null : content(one, example)].filter(Boolean));
   }
 
   function showHead(cell) {
@@ -229,7 +288,7 @@
       const x = pad + 6 + (arrays.points[2 * (view * n + i)] / 255) * (room - 12);
       const y = 4 + 6 + (1 - arrays.points[2 * (view * n + i) + 1] / 255) * (room - 12);
       const [shape, colour] = style(one);
-      const dot = make("svg:path", { d: shape, transform: `translate(${x} ${y})`, fill: colour, "fill-opacity": "0.8", stroke: "#fff", "stroke-width": "0.6",
+      const dot = make("svg:path", { d: shape, transform: `translate(${x} ${y})`, fill: colour, "fill-opacity": "0.8", stroke: "none", "stroke-width": "0.6",
         onpointerenter: () => pick(i, "plot"), onclick: () => pick(i, "plot") });
       svg.append(dot);
       return dot;
@@ -239,9 +298,9 @@
       const [shape, colour] = style({ label: one });
       return make("span", {}, make("svg:svg", { viewBox: "-7 -7 14 14", "aria-hidden": "true" }, make("svg:path", { d: shape, fill: colour })), ` ${className(one)}`);
     }));
-    plotBox.replaceChildren(svg, legend);
     const k = views.strongest;
     const yes = data.positive === null || data.positive === undefined ? null : className(data.positive);
+    plotBox.replaceChildren(make("div", { class: "pictures" }, distribution(view, n, kinds, yes), svg), legend);
     const titles = yes === null ? ["Highest on PC 1", "Lowest on PC 1"] : [`Most like ${yes}`, `Least like ${yes}`];
     sides.replaceChildren(...titles.map((title, side) => {
       const list = make("ol");
@@ -251,13 +310,35 @@
         if (example < 0) continue;
         const one = data.examples[example];
         list.append(make("li", {}, make("button", { type: "button", "aria-pressed": "false", "data-example": example, onclick: () => pick(example, "list") },
-          described(one), make("span", { class: "quiet" }, ` \u00b7 ${arrays.strength[place].toFixed(2)}`), content(one))));
+          described(one), make("span", { class: "quiet" }, ` \u00b7 ${arrays.strength[place].toFixed(2)}`), content(one, example))));
       }
       return make("section", {}, make("h3", {}, title), list.children.length ? list : make("p", { class: "quiet" }, "None can be judged: a class is in one group only."));
     }));
     const what = yes === null ? "Number: the first principal component."
       : `Number: signed distance to the plane midway between the mean of ${yes} and that of the others, means of ${data.grouped ? "other groups" : "other examples"} only; above 0, nearer to ${yes}.`;
     sides.append(make("p", { class: "quiet" }, what));
+  }
+
+  // How the strengths of the examples are distributed, a row for each class.
+  function distribution(view, n, kinds, yes) {
+    const [least, most] = arrays.range.slice(2 * view, 2 * view + 2), bins = 20, [wide, high] = [320, 56];
+    const counts = kinds.map(() => new Array(bins).fill(0));
+    data.examples.forEach((one, i) => {
+      const strength = arrays.strengths[view * n + i];
+      if (strength < 255) counts[kinds.indexOf(one.label)][Math.min(bins - 1, Math.floor((strength / 255) * bins))] += 1;
+    });
+    const top = Math.max(1, ...counts.flat()), step = (wide - 16) / bins, floor = kinds.length * high;
+    const svg = make("svg:svg", { class: "plot", viewBox: `0 0 ${wide} ${floor + 34}`, role: "img", "aria-label":
+      `Distribution by class: ${kinds.map((one, row) => `${className(one)}, ${counts[row].reduce((a, b) => a + b, 0)} examples`).join("; ")}` });
+    kinds.forEach((one, row) => {
+      const base = (row + 1) * high;
+      counts[row].forEach((count, i) => { if (count) svg.append(make("svg:rect", { x: 8 + i * step, y: base - (count / top) * (high - 18), width: step - 1, height: (count / top) * (high - 18), fill: style({ label: one })[1] })); });
+      svg.append(make("svg:path", { d: `M8,${base}H${wide - 8}`, stroke: "#808080" }), make("svg:text", { x: 8, y: base - high + 13 }, className(one)));
+    });
+    if (yes !== null && least < 0 && most > 0) svg.append(make("svg:path", { d: `M${8 + (-least / (most - least)) * (wide - 16)},4V${floor}`, stroke: "#808080", "stroke-dasharray": "4 3" }));
+    [[least, 8, "start"], [most, wide - 8, "end"]].forEach(([number, x, anchor]) => svg.append(make("svg:text", { x, y: floor + 14, "text-anchor": anchor }, digits(number))));
+    svg.append(make("svg:text", { x: wide / 2, y: floor + 30, "text-anchor": "middle" }, yes === null ? "first principal component" : `nearer to ${yes} \u2192`));
+    return svg;
   }
 
   function choose(cell, go, asked = true) {
@@ -316,7 +397,7 @@
   });
 
   const say = make("p", { class: "hidden", role: "status" });
-  const field = make("input", { id: "go", type: "text", size: "8", autocomplete: "off", spellcheck: "false" });
+  const field = make("input", { id: "go", type: "search", list: "known", size: "12", autocomplete: "off", spellcheck: "false" });
   const select = (id, words, names, first, onchange) => {
     const box = make("select", { id, onchange: () => { onchange(Number(box.value)); refresh(); } });
     names.forEach((name, i) => box.append(make("option", { value: i + first }, name)));
@@ -333,13 +414,24 @@
   if (nPrompts > 1) controls.append(select("prompt", "prompt", [`mean over ${nPrompts}`, ...scores.prompts], -1, (i) => { state.prompt = i; }));
   const go = make("form", { onsubmit: (event) => {
     event.preventDefault();
-    const wanted = field.value.trim().toUpperCase();
-    const cell = [...cells.keys()].find((one) => label(one) === wanted);
+    const wanted = (field.value.match(/\d+/g) || []).join();
+    const cell = [...cells.keys()].find((one) => label(one).match(/\d+/g).join() === wanted);
     if (cell === undefined) say.textContent = problem.textContent = `There is no head ${field.value.trim()} on this map.`;
     else { problem.textContent = ""; choose(cell, true); reach(cell, true); }
-  } }, make("label", { for: "go" }, "head, such as ", label(0)), field, " ", make("button", { type: "submit" }, "Show"));
+  } }, make("label", { for: "go" }, "find a head, such as ", label(0)), field, known, " ", make("button", { type: "submit" }, "Show"));
   const problem = make("p", { class: "quiet" });
   controls.append(go);
+  // "/" finds a head, "n" and "p" go to the next and the one before, by their scores.
+  document.addEventListener("keydown", (event) => {
+    if (["INPUT", "SELECT"].includes(event.target.tagName) || event.ctrlKey || event.metaKey || event.altKey) return;
+    const next = { n: 1, p: -1 }[event.key], at = best.indexOf(state.chosen) + next;
+    if (event.key === "/") { event.preventDefault(); field.select(); } else if (next && best[at] !== undefined) choose(best[at], false);
+  });
+  const anyFrames = data.examples.some((one) => one.image), anyLook = Object.keys(looks.maps).length > 0;
+  const playing = make("button", { type: "button", onclick: () => { play.playing = !play.playing; playing.textContent = play.playing ? "Pause" : "Play"; } }, play.playing ? "Pause" : "Play");
+  const lit = make("input", { type: "checkbox", id: "lit", checked: "", onchange: () => { play.lit = lit.checked; if (anyFrames) drawAll(); else showHead(state.chosen); } });
+  const how = make("div", { class: "controls" }, anyFrames ? playing : null, anyLook ? make("span", {}, lit, " ",
+    make("label", { for: "lit", class: "beside" }, anyFrames ? "bright where the head looks" : "coloured by where the head looks", " (square roots of the weights)")) : null);
 
   buildGrid();
   sizeCells();
@@ -352,9 +444,11 @@
     make("p", { class: "axis" }, "layers upwards, heads across"), make("div", { class: "scroll" }, table),
     make("div", { class: "bar" }, low, ramp, high, mapName), key, make("h3", {}, "Highest on this map"), topList);
   const right = make("section", { "aria-label": "Head" }, scoreTitle, scoreNote, scoreTable,
-    make("hr", { "aria-hidden": "true" }), headTitle, headNote, plotBox, shown, sides,
+    make("hr", { "aria-hidden": "true" }), headTitle, headNote, plotBox, how, shown, sides,
     make("p", { class: "quiet" }, "The examples are those that the scores came from: they illustrate a head and test nothing."), notes);
-  app.replaceChildren(make("div", { class: "layout" }, left, right), say);
+  const todo = make("p", {}, "Point at a cell for a head's scores; click it for the examples that it tells apart most. ",
+    make("span", { class: "quiet" }, "Keys: arrows and Enter, ", make("kbd", {}, "/"), " find, ", make("kbd", {}, "n"), " ", make("kbd", {}, "p"), " next and previous by score."));
+  app.replaceChildren(todo, make("div", { class: "layout" }, left, right), say);
   const first = [...cells.keys()].filter((cell) => Number.isFinite(map[cell])).sort((a, b) => map[b] - map[a] || a - b)[0];
   choose(first === undefined ? [...cells.keys()][0] : first, false, false);
   say.textContent = "";

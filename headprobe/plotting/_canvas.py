@@ -49,7 +49,8 @@ class _ShownAxes(Axes):
     """Axes that show their figure as the last value of a cell."""
 
     def _repr_png_(self) -> bytes:
-        return self.figure.figure._repr_png_()
+        figure: Any = self.figure.figure
+        return figure._repr_png_()
 
 
 class ShownDict(dict[Any, Axes]):

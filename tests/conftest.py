@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pickle
 import sys
 from pathlib import Path
 
@@ -24,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 @pytest.fixture(scope="session")
 def demo_run(tmp_path_factory):
-    """A demo of the smallest useful size, run once for all tests that need its output."""
+    """A demo of the smallest useful size, run once for all tests that need its output, in whatever process."""
     from headprobe.demo._run import Size, run_demo
 
     size = Size(
@@ -37,4 +39,12 @@ def demo_run(tmp_path_factory):
         n_draws=2,
         videos_per_draw=12,
     )
-    return run_demo(tmp_path_factory.mktemp("demo"), seed=1, size=size, progress=False)
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return run_demo(tmp_path_factory.mktemp("demo"), seed=1, size=size, progress=False)
+    shared = tmp_path_factory.getbasetemp().parent  # of all processes of this run
+    kept = shared / "demo.pickle"
+    with open(shared / "demo.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not kept.exists():
+            kept.write_bytes(pickle.dumps(run_demo(shared / "demo", seed=1, size=size, progress=False)))
+    return pickle.loads(kept.read_bytes())

@@ -22,6 +22,7 @@ from headprobe.store import Store
 
 run = CliRunner().invoke
 NORMAL, ABNORMAL = 6, 6
+ALONE = ("--controls", "none")  # what stands beside the number is tested once, on the first detector
 
 
 @pytest.fixture(scope="module")
@@ -128,12 +129,12 @@ def test_fit_then_detect_report_and_watch(detector, folder, tmp_path) -> None:
 
 
 def test_fit_a_layer_and_the_published_way(folder, tmp_path) -> None:
-    done = fit(folder, tmp_path / "layer", "--layer", "--scorer", "svm", "--sigma", "1.5", "--tau", "0.65")
+    done = fit(folder, tmp_path / "layer", "--layer", "--scorer", "svm", "--sigma", "1.5", "--tau", "0.65", *ALONE)
     assert done.exit_code == 0, done.output
     layered = LayerHunt.from_pretrained(tmp_path / "layer")
     assert (layered.scorer_.kind, layered.locator_.sigma, layered.locator_.tau) == ("svm", 1.5, 0.65)
     assert f"layer: {layered.layer_}" in done.output
-    done = fit(folder, tmp_path / "paper", "--preset", "paper", "--k", "2")
+    done = fit(folder, tmp_path / "paper", "--preset", "paper", "--k", "2", *ALONE)
     assert done.exit_code == 0, done.output
     assert "no locator: clips of whole videos say nothing about when; give --sigma and --tau" in done.output
     assert "Every clip shows a whole video and has its label." in (tmp_path / "paper" / "report.html").read_text()
@@ -170,7 +171,7 @@ def test_the_report_says_where_labels_come_from(folder, tmp_path, known, text) -
                 writer.writerow([row["video"], row["abnormal"], row["start"], row["end"]])
         for name in abnormal[known:]:
             writer.writerow([name, 1, "", ""])
-    done = fit(folder, tmp_path / "d", "--table", str(table), "--permutations", "0")
+    done = fit(folder, tmp_path / "d", "--table", str(table), "--permutations", "0", *ALONE)
     assert done.exit_code == 0, done.output
     n = len(abnormal) - known
     assert f"no locator: no file says when the events of {n} of the 6 abnormal videos happen" in done.output
@@ -189,6 +190,7 @@ def test_prompts_from_a_file_and_some_of_the_videos(folder, tmp_path) -> None:
         tmp_path / "d",
         *("--prompts", str(tmp_path / "prompts.txt"), "--videos", str(tmp_path / "videos.txt"), "--k", "2"),
         *("--store", str(tmp_path / "z")),
+        *ALONE,
     )
     assert done.exit_code == 0, done.output
     assert len(Store.open(tmp_path / "z").examples["group"].unique()) == 9
@@ -296,7 +298,7 @@ def test_mistakes_give_one_line_and_exit_code_2(tmp_path, detector, command, tex
 
 def test_fit_with_heads_that_are_given(folder, tmp_path) -> None:
     (tmp_path / "heads.json").write_text('{"head_indices": [[3, 1], [5, 0]]}')
-    done = fit(folder, tmp_path / "d", "--heads", str(tmp_path / "heads.json"))
+    done = fit(folder, tmp_path / "d", "--heads", str(tmp_path / "heads.json"), *ALONE)
     assert done.exit_code == 0, done.output
     assert "expert heads: L3H1, L5H0" in done.output
     assert HeadHunt.from_pretrained(tmp_path / "d").heads_.labels == ("L3H1", "L5H0")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import os
+import reprlib
 import sys
 import warnings
 from collections.abc import Collection, Mapping
@@ -32,6 +34,19 @@ def rows_as_html(title: str, rows: Mapping[str, Any], after: str = "") -> str:
         for name, value in rows.items()
     )
     return f"<div><strong>{html.escape(title)}</strong><table>{cells}</table>{after}</div>"
+
+
+def brief(self: Any) -> str:
+    """The `__repr__` of results that hold arrays: one line, with every array and table as its type and shape."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = 80
+
+    def said(value: Any) -> str:
+        shape = getattr(value, "shape", ())
+        return f"<{type(value).__name__} {'x'.join(map(str, shape))}>" if shape else " ".join(short.repr(value).split())
+
+    named = getattr(self, "_fields", None) or [one.name for one in dataclasses.fields(self) if one.repr]
+    return f"{type(self).__name__}({', '.join(f'{name}={said(getattr(self, name))}' for name in named)})"
 
 
 def count(value: Any, name: str, least: int = 1, most: int | None = None) -> int:

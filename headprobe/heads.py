@@ -27,6 +27,7 @@ __all__ = ["Head", "HeadSet"]
 
 _LABEL = re.compile(r"L([0-9]{1,9})H([0-9]{1,9})")
 _FORMAT = "headprobe.heads/1"
+_PRINTED = 100  # heads of a set that are printed one by one
 _PUBLISHED = "headprobe.published-heads/1"
 
 
@@ -240,7 +241,10 @@ class HeadSet(Sequence[Head]):
         return HeadSet(head for head in self if head not in other._members)
 
     def __repr__(self) -> str:
-        return f"HeadSet([{', '.join(repr(label) for label in self.labels)}])"
+        labels = [repr(label) for label in self.labels]
+        if len(labels) > _PRINTED:
+            return f"HeadSet([{', '.join(labels[:3])}, ..., {labels[-1]}], {len(labels)} heads)"
+        return f"HeadSet([{', '.join(labels)}])"
 
     def _repr_html_(self) -> str:
         layers = {layer: [head for head in self._heads if head.layer == layer] for layer in self.layers}

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 from tqdm.auto import tqdm
 
+from headprobe._validation import brief
 from headprobe.errors import InputError, VideoError
 from headprobe.headhunt.locate import Event, Locator
 from headprobe.provenance import Provenance
@@ -37,6 +38,8 @@ class Detection:
     events: tuple[Event, ...]
     provenance: Provenance
     segment_frames: int
+
+    __repr__ = brief
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values: fps, n_frames, segments and events in frames and seconds."""

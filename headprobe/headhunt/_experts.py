@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Int
 
+from headprobe._validation import brief
 from headprobe.errors import ArtefactError, HeadprobeWarning, InputError
 from headprobe.headhunt._held_out import quiet_scales
 from headprobe.heads import Head, HeadSet
@@ -34,6 +35,8 @@ class Experts:
     stability: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     notes: Sequence[str] = ()
     p_values: xr.DataArray | None = None
+
+    __repr__ = brief
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, without the map of p-values."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from headprobe._validation import brief
 from headprobe.errors import InputError, UnsupportedModelError
 from headprobe.examples import Example, _read_content
 from headprobe.headhunt.prompts import _chosen_prompts, description_prompt
@@ -40,6 +41,8 @@ class Explanation:
     attention: AttentionPattern | None
     notes: tuple[str, ...] = ()
     event: Event | None = None
+
+    __repr__ = brief
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, without pictures and attention."""

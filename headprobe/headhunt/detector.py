@@ -129,6 +129,11 @@ class Detector(Settings, BaseEstimator):
     def _assess(self, acts: HeadActivations, y: np.ndarray, choice: Any, folds: Sequence[Any], progress: bool) -> None:
         """Measure how far the choice can be relied on."""
 
+    def _html_repr(self) -> str:
+        from headprobe.headhunt._report import fitted_as_html
+
+        return fitted_as_html(self) if hasattr(self, "scorer_") else str(super()._html_repr())
+
     # Use
 
     def score(

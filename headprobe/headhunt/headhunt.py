@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from headprobe._validation import count
+from headprobe._validation import brief, count
 from headprobe.errors import InputError
 from headprobe.headhunt._experts import Experts, assess
 from headprobe.headhunt.detector import Detector
@@ -56,6 +56,8 @@ class Identification:
     rss: xr.DataArray
     saliency: xr.DataArray
     combined: xr.DataArray
+
+    __repr__ = brief
 
 
 def identify(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
+from headprobe._validation import brief
 from headprobe.errors import InputError
 from headprobe.headhunt.detector import Detector
 
@@ -43,6 +44,8 @@ class LayerChoice:
 
     layer: int
     curves: xr.DataArray
+
+    __repr__ = brief
 
 
 def choose_layer(
@@ -206,10 +209,9 @@ def _plot_layers(curves: xr.DataArray, layer: int, ax: Axes | None = None) -> Ax
     """Draw each figure over the layers, all brought to 0 to 1, with the chosen layer marked."""
     from matplotlib.ticker import MaxNLocator
 
-    if ax is None:
-        from matplotlib.figure import Figure
+    from headprobe.plotting._canvas import new_axes
 
-        ax = Figure(figsize=(6.4, 3.6), layout="constrained").add_subplot()
+    ax = new_axes(6.4, 3.6) if ax is None else ax
     names, numbers = curves.coords["metric"].values.tolist(), curves.coords["layer"].values.tolist()
     markers = "osv^D"
     for i, name in enumerate(names):

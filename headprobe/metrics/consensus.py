@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from headprobe._validation import choice, count, number
+from headprobe._validation import brief, choice, count, number
 from headprobe.errors import InputError
 from headprobe.heads import HeadSet
 from headprobe.metrics.normalisation import combine, min_max, rank_scale
@@ -194,6 +194,8 @@ class Kemeny:
     lower_bound: int
     exact: bool
 
+    __repr__ = brief
+
 
 def kemeny(score_map: xr.DataArray, dim: str = "prompt", exact_heads: int = EXACT_HEADS) -> Kemeny:
     """Order the heads so that as few pairs as possible stand against the order of the maps.
@@ -368,6 +370,8 @@ class RobustRanks:
     scores: xr.DataArray
     p_values: xr.DataArray
     adjusted: xr.DataArray
+
+    __repr__ = brief
 
 
 def robust_rank_aggregation(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from headprobe._validation import choice, notice, number
+from headprobe._validation import brief, choice, notice, number
 from headprobe.errors import InputError
 from headprobe.heads import HeadSet
 from headprobe.scores import _check_aligned, _check_map, _top_heads_quietly
@@ -274,12 +274,16 @@ class NullScale(NamedTuple):
     mean: xr.DataArray
     spread: xr.DataArray
 
+    __repr__ = brief
+
 
 class Thresholds(NamedTuple):
     """Scores that a head has to exceed, as maps: corrected for all heads, and for each head alone."""
 
     familywise: xr.DataArray
     per_head: xr.DataArray
+
+    __repr__ = brief
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from headprobe._validation import choice, count, notice
+from headprobe._validation import brief, choice, count, notice
 from headprobe.errors import InputError
 from headprobe.heads import Head, HeadSet
 from headprobe.metrics.resampling import stack_maps
@@ -48,6 +48,8 @@ class Repeats(NamedTuple):
     heads: list[Head]
     order: Int[np.ndarray, " head"]
     one: xr.DataArray
+
+    __repr__ = brief
 
     def to_map(self, scores: Float[np.ndarray, " head"], name: str) -> xr.DataArray:
         """Put one number per head back in its place; NaN where the map has no head.

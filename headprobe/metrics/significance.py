@@ -23,7 +23,7 @@ from jaxtyping import Shaped
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from headprobe._validation import choice, count, notice, seed
+from headprobe._validation import brief, choice, count, notice, seed
 from headprobe.errors import InputError
 from headprobe.heads import Head
 from headprobe.metrics._features import CPU, Batch, head_map, label_array, load_batch, score_heads
@@ -96,6 +96,8 @@ class Relabellings(NamedTuple):
     labels: Shaped[np.ndarray, "permutation example"]
     scheme: str
     n_distinct: int
+
+    __repr__ = brief
 
 
 def relabellings(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from headprobe._validation import count, number
+from headprobe._validation import brief, count, number
 from headprobe.errors import InputError
 from headprobe.heads import HeadSet
 from headprobe.metrics.agreement import icc, jaccard, mean_agreement, rank_correlation
@@ -221,6 +221,8 @@ class StableSelection:
     frequency: xr.DataArray
     threshold: float
     expected_false_positives: float
+
+    __repr__ = brief
 
 
 def stable_selection(

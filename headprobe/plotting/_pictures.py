@@ -88,6 +88,11 @@ def address(data: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
+def inline_picture(source: Any, dpi: int = 60) -> str:
+    """A small figure as an image that stands in the page itself."""
+    return f'<img alt="" src="{address(figure_png(source, dpi))}">'
+
+
 def templates(package: str, **filters: Callable[..., Any]) -> Any:
     """The templates of pages in a package; what HTML or UTF-8 cannot hold becomes a mark."""
     from jinja2 import Environment, PackageLoader, StrictUndefined

@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from headprobe._files import csv_records, parse_json, read_text, write_file, write_json
-from headprobe._validation import count, counted
+from headprobe._validation import brief, count, counted
 from headprobe.activations import HeadActivations
 from headprobe.errors import InputError
 from headprobe.examples import Example
@@ -79,6 +79,8 @@ class ProbedTask:
     controls: pd.DataFrame
     scoring: str
     data: dict[str, Any]
+
+    __repr__ = brief
 
     def write(self, folder: str | os.PathLike[str]) -> Path:
         """Write ``report.html``, ``results.json``, ``map.json`` and ``heads.json``.

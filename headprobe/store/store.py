@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from headprobe._validation import count
+from headprobe._validation import count, rows_as_html
 from headprobe.activations import HeadActivations, _dense, _read_summary
 from headprobe.errors import FingerprintError, InputError, StoreError
 from headprobe.examples import _as_prompts
@@ -175,6 +175,18 @@ class Store:
             f"Store({os.fspath(self.folder)!r}: {len(self)} examples, {len(self.prompts)} prompts, "
             f"{len(self.headset)} heads, {self.dtype}, {self.provenance.model!r})"
         )
+
+    def _repr_html_(self) -> str:
+        rows = {
+            "examples": len(self),
+            "prompts": "; ".join(self.prompts.values()) or "none",
+            "heads": f"{len(self.headset)} in {len({head.layer for head in self.headset})} layers",
+            "numbers": self.dtype,
+            "read at": self.provenance.positions,
+            "model": self.provenance.model,
+            "fingerprint": self.provenance.fingerprint,
+        }
+        return rows_as_html(f"Store {os.fspath(self.folder)}", rows)
 
     def __len__(self) -> int:
         """Number of examples of which there is anything."""

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from headprobe._validation import brief
 from headprobe.activations import example_table
 from headprobe.errors import InputError, UnsupportedModelError
 from headprobe.examples import Example, _as_examples, _as_prompts
@@ -81,6 +82,8 @@ class AttentionPattern:
     row: Int[Tensor, " token"] | None = None
     column: Int[Tensor, " token"] | None = None
     frames_per_token: int = 1
+
+    __repr__ = brief
 
     def to_video(self) -> Float[Tensor, "head frame row column"]:
         """The attention to video tokens on the token grid.
@@ -159,6 +162,8 @@ class AttentionPatterns:
     examples: pd.DataFrame
     provenance: Provenance
     skipped: Sequence[tuple[str, str]] = ()
+
+    __repr__ = brief
 
     @property
     def lengths(self) -> Int[Tensor, "prompt example"]:

@@ -25,6 +25,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from headprobe._validation import brief
 from headprobe.activations import HeadActivations, _dense, example_table
 from headprobe.errors import InputError, UnsupportedModelError
 from headprobe.examples import Example, _as_examples, _as_prompts
@@ -235,6 +236,8 @@ class Generation:
     activations: HeadActivations
     examples: pd.DataFrame
     skipped: Sequence[tuple[str, str]] = ()
+
+    __repr__ = brief
 
     @property
     def z(self) -> list[Float[Tensor, "step entry d_head"]]:

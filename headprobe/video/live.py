@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from headprobe._validation import number
+from headprobe._validation import brief, number
 from headprobe.errors import InputError, VideoError
 from headprobe.video._container import FAULTS, display_turn, error_text
 from headprobe.video.reader import VideoReader
@@ -57,6 +57,8 @@ class Frame:
     pixels: UInt8[np.ndarray, "height width 3"]
     connection: int
     arrived: float
+
+    __repr__ = brief
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from tqdm.auto import tqdm
 
 from headprobe._files import write_json
+from headprobe._validation import brief
 from headprobe.errors import InputError
 from headprobe.video._scene_drawing import FAMILIES, Actor, Camera, Scene, render
 from headprobe.video._scene_stories import WRITERS, Stage, passers_by, road_traffic
@@ -59,6 +60,8 @@ class Footage:
     event: str | None
     times: Float[np.ndarray, " frame"]
     gain: float
+
+    __repr__ = brief
 
     @property
     def intervals(self) -> list[tuple[int, int]]:
@@ -204,6 +207,8 @@ class LabelledVideo:
     event: str
     scene: str
     truth: Bool[np.ndarray, " frame"]
+
+    __repr__ = brief
 
 
 def write_videos(

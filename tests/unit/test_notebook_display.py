@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
+import re
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 import torch
+from detectors import head_detector, layer_detector
+from detectors import model as tiny_video_model
 from equality import same, same_bits
 from PIL import Image
 from tiny_models import TEXTS, make_clips, make_model
 
 import headprobe
-from headprobe import Example, Frames, HeadActivations, HeadSet, HeadTracer, positions
+from headprobe import Example, Frames, HeadActivations, HeadSet, HeadTracer, Store, positions
 from headprobe.errors import ArtefactError, InputError
 from headprobe.examples import Film
+
+PNG = b"\x89PNG"
 
 
 class Words(HTMLParser):
@@ -109,6 +115,62 @@ def test_models_activations_and_head_sets_say_what_they_are(model, acts) -> None
         assert len(repr(one).splitlines()) <= 20
 
 
+def test_a_store_says_what_is_in_it(acts, tmp_path) -> None:
+    store = Store.create(tmp_path / "<z>", acts.provenance, acts.heads)
+    words = Words(store._repr_html_()).words
+    assert {f"Store {tmp_path}/<z>", "12 in 3 layers", "float16", acts.provenance.fingerprint, "0"} <= set(words)
+    assert len(repr(store).splitlines()) == 1
+
+
+@pytest.mark.parametrize("make", [head_detector, layer_detector])
+def test_a_fitted_detector_shows_what_it_found(make) -> None:
+    tiny = tiny_video_model()
+    detector = make(tiny)
+    page = detector._repr_mimebundle_()["text/html"]
+    assert page == detector._repr_html_()
+    words, tags = Words(page).words, Words(page).tags
+    assert f"{type(detector).__name__}, fitted" in words
+    assert f"{detector.held_out_['auc']:.3f}" in page
+    assert (", ".join(detector.heads_.labels) if make is head_detector else str(detector.layer_)) in words
+    assert detector.prompt_ in words
+    assert tags.count("img") == 1
+    picture = base64.b64decode(re.findall(r"base64,([\w+/=]+)", page)[0])
+    assert picture.startswith(PNG)
+    assert len(picture) < 50_000
+    assert len(repr(detector).splitlines()) <= 20
+    detector.held_out_ = {}
+    assert "not measured: fitted without folds" in Words(detector._repr_html_()).words
+
+
+def test_a_detector_before_fitting_shows_its_settings() -> None:
+    page = headprobe.HeadHunt(k=3)._repr_html_()
+    assert "fitted on" not in page
+    assert "sk-" in page
+
+
+def test_results_with_arrays_print_in_a_line() -> None:
+    from headprobe.headhunt.headhunt import identify
+    from headprobe.metrics.consensus import kemeny, robust_rank_aggregation
+    from headprobe.metrics.significance import relabellings
+    from headprobe.video.scenes import clip
+
+    rng = np.random.default_rng(0)
+    y, z = np.arange(40) % 2, rng.normal(size=(2, 40, 20, 30, 4))
+    found = identify(z, y, metrics=["lda"])
+    assert repr(found).startswith("Identification(heads=HeadSet(")
+    assert "rss=<DataArray 20x30>" in repr(found)
+    for one in (
+        found,
+        kemeny(found.combined[:, :2, :4]),
+        robust_rank_aggregation(found.combined),
+        relabellings(y, None, 20),
+        clip(0),
+        HeadSet([(layer, head) for layer in range(28) for head in range(28)]),
+    ):
+        assert len(repr(one).splitlines()) == 1, type(one)
+        assert len(repr(one)) < 1000, type(one)
+
+
 def test_what_is_not_saved_says_so_and_not_what_nnsight_would(model) -> None:
     for one, instead in (
         (model, "save_pretrained"),
@@ -166,9 +228,6 @@ def test_a_save_that_was_cut_short_and_damaged_files_are_refused(acts, tmp_path)
         HeadActivations.load(tmp_path)
     with pytest.raises(ArtefactError, match=r"Give a folder that HeadActivations\.save wrote"):
         HeadActivations.load(tmp_path / "nowhere")
-
-
-PNG = b"\x89PNG"
 
 
 def figures() -> dict[str, object]:

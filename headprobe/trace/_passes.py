@@ -427,7 +427,7 @@ def _shared_passes(model: Model, prefix: SharedPrefix, wanted: Wanted) -> list[d
 
 def answer_ids(model: Model, answers: Sequence[str]) -> tuple[int, ...]:
     """Columns of the logits: token ids of answers, or places of a classifier's labels."""
-    classes = _classes(model)
+    classes = classes_of(model)
     if isinstance(answers, str) or not answers:
         what = "labels" if classes else "texts of one token each"
         raise InputError(f"answers is {answers!r}; give a list of {what}.")
@@ -442,8 +442,6 @@ def answer_ids(model: Model, answers: Sequence[str]) -> tuple[int, ...]:
                 raise InputError(f"The answer {answer!r} is given twice; give each label once.")
             ids.append(classes[answer])
         return tuple(ids)
-    if getattr(model.module, "get_output_embeddings", lambda: None)() is None:
-        raise InputError(f"{model.name} has no language head, so it gives no answer logits.")
     for answer in answers:
         tokens = model.tokenizer(answer, add_special_tokens=False)["input_ids"]
         if len(tokens) != 1:
@@ -457,7 +455,7 @@ def answer_ids(model: Model, answers: Sequence[str]) -> tuple[int, ...]:
     return tuple(ids)
 
 
-def _classes(model: Model) -> dict[str, int]:
+def classes_of(model: Model) -> dict[str, int]:
     """Label to column of the logits of a model with a head for classification of whole inputs; else nothing."""
     if not type(model.module).__name__.endswith(("ForSequenceClassification", "ForImageClassification")):
         return {}

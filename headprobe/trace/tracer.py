@@ -26,7 +26,7 @@ from headprobe.models.model import Model
 from headprobe.provenance import Provenance
 from headprobe.trace._forward import _first_line, _is_out_of_memory
 from headprobe.trace._passes import answer_ids as ids_of_answers
-from headprobe.trace._passes import encode, full_pass, heads_of, prepare, prompt_passes, provenance_of
+from headprobe.trace._passes import classes_of, encode, full_pass, heads_of, prepare, prompt_passes, provenance_of
 from headprobe.trace._readout import Collected, Positions, Reading, Wanted, named_positions
 from headprobe.trace.positions import Position
 
@@ -622,7 +622,11 @@ class HeadTracer(Unsaved):
     def _answer_ids(self, answers: Sequence[str] | None) -> tuple[int, ...]:
         if answers is None:
             return ()
-        return ids_of_answers(self.model, answers)
+        ids = ids_of_answers(self.model, answers)
+        head = getattr(self.model.module, "get_output_embeddings", lambda: None)()
+        if head is None and not classes_of(self.model):
+            raise InputError(f"{self.model.name} has no language head, so it gives no answer logits.")
+        return ids
 
 
 def _is_one(positions: object) -> bool:

@@ -31,7 +31,7 @@ help:
 	@echo "make lint    ruff check, ruff format --check, pyright"
 	@echo "make format  apply ruff's fixes and formatting"
 	@echo "make lock    write constraints-tested.txt: the releases that are installed in $(VENV)"
-	@echo "make notebooks  write notebooks/*.ipynb from the .py beside them"
+	@echo "make notebooks  run notebooks/*.py and write them with what they show, as .ipynb"
 	@echo "make docs    build the documentation into docs/_build/html, warnings are errors"
 	@echo "make clean   remove $(VENV), caches and what was built"
 	@echo "Variables: PYTHON=$(PYTHON) VENV=$(VENV) DEMO_OUT=$(DEMO_OUT) TEST_WORKERS=$(TEST_WORKERS) TEST_THREADS=$(TEST_THREADS) PIP_ARGS PYTEST_ARGS"
@@ -59,8 +59,8 @@ format: $(VENV)/.installed-dev
 lock: $(VENV)/.installed-dev
 	@$(PY) .ci/lock > constraints-tested.txt.part && mv constraints-tested.txt.part constraints-tested.txt
 
-notebooks: $(VENV)/.installed-dev
-	@$(PY) -m jupytext --quiet --update --to ipynb notebooks/*.py
+notebooks: $(VENV)/.installed-dev $(VENV)/.installed-docs
+	@$(PY) docs/run_notebooks.py
 
 docs: $(VENV)/.installed-docs
 	@MPLBACKEND=Agg HF_HUB_OFFLINE=1 $(PY) -m sphinx -W --keep-going -q -b html docs docs/_build/html

@@ -28,15 +28,8 @@ extensions = [
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
-# Notebooks carry no outputs: they are run when the documentation is built, and again only when they have changed.
-nb_execution_mode = "cache"
-nb_execution_cache_path = str(HERE / "_build" / ".jupyter_cache")
-nb_execution_timeout = 90  # seconds a cell may take; a whole notebook should take less
-nb_execution_raise_on_error = True
-nb_output_stderr = "remove"  # progress bars
-# For the kernels, which inherit them.
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# The notebooks are shown with the outputs that they carry; `make notebooks` makes them, and their test runs them.
+nb_execution_mode = "off"
 
 napoleon_google_docstring = False
 napoleon_use_ivar = True

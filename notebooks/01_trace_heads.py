@@ -22,7 +22,6 @@
 # your own arrays of frames, and the same code holds.
 
 # %%
-# %matplotlib inline
 import headprobe
 import numpy as np
 import torch
@@ -30,13 +29,14 @@ from headprobe.video import scenes
 from matplotlib import pyplot as plt
 
 model = headprobe.load("tiny")
-print(f"{len(model.heads)} heads, from {model.heads[0]} to {model.heads[-1]}")
-model.sites[0]
+print(model.sites[0])
+model
 
 # %% [markdown]
-# `L3H1` is head 1 of layer 3; both count from 0. A *site* says where the heads of a
-# layer are: the module named there is the output projection of the attention block, and
-# what headprobe reads is its **input**, cut into heads.
+# Its heads are called `L0H0` to `L5H7`; `L3H1` is head 1 of layer 3, and both count from
+# 0. A *site* says where the heads of a layer are: the module named there is the output
+# projection of the attention block, and what headprobe reads is its **input**, cut into
+# heads.
 #
 # ## Something to look at
 #
@@ -46,11 +46,9 @@ model.sites[0]
 # %%
 clips = scenes.labelled_clips(6, seed=1)
 figure, axes = plt.subplots(2, 1, figsize=(9, 2.6), layout="constrained")
-for ax, clip in zip(axes, clips[:2], strict=True):
-    ax.imshow(np.concatenate(list(clip.content), axis=1))
+for ax, clip in zip(axes, clips[2:4], strict=True):
+    ax.imshow(np.concatenate(list(clip.content), axis=1), interpolation="nearest")
     ax.set(xticks=[], yticks=[], ylabel=f"label {clip.label}")
-plt.close(figure)
-figure
 
 # %% [markdown]
 # ## Capture
@@ -64,7 +62,7 @@ prompts = {"fight": "is there a fight ?", "car": "is there a car on the path ?"}
 tracer = headprobe.HeadTracer(model)
 acts = tracer.capture(clips, prompts, progress=False)
 print("prompt, example, layer, head, d_head:", tuple(acts.z.shape))
-acts.examples
+acts
 
 # %% [markdown]
 # How the numbers came about travels with them. A store or a result with another
@@ -151,24 +149,23 @@ several["steps"].examples.head(4)
 #
 # Attention shows from which tokens a head takes what it passes on. At the last token,
 # most heads of this model take nearly everything from the video, a few next to nothing.
-# Here is a clip with an event, and the three heads that look at the video most.
+# Here is the clip with a fight, and the three heads that look at the video most.
 
 # %%
 from headprobe.plotting.frames import frames
 from headprobe.trace.attention import attention
 
-looks = attention(model, [clips[1]], prompts=prompts["fight"], progress=False)
+looks = attention(model, [clips[3]], prompts=prompts["fight"], progress=False)
 share = looks.video_share()[0, 0]
 print(f"share to the video: {share.min():.2f} to {share.max():.2f}, median {share.median():.2f}")
 print(f"heads that give it less than a tenth: {(share < 0.1).sum()} of {len(share)}")
 order = share.argsort(descending=True)[:3].tolist()
-ax = frames(
-    clips[1],
+frames(
+    clips[3],
     looks.patterns[0][0].to_video()[order],
     [looks.heads[i] for i in order],
     frames_per_token=2,
 )
-ax.figure
 
 # %% [markdown]
 # ## What was shown, and what was not

@@ -18,11 +18,12 @@
 # higher than the best of 48 would by chance, how much of their score is the luck of
 # having been picked, and do chosen heads beat heads that were not chosen?
 #
-# The example is small on purpose: 24 clips. With a hundred clips of this kind,
-# everything is significant.
+# In [notebook 2](02_find_heads.ipynb), the hunt for one kind of event paid. This is the
+# broader question, anything abnormal, where it is not plain that it does. The example is
+# small on purpose: 24 clips. With a hundred clips of this kind, everything is
+# significant.
 
 # %%
-# %matplotlib inline
 import headprobe
 import pandas as pd
 from headprobe import significance
@@ -72,14 +73,10 @@ result = significance.max_statistic(acts.z[0], acts.labels, groups=acts.groups, 
 found = result.significant(0.05)
 print(result)
 print(f"{len(found)} of {n_heads} heads:", *found.labels)
-ax = null_plot(result, title="held-out AUC of every head, and what chance gives")
-ax.figure
+null_plot(result, title="held-out AUC of every head, and what chance gives")
 
 # %%
-ax = headprobe.heatmap(
-    result.scores, mark=found[:5], p_values=result.p_step_down, label="held-out AUC"
-)
-ax.figure
+headprobe.heatmap(result.scores, mark=found[:5], p_values=result.p_step_down, label="held-out AUC")
 
 # %% [markdown]
 # The hatched heads are not shown to carry anything at this number of clips. That is not
@@ -159,8 +156,9 @@ summary.round(2)
 # - Some heads of the trained model carry the label beyond chance, and the never-trained copy says
 #   how much a random network already gives away. The score of a picked head is too high; by how
 #   much, 24 clips do not say.
-# - Not shown: that the chosen heads are better than other heads of the same layers. With 24 clips
-#   the interval of that difference is wide. Being significant says that a head is not noise, and
+# - Not shown: that the chosen heads are better than five random ones, of the same layers or of any.
+#   In this small model, which was trained on one domain, most heads carry something of every event,
+#   so random heads are a strong baseline. Being significant says that a head is not noise, and
 #   nothing about its being special.
 # - Not shown: what the heads carry. A fight also changes how many people stand close together. The
 #   [page on head scores](../docs/concepts/head_scores.md) lists what a score does not say.

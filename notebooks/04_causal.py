@@ -21,7 +21,6 @@
 # answer.
 
 # %%
-# %matplotlib inline
 import headprobe
 import numpy as np
 import pandas as pd
@@ -58,10 +57,7 @@ print(f"{(right > 0).float().mean():.0%} of answers are right; mean preference {
 # %%
 score = headprobe.saliency(plain, metrics=["lda"]).isel(metric=0, prompt=0, drop=True)
 best = headprobe.top_heads(score, 5)
-ax = headprobe.heatmap(
-    score, mark=best, label="separation (LDA)", title="which heads know of the car"
-)
-ax.figure
+headprobe.heatmap(score, mark=best, label="separation (LDA)", title="which heads know of the car")
 
 # %% [markdown]
 # ## Causal: the map of damage
@@ -78,14 +74,13 @@ for head in model.heads:
         without = tracer.capture(clips, prompt, heads=[head], answers=answers, progress=False)
     loss.loc[{"layer": head.layer, "head": head.head}] = (right - preference(without)).mean().item()
 needed = headprobe.top_heads(loss, 5)
-ax = headprobe.heatmap(
+headprobe.heatmap(
     loss,
     mark=needed,
     center=0,
     label="lost preference (logits)",
     title="which heads the answer needs",
 )
-ax.figure
 
 # %%
 flat_score, flat_loss = score.values.ravel(), loss.values.ravel()
@@ -188,8 +183,6 @@ for ax, other, name in zip(
 ):
     ax.scatter(other, flat_loss, s=18)
     ax.set(xlabel=name, ylabel="lost preference (logits)")
-plt.close(figure)
-figure
 
 # %% [markdown]
 # ## What was shown, and what was not

@@ -22,7 +22,6 @@
 # time, and call what stays above a threshold an event. Nothing in the model is trained.
 
 # %%
-# %matplotlib inline
 import tempfile
 from pathlib import Path
 
@@ -67,9 +66,7 @@ detector = headprobe.HeadHunt(k=5, segment_frames=16, sample_frames=8, n_permuta
 detector.fit(
     model, clips, frame_truth={video.name: video.truth for video in calibration}, progress=False
 )
-print(*detector.heads_.labels)
-ax = headprobe.heatmap(detector.rss_, mark=detector.heads_, label="RSS", title="the hunted heads")
-ax.figure
+detector
 
 # %% [markdown]
 # What speaks for each of the five, on the videos that they were chosen on: how often
@@ -83,15 +80,9 @@ print(detector.experts_.sentence())
 detector.experts_.table.drop(columns="in_resamples").round(3)
 
 # %% [markdown]
-# Smoothing and threshold were chosen on scores of videos that a fold had not seen,
-# heads and regression included. How good those held-out scores are, and what was
-# chosen:
-
-# %%
-print({name: round(value, 3) for name, value in detector.held_out_.items()})
-detector.locator_
-
-# %% [markdown]
+# The held-out AUC above is of scores of videos that a fold had not seen, heads and
+# regression included; on these, smoothing and threshold were chosen too.
+#
 # ## Detection
 #
 # Only the five heads are read, and the forward pass ends at the deepest of them.
@@ -103,7 +94,7 @@ found = {
 }
 shown = next(video for video in tests if video.event == "running")
 result = found[shown.name]
-ax = headprobe.timeline(
+headprobe.timeline(
     result.scores,
     result.spans,
     fps=result.info.fps,
@@ -116,7 +107,6 @@ ax = headprobe.timeline(
     title=f"{shown.name}: {shown.event}",
     label="probability",
 )
-ax.figure
 
 # %%
 rows = []

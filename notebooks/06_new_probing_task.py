@@ -24,7 +24,6 @@
 # takes seconds; with a checkpoint, `headprobe.load("path")` replaces all of it.
 
 # %%
-# %matplotlib inline
 import headprobe
 import numpy as np
 import torch
@@ -78,7 +77,7 @@ drawn = [sentence(rng) for _ in range(240)]
 examples = [headprobe.Example(text, f"s{i}", y, group) for i, (text, y, group) in enumerate(drawn)]
 acts = headprobe.HeadTracer(trained).capture(examples, progress=False)
 scores = headprobe.saliency(acts, metrics=["auroc"]).squeeze(drop=True).rename("AUC on other nouns")
-headprobe.heatmap(scores, title="number of the subject", vmin=0.5, vmax=1.0).figure
+headprobe.heatmap(scores, title="number of the subject", vmin=0.5, vmax=1.0)
 
 # %% [markdown]
 # ## Is it the model, or the words?
@@ -108,8 +107,7 @@ trap = [int(text.endswith("s")) for text, _, _ in drawn]
 others = [text.split()[-1].removesuffix("s") for text, _, _ in drawn]
 of_other = headprobe.saliency(acts, trap, metrics=["auroc"], groups=others).squeeze(drop=True)
 both = {"number of the subject": scores, "number of the other noun": of_other}
-axes = heatmap_grid(both, label="AUC on other nouns", vmin=0.5, vmax=1.0)
-axes["number of the subject"].figure
+heatmap_grid(both, label="AUC on other nouns", vmin=0.5, vmax=1.0)
 
 # %% [markdown]
 # Layer 0 passes on both, by different heads. In layer 1 every head knows the subject's

@@ -18,7 +18,6 @@
 # heads, can it be fed, and how do I know that what comes out is right?
 
 # %%
-# %matplotlib inline
 import tempfile
 from pathlib import Path
 

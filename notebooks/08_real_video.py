@@ -12,7 +12,7 @@
 # ---
 
 # %% [markdown]
-# # 8. Real video
+# # 8. Real video (no real video here)
 #
 # **The question:** what do heads of the embedded model, which has seen rendered scenes
 # only, say about filmed ones?
@@ -21,11 +21,10 @@
 # small vehicles count as abnormal. They are not part of headprobe. If the environment
 # variable `HEADPROBE_DATA` names a folder in which `ped2` holds the clips as video
 # files and their `ground_truth.m`, this notebook reads them. **If not, it renders a few
-# videos as a stand-in,** so that the same steps can be followed; what the numbers then
-# say about real video is nothing.
+# videos as a stand-in,** so that the same steps can be followed. What stands below each
+# cell was made so: there is no real video in it, and it says nothing about any.
 
 # %%
-# %matplotlib inline
 import os
 import tempfile
 from pathlib import Path
@@ -59,7 +58,7 @@ else:
     paths = {video.name: video.path for part in parts for video in part}
     truth = {video.name: video.truth for part in parts for video in part}
     calibration, held_out = ([video.name for video in part] for part in parts)
-what = "UCSD Ped2" if real else "STAND-IN (rendered): no Ped2 folder was found"
+what = "UCSD Ped2" if real else "no real video here, but a rendered stand-in"
 print(f"{what}: {len(calibration)} videos to calibrate on, {len(held_out)} to report on")
 print(
     "abnormal frames of the latter:",
@@ -107,8 +106,7 @@ print(
 # %%
 scores = combine(headprobe.saliency(seen), "rank")
 heads = headprobe.consensus(scores, k=5)
-ax = headprobe.heatmap(headprobe.rss(scores), mark=heads, title=what)
-ax.figure
+headprobe.heatmap(headprobe.rss(scores), mark=heads, title=what)
 
 # %% [markdown]
 # ## Scores over time
@@ -140,7 +138,7 @@ found = detector(seen.select(heads), new.select(heads))
 # %%
 video = max(held_out, key=lambda name: min(truth[name].mean(), 1 - truth[name].mean()))
 spans = [e.span for e in test if e.group == video]
-ax = headprobe.timeline(
+headprobe.timeline(
     [found[video][start] for start, _ in spans],
     spans,
     fps=probe(paths[video]).fps,
@@ -150,7 +148,6 @@ ax = headprobe.timeline(
     title=video,
     label="probability",
 )
-ax.figure
 
 # %% [markdown]
 # ## Against what?

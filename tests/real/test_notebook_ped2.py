@@ -17,7 +17,7 @@ def test_the_notebook_says_what_it_finds_on_ped2(monkeypatch, capsys) -> None:
     monkeypatch.setenv("HEADPROBE_DATA", str(DATA))
     names, shown = run_cells(NOTEBOOK)
     assert names["real"]
-    assert "STAND-IN" not in capsys.readouterr().out
+    assert "no real video here" not in capsys.readouterr().out
     assert set(names["calibration"]).isdisjoint(names["held_out"])
     assert len(names["held_out"]) == 6
     # What its last cell says: motion and a model that was never trained find the moment better.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 from pathlib import Path
@@ -13,7 +14,8 @@ from headprobe.errors import HeadprobeWarning
 from headprobe.metrics.consensus import METHODS
 from headprobe.metrics.saliency import METRICS, combine
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "concepts" / "choosing_heads.md").read_text("utf-8")
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "concepts" / "choosing_heads.md").read_text("utf-8")
 
 
 def rows(heading: str) -> list[list[str]]:
@@ -53,3 +55,27 @@ def test_the_table_of_metrics_is_complete_and_says_which_targets_they_take():
 def test_the_table_of_methods_is_complete():
     table = [row[0].strip("`") for row in rows("Consensus")]
     assert set(METHODS) - {"selection_frequency"} <= set(table)
+
+
+def test_how_much_the_choice_changes_is_what_the_analyses_measured():
+    def results(name: str) -> Any:
+        return json.loads((ROOT / "analyses" / name / "results.json").read_text("utf-8"))
+
+    part = " ".join(PAGE.split("## Why other clips choose other heads", 1)[1].split("\n## ", 1)[0].split())
+    heads = results("headhunt_tiny")["heads"]
+    for label in ("table", "table, segment labels"):
+        assert f"{heads[label]['nogueira']:.2f}" in part
+    often = heads["table"]["draws_with_head"]
+    assert max(often, key=often.get) == "L0H1"
+    assert f"L0H1, is in {often['L0H1']} of 20 fives" in part
+    often = heads["table, segment labels"]["draws_with_head"]
+    third = sorted(often.values())[-3]
+    assert f"L2H7 is in {often['L2H7']} of 20, L0H1 in {often['L0H1']}, no other in more than {third}" in part
+    assert f"{heads['by_size']['64']:.2f}, then {heads['by_size']['200']:.2f}" in part
+    assert f"never trained | {heads['never_trained']:.2f} |" in part
+    shipped = results("specialisation")["models"]["seed0"]
+    alike, five = shipped["jaccard"], {name: value["mean"] for name, value in shipped["five_heads"].items()}
+    assert f"index of {alike['same question']:.2f}; those of two different questions {alike['another']:.2f}" in part
+    assert f"a mean AUC of {five['own']:.3f}, and five random ones {five['random']:.3f}" in part
+    hunted = results("causal_heads")["models"]["seed0"]["draws_that_hunt"]
+    assert f"{hunted['L0H1']} of 20 draws of 32 clips hunt it" in part

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headprobe._files import replacing
-from headprobe.demo._claims import findings
+from headprobe.demo._claims import HOLDS, findings
 from headprobe.demo._comparison import HUNTED
+from headprobe.headhunt._detect import shown_name
 from headprobe.headhunt._events_file import timeline_figure
+from headprobe.headhunt._report import missed_events
 from headprobe.report.report import Facts, Figure, Report, Table
 
 if TYPE_CHECKING:
@@ -81,8 +83,9 @@ def write_demo_report(demo: Demo, figures: Mapping[str, Path]) -> Path:
     summary = (
         f"{size['k']} of the {r['n_heads']} heads of the model {r['provenance']['model']['model']}, hunted on "
         f"{size['videos_per_draw']} videos: frame AUC {hunted['auc']:.3f} on seen and {hunted['held_out_auc']:.3f} on "
-        f"held-out kinds of event (means of {size['n_draws']} draws). The detector in the folder detector was hunted "
-        f"on the whole calibration pool and uses {', '.join(r['experts'])}."
+        f"held-out kinds of event; the best controls reach {_best(r['rows'], 'auc')} and "
+        f"{_best(r['rows'], 'held_out_auc')} (means of {size['n_draws']} draws). The detector in the folder detector "
+        f"was hunted on the whole calibration pool and uses {', '.join(r['experts'])}."
     )
     report = Report("Hunting heads for anomalies in video", summary)
     report.question(_question(r), *_data(r)).found(*_found(r)).add("provenance", _provenance(r))
@@ -102,8 +105,32 @@ def write_demo_report(demo: Demo, figures: Mapping[str, Path]) -> Path:
     report.add("controls", *_comparison(r, figures))
     _timelines(report, r, figures)
     # A video that could not be rendered or read would have ended the run.
-    report.failed({}).limits(LIMITS)
+    report.failed({}, _did_not_hold(demo)).limits(LIMITS)
     return report.write(demo.folder / "report.html")
+
+
+def _best(rows: Sequence[Mapping[str, Any]], key: str) -> str:
+    """The highest number of what does not read hunted heads, with its name."""
+    others = [row for row in rows if not row["name"].startswith(("hunted", "the saved"))]
+    best = max(others, key=lambda row: row[key])
+    return f"{best[key]:.3f} ({best['name']})"
+
+
+def _did_not_hold(demo: Demo) -> list[tuple[str, str]]:
+    """Claims that are reversed or not decided, bars that were not met, and events that the detector missed."""
+    r = demo.results
+    claims = [
+        (
+            f"hunted heads {f.claim}",
+            f"seen events: {f.verdict} {f.seen}; held-out events: {f.held_out_verdict} {f.held_out}",
+        )
+        for f in findings(r["paired_differences"])
+        if {f.verdict, f.held_out_verdict} != {HOLDS}
+    ]
+    unmet = [(b["name"], f"{b['measured']:.3f}, required {b['required']}") for b in r["bars"] if not b["met"]]
+    truth = {video.name: video.truth.astype(int) for video in demo.test_videos}
+    labels = {shown_name(one.path): truth[name] for name, one in demo.detections.items()}
+    return [*claims, *unmet, *missed_events(list(demo.detections.values()), labels)]
 
 
 LIMITS = (

@@ -52,7 +52,7 @@ from headprobe.headhunt._explain import Explanation, attention_figure, contribut
 from headprobe.plotting._pictures import inline_picture
 from headprobe.plotting.heatmap import heatmap
 from headprobe.report._heads import heads_figures
-from headprobe.report.report import Facts, Figure, Report, Table
+from headprobe.report.report import Facts, Figure, Link, Report, Table
 from headprobe.video.spans import _check_truth, stretches
 
 if TYPE_CHECKING:
@@ -139,11 +139,7 @@ def describe_detector(report: Report, detector: Any) -> Report:
     rows = [[None if _missing(value) else value for value in row] for row in experts.table[shown].values.tolist()]
     report.add(
         "heads",
-        Table(
-            [columns[key] for key in shown],
-            rows,
-            f"The expert heads on {CALIBRATION}.",
-        ),
+        Table([columns[key] for key in shown], rows, f"The expert heads on {CALIBRATION}."),
         " ".join(text for key, text in _COLUMN_TEXTS.items() if key in shown),
         experts.sentence() or "Stability and significance were not computed.",
     )
@@ -204,6 +200,7 @@ class Judgement:
     unknown: Sequence[str] = ()
     n_within: int = 0
     note: str = ""
+    missed: Sequence[tuple[str, str]] = ()
 
 
 def truth_of(
@@ -297,6 +294,7 @@ def judge(
         {shown_name(d.path): _seconds(d, labels[shown_name(d.path)]) for d in judged},
         {shown_name(d.path): float(d.edges[-1]) for d in judged},
     )
+    left_out["missed"] = missed_events(judged, labels)
     pooled = np.concatenate(list(labels.values()))
     if pooled.all() or not pooled.any():
         kind = "abnormal" if pooled.all() else "normal"
@@ -372,6 +370,16 @@ def _seconds(detection: Detection, labels: np.ndarray) -> list[tuple[float, floa
             f"{shown_name(detection.path)} has {detection.info.n_frames} frames, but its ground truth {len(labels)}"
         )
     return [(float(detection.edges[a]), float(detection.edges[b])) for a, b in stretches(labels)]
+
+
+def missed_events(detections: Sequence[Detection], labels: Mapping[str, np.ndarray]) -> list[tuple[str, str]]:
+    """The videos and times of true events that no found event overlaps."""
+    return [
+        (f"{shown_name(one.path)}, {start:.1f} to {end:.1f} s", "the event was missed")
+        for one in detections
+        for start, end in _seconds(one, labels[shown_name(one.path)])
+        if not any(event.start_seconds < end and event.end_seconds > start for event in one.events)
+    ]
 
 
 def _row(name: str, numbers: Mapping[str, Any]) -> dict[str, Any]:
@@ -453,7 +461,8 @@ def report_events(
     if ran.interrupted:
         failed = {"the run itself": ran.sentence()} | failed
     failed |= dict.fromkeys(ran.absent, "the run asked for it and has no result of it")
-    report.failed(failed | {name: f"cannot be read again: {reason}" for name, reason in missing.items()})
+    failed |= {name: f"cannot be read again: {reason}" for name, reason in missing.items()}
+    report.failed(failed, None if judged is None else _did_not_hold(judged))
     report.limits(LIMITS)
     report.write(page)
     write_json(
@@ -475,18 +484,28 @@ def _summary(detector: Detector, detections: Sequence[Detection], judged: Judgem
     text = f"{counted(n_events, 'event')} in {counted(len(detections), 'video')}, found by {read_by(detector)}."
     if judged is not None and judged.rows:
         own = judged.rows[0]
-        text += f" Frame AUC {own['auc']:.3f} on {counted(len(judged.videos), 'video')} with ground truth."
+        text += f" Frame AUC {own['auc']:.3f} on {counted(len(judged.videos), 'video')} with ground truth"
+        best = max((row for row in judged.rows[1:] if row["auc"] is not None), key=lambda row: row["auc"])
+        text += f"; the best control, {best['name']}, reaches {best['auc']:.3f}."
     elif judged is not None and judged.video_level:
-        level = judged.video_level["max"]
-        text += f" Video AUC {level['auc']:.3f} on {counted(level['n_videos'], 'video')} with a label."
+        level, length = judged.video_level["max"], judged.video_level["length"]
+        text += f" Video AUC {level['auc']:.3f} on {counted(level['n_videos'], 'video')} with a label"
+        text += f"; their length alone reaches {length['auc']:.3f}."
     return f"{text} {ran.sentence()}".rstrip()
 
 
 def _videos(detections: Sequence[Detection], judged: Judgement | None) -> Table:
     rows = []
-    for detection in detections:
+    for number, detection in enumerate(detections, 1):
         name = shown_name(detection.path)
-        row = [name, detection.info.n_frames, float(detection.edges[-1]), len(detection.spans), len(detection.events)]
+        link = Link(name, f"timeline-{number}")
+        row: list[Any] = [
+            link,
+            detection.info.n_frames,
+            float(detection.edges[-1]),
+            len(detection.spans),
+            len(detection.events),
+        ]
         if judged is not None:
             used = "calibration video, not judged" if name in judged.seen else "none"
             row.append("frames" if name in judged.videos else "label of the video" if name in judged.labelled else used)
@@ -577,8 +596,8 @@ def _share(value: float | None) -> str:
 
 def _found(detections: Sequence[Detection], judged: Judgement | None) -> list[Any]:
     rows = [
-        [shown_name(detection.path.name), event.start_seconds, event.end_seconds, event.peak]
-        for detection in detections
+        [Link(shown_name(detection.path), f"timeline-{number}"), event.start_seconds, event.end_seconds, event.peak]
+        for number, detection in enumerate(detections, 1)
         for event in detection.events
     ]
     blocks: list[Any] = [
@@ -587,9 +606,8 @@ def _found(detections: Sequence[Detection], judged: Judgement | None) -> list[An
         else "No event was found."
     ]
     if judged is not None and judged.rows:
-        own = judged.rows[0]
-        better = [str(row["name"]) for row in judged.rows[1:] if row["auc"] is not None and row["auc"] >= own["auc"]]
-        n = len(judged.videos)
+        own, n = judged.rows[0], len(judged.videos)
+        better = [str(row["name"]) for row in _reaching(judged)]
         blocks.append(
             f"On {counted(n, 'video')} with ground truth the frame AUC is {own['auc']:.3f}. Controls that reach it: "
             f"{', '.join(better) or 'none'}."
@@ -603,12 +621,24 @@ def _found(detections: Sequence[Detection], judged: Judgement | None) -> list[An
     return blocks
 
 
+def _reaching(judged: Judgement) -> list[Mapping[str, Any]]:
+    """The controls whose frame AUC is not below the detector's."""
+    return [row for row in judged.rows[1:] if row["auc"] is not None and row["auc"] >= judged.rows[0]["auc"]]
+
+
+def _did_not_hold(judged: Judgement) -> list[tuple[str, str]]:
+    """Controls that are as good, events that were missed, and false alarms."""
+    better = [(f"the detector beats: {row['name']}", f"its frame AUC is {row['auc']:.3f}") for row in _reaching(judged)]
+    wrong = int(judged.events.get("n_false_alarms", 0))
+    return [*better, *judged.missed, *([(counted(wrong, "false alarm"), "no true event there")] if wrong else [])]
+
+
 def _number(value: float | None) -> str:
     return "none" if value is None else f"{value:.1f}"
 
 
 def _timeline(report: Report, detection: Detection, detector: Detector, truth: ArrayLike | None) -> None:
-    name = shown_name(detection.path.name)
+    name = shown_name(detection.path)
     events = detection.events
     found = "; ".join(f"{e.start_seconds:.1f} to {e.end_seconds:.1f} s (peak {e.peak:.2f})" for e in events)
     report.timeline(
@@ -623,7 +653,7 @@ def _timeline(report: Report, detection: Detection, detector: Detector, truth: A
 
 def _explanation(report: Report, detection: Detection, one: Explanation, model: Model | None) -> None:
     assert one.event is not None
-    name = shown_name(detection.path.name)
+    name = shown_name(detection.path)
     times = f"{one.event.start_seconds:.1f} to {one.event.end_seconds:.1f} s"
     n = len(one.frames)
     shown = np.unique(np.linspace(0, n - 1, min(SHOWN_FRAMES, n)).round().astype(int)).tolist()

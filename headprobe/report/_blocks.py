@@ -77,11 +77,21 @@ class Bullets:
 
 
 @dataclass(frozen=True)
+class Link:
+    """A cell that leads to the section of an anchor."""
+
+    text: str
+    to: str
+
+
+@dataclass(frozen=True)
 class Section:
-    """A heading and what stands under it."""
+    """A heading and what stands under it; a folded one opens when it is clicked or led to."""
 
     title: str
     blocks: Sequence[Block | str]
+    folded: bool = False
+    anchor: str = ""
 
 
 Block = Paragraph | Table | Figure | Pictures | Facts | Bullets | Quote | Section

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,7 +17,18 @@ import numpy as np
 
 from headprobe.errors import InputError
 from headprobe.heads import Head, HeadSet
-from headprobe.report._blocks import Block, Bullets, Facts, Figure, Paragraph, Pictures, Quote, Section, Table
+from headprobe.report._blocks import (
+    Block,
+    Bullets,
+    Facts,
+    Figure,
+    Link,
+    Paragraph,
+    Pictures,
+    Quote,
+    Section,
+    Table,
+)
 from headprobe.report._heads import heads_figures, heads_table, map_figures
 from headprobe.report._html import MAX_BYTES, drawn, write_report
 
@@ -33,6 +45,7 @@ __all__ = [
     "Bullets",
     "Facts",
     "Figure",
+    "Link",
     "Paragraph",
     "Pictures",
     "Quote",
@@ -43,13 +56,13 @@ __all__ = [
 ]
 
 PARTS: dict[str, str] = {
+    "timelines": "Timelines",
     "question": "Question and data",
     "found": "What was found",
     "provenance": "Provenance",
     "heatmaps": "Heatmaps",
     "heads": "The chosen heads",
     "controls": "Controls",
-    "timelines": "Timelines",
     "explanations": "Explanations",
     "failed": "What failed",
     "limits": "Limits",
@@ -58,12 +71,13 @@ PARTS: dict[str, str] = {
 
 _MUST = {"failed": "failed({})", "limits": "limits([...])"}
 _SHED = ("timelines", "explanations")  # whose pictures are left out of a page that is too large
+_OPEN = 3  # timelines that are not folded
 
 
 class Report:
     """The parts of a run in a fixed order, whatever the order in which they are given.
 
-    Every method but `write` returns the report itself. A part that was never given says so on the page.
+    Every method but `write` returns the report itself. The page ends with the parts that were never given.
 
     Parameters
     ----------
@@ -93,6 +107,7 @@ class Report:
         self._blocks: dict[str, list[Block | str]] = {part: [] for part in PARTS}
         self._given: set[str] = set()
         self._failures: list[list[str]] = []
+        self._claims: list[list[str]] | None = None
 
     def add(self, part: str, *blocks: Block | str) -> Self:
         """Put blocks at the end of a part.
@@ -257,7 +272,9 @@ class Report:
         return self.add("controls", Table(list(columns.values()), cells, words, digits, off))
 
     def timeline(self, name: str, figure: Any, caption: str = "", alt: str | None = None, dpi: int = 110) -> Self:
-        """Show a video's scores over time.
+        """Show a video's scores over time; of many videos, those after the third are folded.
+
+        A `Link` to ``timeline-1`` leads to the first that was given, and so on.
 
         Parameters
         ----------
@@ -277,8 +294,9 @@ class Report:
         InputError
             It is no figure.
         """
-        words = " ".join(part for part in (f"{name}.", caption) if part)
-        return self.add("timelines", Figure(figure, alt or f"Timeline of {name}: scores over seconds.", words, dpi))
+        shown = Figure(figure, alt or f"Timeline of {name}: scores over seconds.", caption, dpi)
+        n = sum(isinstance(block, Section) for block in self._blocks["timelines"])
+        return self.add("timelines", Section(name, [shown], anchor=f"timeline-{n + 1}"))
 
     def explanation(
         self,
@@ -326,16 +344,24 @@ class Report:
             blocks.append(note)
         return self.add("explanations", Section(title, blocks))
 
-    def failed(self, what: Mapping[str, str] | Iterable[tuple[str, str]]) -> Self:
+    def failed(
+        self,
+        what: Mapping[str, str] | Iterable[tuple[str, str]],
+        claims: Mapping[str, str] | Iterable[tuple[str, str]] | None = None,
+    ) -> Self:
         """Say what failed; a report is not written without.
 
         Parameters
         ----------
         what
             Name and reason of each video, model or test that failed; empty if none did.
+        claims
+            What did not hold, and how far: reversed claims, missed events. Empty if all of it held; None if the run
+            had nothing that could fail to hold.
         """
-        pairs = what.items() if isinstance(what, Mapping) else what
-        self._failures += [[str(name), str(reason)] for name, reason in pairs]
+        self._failures += _pairs(what)
+        if claims is not None:
+            self._claims = (self._claims or []) + _pairs(claims)
         return self.add("failed")
 
     def limits(self, texts: Sequence[str]) -> Self:
@@ -358,12 +384,22 @@ class Report:
     @property
     def sections(self) -> list[Section]:
         """The parts as sections, in order."""
-        blocks = {part: self._blocks[part] if part in self._given else ["Not part of this run."] for part in PARTS}
+        blocks = {part: self._blocks[part] for part in PARTS if part in self._given}
         if "failed" in self._given:
             count = len(self._failures)
             table = Table(["what", "why"], self._failures, f"{count} failed." if count > 1 else "One failed.")
             blocks["failed"] = [table if count else "Nothing failed.", *blocks["failed"]]
-        return [Section(heading, blocks[part]) for part, heading in PARTS.items()]
+            if self._claims is not None:
+                table = Table(
+                    ["what", "how far"], self._claims, "What the run did not show, or showed to be otherwise."
+                )
+                held = Section("What did not hold", [table if self._claims else "All of it held."])
+                blocks["failed"] = [held, Section("What could not be run", blocks["failed"])]
+        if "timelines" in blocks:
+            blocks["timelines"] = _folded(blocks["timelines"])
+        sections = [Section(PARTS[part], some) for part, some in blocks.items()]
+        absent = [heading for part, heading in PARTS.items() if part not in blocks]
+        return [*sections, Section("Not part of this run", [", ".join(absent) + "."])] if absent else sections
 
     def write(self, path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> Path:
         """Write the page.
@@ -395,6 +431,19 @@ class Report:
         return write_report(
             path, self.title, self.sections, self.language, summary=self.summary, max_bytes=max_bytes, shed=shed
         )
+
+
+def _pairs(given: Mapping[str, str] | Iterable[tuple[str, str]]) -> list[list[str]]:
+    pairs = given.items() if isinstance(given, Mapping) else given
+    return [[str(name), str(reason)] for name, reason in pairs]
+
+
+def _folded(blocks: Sequence[Block | str]) -> list[Block | str]:
+    """Timelines of many videos: the first ones open, each of the others folded, and all of these within one fold."""
+    each = [block for block in blocks if isinstance(block, Section)]
+    rest = [block for block in blocks if not isinstance(block, Section)] + each[:_OPEN]
+    more = [replace(block, folded=True) for block in each[_OPEN:]]
+    return [*rest, Section(f"{len(more)} more timelines", more, folded=True)] if more else [*blocks]
 
 
 def _measured(row: Mapping[str, Any], key: str, digits: int) -> Any:

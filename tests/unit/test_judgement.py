@@ -57,6 +57,19 @@ def test_numbers_are_those_of_evaluate_on_the_videos_that_no_calibration_saw() -
     assert found.events["n_false_alarms"] == 0
 
 
+def test_events_that_nothing_found_overlaps_are_missed_by_name_and_time() -> None:
+    run = [
+        detection("a", [0.1, 0.9, 0.2, 0.3, 0.1], ((10, 20),)),
+        detection("b", [0.3, 0.8], ((0, 10),)),
+    ]
+    found = judge(run, {"a": labels(0, 1, 0, 1, 0), "b": labels(0, 1)})
+    assert found.missed == [
+        ("films/a.mp4, 3.0 to 4.0 s", "the event was missed"),
+        ("films/b.mp4, 1.0 to 2.0 s", "the event was missed"),
+    ]
+    assert len(found.missed) == found.events["n_missed"]
+
+
 def test_one_video_with_both_kinds_has_no_interval() -> None:
     run = [detection("a", [0.1, 0.9]), detection("b", [0.3, 0.2]), detection("c", [0.3, 0.2])]
     truth = {"a": labels(0, 1), "b": labels(0, 0), "c": labels(0, 0)}

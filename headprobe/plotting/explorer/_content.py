@@ -112,22 +112,22 @@ def looks(
             weights, share = pattern.weights[places[head]].numpy(), 1.0
             if pattern.video is not None:
                 weights, share = pattern.to_video()[places[head]].numpy(), float(pattern.video_share()[places[head]])
-                found["grids"][key] = [*weights.shape, pattern.frames_per_token]
+                kind, about = "grids", [*weights.shape, pattern.frames_per_token]
                 _check_steps(examples[i], len(weights), pattern.frames_per_token)
-            elif key not in found["tokens"]:
-                if tokenizer is None:
-                    raise InputError(
-                        "tokenizer is None; attention to texts needs one to name their tokens, such as model.tokenizer."
-                    )
-                found["tokens"][key] = [tokenizer.decode([token]) for token in pattern.token_ids.tolist()]
-                room -= len(json.dumps(found["tokens"][key])) + len(key)
+            elif tokenizer is None:
+                raise InputError(
+                    "tokenizer is None; attention to texts needs one to name their tokens, such as model.tokenizer."
+                )
+            else:
+                kind, about = "tokens", [tokenizer.decode([token]) for token in pattern.token_ids.tolist()]
             top = float(np.nanmax(weights)) or 1.0
             entry = [top, share, packed(np.round(255 * np.sqrt(np.nan_to_num(weights) / top)), np.uint8)]
-            room -= len(json.dumps(entry)) + len(key) + 24
-            if room < 0:
+            size = len(json.dumps(entry)) + 2 * len(key) + 40 + (key not in found[kind]) * len(json.dumps(about))
+            if size > room:
                 missing += 1
-            else:
-                found["maps"][f"{cell}/{key}"] = entry
+                continue
+            room -= size
+            found[kind][key], found["maps"][f"{cell}/{key}"] = about, entry
     if not found["maps"] and not missing:
         raise InputError(
             f"attention is of the heads {', '.join(attention.heads.labels)} under the prompts "

@@ -223,7 +223,7 @@
 
   const shade = (weight) => `rgba(255, 150, 0, ${weight / 255})`;
   function content(one, i) {
-    const key = `${scores.prompts[state.prompt] || views.prompts[0]}/${i}`;
+    const key = `${views.prompts[Math.max(0, views.prompts.indexOf(scores.prompts[state.prompt]))]}/${i}`;
     const look = looks.maps[`${state.chosen}/${key}`], words = looks.tokens[key];
     if (one.image) {
       const share = look ? make("span", { class: "quiet" }, `${(100 * look[1]).toFixed(0)} % of its attention is on the frames`) : null;

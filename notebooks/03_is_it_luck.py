@@ -79,6 +79,10 @@ null_plot(result, title="held-out AUC of every head, and what chance gives")
 headprobe.heatmap(result.scores, mark=found[:5], p_values=result.p_step_down, label="held-out AUC")
 
 # %% [markdown]
+# More than five heads have the highest AUC there is, so which five are outlined says
+# nothing; headprobe warns of that, and of heads that vary more in one class than in the
+# other, which this test takes for a difference too.
+#
 # The hatched heads are not shown to carry anything at this number of clips. That is not
 # the same as shown to carry nothing. (The dashed line above is where the best of 48 gets
 # in one shuffle of twenty. Fewer heads lie beyond it than are found here, because the

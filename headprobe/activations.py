@@ -441,7 +441,7 @@ class HeadActivations:
                 answers=tuple(map(str, state["answers"])),
                 read=None if state["read"] is None else _table(state["read"]),
             )
-        except (AttributeError, KeyError, SafetensorError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, SafetensorError, TypeError, ValueError) as error:
             raise ArtefactError(f"{place}: the activations cannot be read ({error}); save them again.") from error
 
     @property

@@ -272,11 +272,18 @@ def _unknown(model_type: str, values: Mapping[str, Any]) -> str:
     return f"{known}; a newer release may."
 
 
+_MOST = {"num_hidden_layers": 10_000, "num_attention_heads": 1_000_000}  # beyond these a file is damaged
+
+
 def _skeleton(source: str, config: Any) -> Any:
     """The model on the meta device: every module, no weight."""
     import transformers
 
     built = _module_class(config, transformers)
+    for name, most in _MOST.items():
+        value = getattr(config.get_text_config(), name, None)
+        if isinstance(value, int) and value > most:
+            raise InputError(f"{source}: {name} is {value:.3e}; it must be an integer of at most {most}.")
 
     def make() -> Any:
         with torch.device("meta"):

@@ -200,8 +200,10 @@ def _is_installed_flash(asked: object) -> bool:
 
 def _module_class(config: Any, transformers: Any) -> Any:
     """The class that reads a checkpoint: the family's, or the one the configuration names."""
-    names: list[str] = getattr(config, "architectures", None) or []
-    found = getattr(transformers, names[0], None) if names else None
+    names: Any = getattr(config, "architectures", None) or [""]
+    if not isinstance(names, list | tuple) or not isinstance(names[0], str):
+        raise InputError(f"config.json: architectures is {names!r:.80}; it must be a list of class names.")
+    found = getattr(transformers, names[0], None) if names[0] else None
     classifies = found is not None and names[0].endswith(("ForSequenceClassification", "ForImageClassification"))
     if config.model_type in families() and not classifies:
         return getattr(transformers, adapter_for(config.model_type).auto_class)

@@ -1,4 +1,4 @@
-"""Explanation: detected clips go back to the model, beside what the expert heads say and where they look."""
+"""Explanation: detected clips go back to the model, beside what the heads say; and what a detector says of itself."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from headprobe._validation import brief
+from headprobe._validation import brief, rows_as_html
 from headprobe.errors import InputError, UnsupportedModelError
 from headprobe.examples import Example, _read_content
 from headprobe.headhunt.prompts import _chosen_prompts, description_prompt
+from headprobe.plotting._pictures import inline_picture
+from headprobe.plotting.heatmap import heatmap
 from headprobe.video.clips import Clip, clip_examples
 
 if TYPE_CHECKING:
@@ -194,3 +196,24 @@ def contributions_figure(explanation: Explanation) -> Any:
     ax.set_xlabel("adds to the decision (right: abnormal)")
     ax.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def fitted_as_html(detector: Any) -> str:
+    """What a fitted detector shows in a notebook: what it reads, how good that is, and the map it was chosen from."""
+    if detector.kind == "heads":
+        chosen = {"heads": ", ".join(detector.heads_.labels)}
+        ax = heatmap(detector.rss_, mark=detector.heads_, label="RSS")
+    else:
+        chosen, ax = {"layer": detector.layer_}, detector.plot()
+    n, held_out, auc = detector.balance_, detector.held_out_, "not measured: fitted without folds"
+    if held_out:
+        auc = f"{held_out['auc']:.3f} over {int(held_out['n'])} segments of videos that their fold did not see"
+    rows = {
+        **chosen,
+        "held-out AUC": auc,
+        "fitted on": f"{n['normal']} normal and {n['abnormal']} abnormal segments of {n['videos']} videos",
+        "scores under": detector.prompt_,
+        "events": detector.locator_ or "none: no locator was fitted",
+        "model": detector.provenance_.model,
+    }
+    return rows_as_html(f"{type(detector).__name__}, fitted", rows, inline_picture(ax))

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from tqdm.auto import tqdm
 
 from headprobe._files import write_json
-from headprobe._validation import choice, counted, rows_as_html
+from headprobe._validation import choice, counted
 from headprobe.datasets import (
     NORMAL,
     Dataset,
@@ -49,8 +49,6 @@ from headprobe.headhunt._calibration_set import file_digest
 from headprobe.headhunt._detect import Detection, shown_name
 from headprobe.headhunt._events_file import Run, read_events, read_run, timeline_figure
 from headprobe.headhunt._explain import Explanation, attention_figure, contributions_figure, explain_events
-from headprobe.plotting._pictures import inline_picture
-from headprobe.plotting.heatmap import heatmap
 from headprobe.report._heads import heads_figures
 from headprobe.report.report import Facts, Figure, Link, Report, Table
 from headprobe.video.spans import _check_truth, stretches
@@ -698,24 +696,3 @@ def _explanation(report: Report, detection: Detection, one: Explanation, model: 
         figures=figures,
         note=" ".join(notes),
     )
-
-
-def fitted_as_html(detector: Any) -> str:
-    """What a fitted detector shows in a notebook: what it reads, how good that is, and the map it was chosen from."""
-    if detector.kind == "heads":
-        chosen = {"heads": ", ".join(detector.heads_.labels)}
-        ax = heatmap(detector.rss_, mark=detector.heads_, label="RSS")
-    else:
-        chosen, ax = {"layer": detector.layer_}, detector.plot()
-    n, held_out, auc = detector.balance_, detector.held_out_, "not measured: fitted without folds"
-    if held_out:
-        auc = f"{held_out['auc']:.3f} over {int(held_out['n'])} segments of videos that their fold did not see"
-    rows = {
-        **chosen,
-        "held-out AUC": auc,
-        "fitted on": f"{n['normal']} normal and {n['abnormal']} abnormal segments of {n['videos']} videos",
-        "scores under": detector.prompt_,
-        "events": detector.locator_ or "none: no locator was fitted",
-        "model": detector.provenance_.model,
-    }
-    return rows_as_html(f"{type(detector).__name__}, fitted", rows, inline_picture(ax))

@@ -130,7 +130,7 @@ class Detector(Settings, BaseEstimator):
         """Measure how far the choice can be relied on."""
 
     def _html_repr(self) -> str:
-        from headprobe.headhunt._report import fitted_as_html
+        from headprobe.headhunt._explain import fitted_as_html
 
         return fitted_as_html(self) if hasattr(self, "scorer_") else str(super()._html_repr())
 

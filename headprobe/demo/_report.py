@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headprobe._files import replacing
 from headprobe.demo._claims import HOLDS, findings
 from headprobe.demo._comparison import HUNTED
-from headprobe.headhunt._detect import shown_name
 from headprobe.headhunt._events_file import timeline_figure
 from headprobe.headhunt._report import missed_events
 from headprobe.report.report import Facts, Figure, Report, Table
@@ -129,8 +129,8 @@ def _did_not_hold(demo: Demo) -> list[tuple[str, str]]:
     ]
     unmet = [(b["name"], f"{b['measured']:.3f}, required {b['required']}") for b in r["bars"] if not b["met"]]
     truth = {video.name: video.truth.astype(int) for video in demo.test_videos}
-    labels = {shown_name(one.path): truth[name] for name, one in demo.detections.items()}
-    return [*claims, *unmet, *missed_events(list(demo.detections.values()), labels)]
+    named = [replace(one, path=Path(name)) for name, one in demo.detections.items()]
+    return [*claims, *unmet, *missed_events(named, truth)]
 
 
 LIMITS = (

@@ -134,7 +134,7 @@ def describe_detector(report: Report, detector: Any) -> Report:
         "p": "p (family-wise)",
     }
     shown = [key for key in columns if not experts.table[key].isna().all()]
-    rows = [[None if _missing(value) else value for value in row] for row in experts.table[shown].values.tolist()]
+    rows = [[None if value != value else value for value in row] for row in experts.table[shown].values.tolist()]
     report.add(
         "heads",
         Table([columns[key] for key in shown], rows, f"The expert heads on {CALIBRATION}."),
@@ -173,10 +173,6 @@ def _layer(report: Report, detector: Any) -> Report:
         f"Layer {detector.layer_} was chosen. Layers chosen without one fold of the videos each: {folds}. Significance "
         "is not computed for layers.",
     )
-
-
-def _missing(value: Any) -> bool:
-    return isinstance(value, float) and np.isnan(value)
 
 
 SELF = "this detector, smoothed"
@@ -431,7 +427,7 @@ def report_events(
         _videos(detections, judged),
         detector_facts(detector),
     )
-    report.found(*_found(detections, judged))
+    report.found(*_found(detections))
     describe_detector(report, detector)
     if detections:
         report.provenance(
@@ -582,57 +578,32 @@ def _video_level(report: Report, judged: Judgement) -> None:
         "controls",
         "Whether a video is abnormal at all, by the smoothed scores of its frames; the last row looks at no frame."
         f"{INTERVAL if 'auc_low' in level['max'] else TOO_FEW}{only} Calling a video abnormal that has an event: "
-        f"precision {_share(called['precision'])}, recall {_share(called['recall'])}, F1 "
-        f"{_share(called['f1'])}, accuracy {_share(called['accuracy'])}, balanced accuracy "
-        f"{_share(called['balanced_accuracy'])}.",
+        f"precision {_number(called['precision'], 3)}, recall {_number(called['recall'], 3)}, F1 "
+        f"{_number(called['f1'], 3)}, accuracy {_number(called['accuracy'], 3)}, balanced accuracy "
+        f"{_number(called['balanced_accuracy'], 3)}.",
     )
 
 
-def _share(value: float | None) -> str:
-    return "none" if value is None else f"{value:.3f}"
-
-
-def _found(detections: Sequence[Detection], judged: Judgement | None) -> list[Any]:
+def _found(detections: Sequence[Detection]) -> list[Any]:
     rows = [
         [Link(shown_name(detection.path), f"timeline-{number}"), event.start_seconds, event.end_seconds, event.peak]
         for number, detection in enumerate(detections, 1)
         for event in detection.events
     ]
-    blocks: list[Any] = [
-        Table(["video", "from, s", "to, s", "peak"], rows, "The events, by the times of the videos' frames.", 2)
-        if rows
-        else "No event was found."
-    ]
-    if judged is not None and judged.rows:
-        own, n = judged.rows[0], len(judged.videos)
-        better = [str(row["name"]) for row in _reaching(judged)]
-        blocks.append(
-            f"On {counted(n, 'video')} with ground truth the frame AUC is {own['auc']:.3f}. Controls that reach it: "
-            f"{', '.join(better) or 'none'}."
-        )
-    elif judged is not None and judged.video_level:
-        own = judged.video_level["max"]
-        blocks.append(
-            f"On {counted(own['n_videos'], 'video')} with a label the AUC over videos, by the highest score, is "
-            f"{own['auc']:.3f}."
-        )
-    return blocks
-
-
-def _reaching(judged: Judgement) -> list[Mapping[str, Any]]:
-    """The controls whose frame AUC is not below the detector's."""
-    return [row for row in judged.rows[1:] if row["auc"] is not None and row["auc"] >= judged.rows[0]["auc"]]
+    caption = "The events, by the times of the videos' frames."
+    return [Table(["video", "from, s", "to, s", "peak"], rows, caption, 2) if rows else "No event was found."]
 
 
 def _did_not_hold(judged: Judgement) -> list[tuple[str, str]]:
     """Controls that are as good, events that were missed, and false alarms."""
-    better = [(f"the detector beats: {row['name']}", f"its frame AUC is {row['auc']:.3f}") for row in _reaching(judged)]
+    reaching = [row for row in judged.rows[1:] if row["auc"] is not None and row["auc"] >= judged.rows[0]["auc"]]
+    better = [(f"the detector beats: {row['name']}", f"its frame AUC is {row['auc']:.3f}") for row in reaching]
     wrong = int(judged.events.get("n_false_alarms", 0))
     return [*better, *judged.missed, *([(counted(wrong, "false alarm"), "no true event there")] if wrong else [])]
 
 
-def _number(value: float | None) -> str:
-    return "none" if value is None else f"{value:.1f}"
+def _number(value: float | None, digits: int = 1) -> str:
+    return "none" if value is None else f"{value:.{digits}f}"
 
 
 def _timeline(report: Report, detection: Detection, detector: Detector, truth: ArrayLike | None) -> None:

@@ -397,9 +397,10 @@ class Report:
                 blocks["failed"] = [held, Section("What could not be run", blocks["failed"])]
         if "timelines" in blocks:
             blocks["timelines"] = _folded(blocks["timelines"])
-        sections = [Section(PARTS[part], some) for part, some in blocks.items()]
         absent = [heading for part, heading in PARTS.items() if part not in blocks]
-        return [*sections, Section("Not part of this run", [", ".join(absent) + "."])] if absent else sections
+        if blocks and absent:
+            blocks[[*blocks][-1]] = [*[*blocks.values()][-1], f"Not part of this run: {', '.join(absent)}."]
+        return [Section(PARTS[part], some) for part, some in blocks.items()]
 
     def write(self, path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> Path:
         """Write the page.

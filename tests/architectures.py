@@ -137,6 +137,21 @@ CASES: dict[str, tuple[str, dict, list[Row]]] = {
     ),
     "mpnet": ("MPNetConfig", SHORT, one("encoder.layer.{}.attention.attn.o")),
     "rembert": ("RemBertConfig", {**SHORT, "input_embedding_size": 16}, one("encoder.layer.{}.attention.output.dense")),
+    "big_bird": (
+        "BigBirdConfig",
+        {**SHORT, "attention_type": "original_full"},
+        one("encoder.layer.{}.attention.output.dense"),
+    ),
+    "longformer": (
+        "LongformerConfig",
+        {**SHORT, "attention_window": [8, 8]},
+        one("encoder.layer.{}.attention.output.dense"),
+    ),
+    "openai_gpt": (
+        "OpenAIGPTConfig",
+        {**SHORT, "n_embd": 32, "n_layer": 2, "n_head": 4},
+        one("transformer.h.{}.attn.c_proj"),
+    ),
     "roformer": ("RoFormerConfig", SHORT, one("encoder.layer.{}.attention.output.dense")),
     "megatron_bert": ("MegatronBertConfig", SHORT, one("encoder.layer.{}.attention.output.dense")),
     "t5_encoder": (
@@ -306,7 +321,7 @@ CASES: dict[str, tuple[str, dict, list[Row]]] = {
         ],
     ),
 }
-ENCODERS = {"deberta", "deberta_v2", "mpnet", "rembert", "roformer", "megatron_bert"}
+ENCODERS = {"big_bird", "deberta", "deberta_v2", "longformer", "mpnet", "rembert", "roformer", "megatron_bert"}
 
 
 def build(name: str) -> torch.nn.Module:

@@ -66,17 +66,21 @@ _SOFTMAX_CALLS = {"ALL_ATTENTION_FUNCTIONS", "eager_attention_forward", "scaled_
 # Classes that write the softmax out instead. Each is checked in tests/reference/test_sites.py: a head's values
 # reach its own slice of the projection's input and no other.
 _SOFTMAX_CLASSES = {
+    "BigBirdSelfAttention",
     "BloomAttention",
     "CodeGenAttention",
     "DisentangledSelfAttention",
     "GPTJAttention",
     "GPTNeoSelfAttention",
+    "LongformerSelfAttention",
     "MPNetSelfAttention",
     "MegatronBertSelfAttention",
     "MptAttention",
     "RemBertSelfAttention",
     "RoFormerSelfAttention",
     "XGLMAttention",
+    # Names that others have too, with the file of transformers that is meant.
+    "modeling_openai.Attention",
 }
 
 # Linear attention whose heads are concatenated in front of the projection, checked in the same way.
@@ -118,7 +122,8 @@ def kind_of(attention: nn.Module, path: str) -> str:
 
 
 def _is_named(module: nn.Module, names: set[str]) -> bool:
-    return any(base.__name__ in names for base in type(module).__mro__)
+    bases = type(module).__mro__
+    return any({base.__name__, f"{base.__module__.rpartition('.')[2]}.{base.__name__}"} & names for base in bases)
 
 
 def _is_softmax_attention(module: nn.Module) -> bool:

@@ -183,11 +183,24 @@ _IN_CONTRACT = {"bert", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "l
 _DECODERS = (
     *("bloom", "codegen", "cohere", "deepseek_v3", "falcon", "gemma", "gemma2", "gemma3_text", "glm4", "gpt2"),
     *("gpt_neo", "gpt_neox", "gpt_oss", "gptj", "granite", "llama", "mistral", "mixtral", "mpt", "olmo", "olmo2"),
-    *("opt", "phi", "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "smollm3", "stablelm", "starcoder2", "xglm"),
+    *(
+        "openai-gpt",
+        "opt",
+        "phi",
+        "phi3",
+        "qwen2",
+        "qwen2_moe",
+        "qwen3",
+        "qwen3_moe",
+        "smollm3",
+        "stablelm",
+        "starcoder2",
+        "xglm",
+    ),
 )
 _ENCODERS = (
-    *("bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "roberta"),
-    "xlm-roberta",
+    *("bert", "big_bird", "camembert", "deberta", "deberta-v2", "distilbert", "electra"),
+    *("modernbert", "mpnet", "roberta", "xlm-roberta"),
 )
 for _family in (*_DECODERS, *_ENCODERS):
     _held = _CONTRACT if _family in _IN_CONTRACT else _READ

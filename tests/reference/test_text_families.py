@@ -55,6 +55,7 @@ DECODERS = {
     "mpt": ("MptConfig", {"d_model": 32, "n_heads": 4, "n_layers": 3, "max_seq_len": 128}),
     "olmo": ("OlmoConfig", {}),
     "olmo2": ("Olmo2Config", {}),
+    "openai-gpt": ("OpenAIGPTConfig", {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128}),
     "opt": ("OPTConfig", {"ffn_dim": 24, "word_embed_proj_dim": 32}),
     "phi": ("PhiConfig", {"partial_rotary_factor": 0.5}),
     "phi3": ("Phi3Config", {}),
@@ -66,6 +67,7 @@ DECODERS = {
     "xglm": ("XGLMConfig", {"d_model": 32, "num_layers": 3, "attention_heads": 4, "ffn_dim": 24}),
 }
 ENCODERS = {
+    "big_bird": ("BigBirdConfig", {"attention_type": "original_full"}),
     "camembert": ("CamembertConfig", {"pad_token_id": 1}),
     "deberta": ("DebertaConfig", {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}),
     "deberta-v2": ("DebertaV2Config", {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}),

@@ -218,7 +218,8 @@ def test_a_model_knows_all_kinds_and_reads_softmax_heads_by_default():
 
 
 def test_classes_that_are_known_by_name_are_all_among_the_tested_architectures():
-    built = {type(part).__name__ for name in CASES for part in build(name).modules()}
+    kinds = {type(part) for name in CASES for part in build(name).modules()}
+    built = {kind.__name__ for kind in kinds} | {f"{k.__module__.rpartition('.')[2]}.{k.__name__}" for k in kinds}
     assert (attention._SOFTMAX_CLASSES | attention._LINEAR_CLASSES) - built == set()
 
 

@@ -44,6 +44,12 @@ def _index(value: object, name: str) -> int:
     return number
 
 
+OTHER_SAMPLES = (
+    'Another sample chooses other heads: "Which heads, and is it luck?" (docs/concepts/choosing_heads.md) says why.'
+)
+"""Stands wherever chosen heads are printed."""
+
+
 @dataclass(frozen=True, order=True)
 class Head:
     """One attention head, 0-based, counted over query heads.

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from headprobe.cli._run import run, say
+from headprobe.cli._run import App, AsJson, run, say, width
 
-app = typer.Typer(
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
+app = App(
     help="Data sets: what is there, what is missing, and which videos to calibrate on.",
 )
 Root = Annotated[Path, typer.Argument(help="Folder that holds the videos, anywhere beneath it.", show_default=False)]
@@ -46,7 +43,7 @@ def check(
     open_files: Annotated[
         bool, typer.Option("--open", help="Also open every video file and count its frames.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with complete lists.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say which videos of a data set are there and missing, and what every number would be computed on."""
     from headprobe.datasets import Check, check_dataset, list_folder, load_dataset
@@ -132,7 +129,7 @@ def evaluate(
     frame_counts: Annotated[
         Path | None, typer.Option(help="Lines 'name first last class', both ends inclusive.", show_default=False)
     ] = None,
-    json_out: Annotated[Path | None, typer.Option("--json", help="Write all numbers here.", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option(help="Write all numbers here (.json).", show_default=False)] = None,
     frames_per_score: Annotated[
         int, typer.Option(min=0, help="Frames that one score of a list stands for; 0 for one.")
     ] = 0,
@@ -160,6 +157,7 @@ def evaluate(
     decimals: Annotated[
         int | None, typer.Option(min=0, help="Round scores to so many decimals, likewise.", show_default=False)
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Evaluate the scores of any method, beside controls that look at no frame."""
     from headprobe._files import write_json
@@ -171,8 +169,8 @@ def evaluate(
     def work() -> dict[str, Any]:
         if tau is not None and fps is None:
             raise InputError("events are counted in seconds: --tau needs --fps, the frame rate of the videos")
-        if json_out is not None and not json_out.parent.is_dir():
-            raise InputError(f"there is no folder {json_out.parent} to write {json_out.name} into")
+        if out is not None and not out.parent.is_dir():
+            raise InputError(f"there is no folder {out.parent} to write {out.name} into")
         kind = interval or ("percentile" if bootstrap else "t")
         if kind not in ("t", "percentile", "bca", "none"):
             raise InputError(f"--interval must be t, percentile, bca or none, got {interval!r}")
@@ -214,14 +212,17 @@ def evaluate(
             "seed": seed,
         }
         numbers["versions"] = versions()
-        if json_out is not None:
-            write_json(json_out, numbers)
+        if out is not None:
+            write_json(out, numbers)
         return numbers
 
     numbers = run(work)
+    if as_json:
+        say(json.dumps(numbers, indent=2))
+        return
     say(_report(scores.name, numbers))
-    if json_out is not None:
-        say(f"\nAll numbers: {json_out}")
+    if out is not None:
+        say(f"\nAll numbers: {out}")
 
 
 def _transformed(values: Any, sigmoid: bool, decimals: int | None) -> Any:
@@ -244,7 +245,6 @@ def _report(name: str, numbers: Mapping[str, Any]) -> str:
     from headprobe.evaluation import VIDEO_ROWS
     from headprobe.models.inspection import _text_table
 
-    width = shutil.get_terminal_size((120, 40)).columns
     if "n_untimed" in numbers:
         level = numbers["video_level"].items()
         rows = [("", "AUC", "AP"), *((VIDEO_ROWS[row], _shown(of["auc"]), _shown(of["ap"])) for row, of in level)]
@@ -254,7 +254,7 @@ def _report(name: str, numbers: Mapping[str, Any]) -> str:
                 f"{numbers['dataset']}: {n}, {numbers['n_abnormal_videos']} abnormal",
                 f"Frame level: not possible, as no file says when the events of {untimed} happen",
                 "",
-                _text_table(rows, width),
+                _text_table(rows, width()),
                 *_interval_lines(numbers),
             ]
         )
@@ -272,7 +272,7 @@ def _report(name: str, numbers: Mapping[str, Any]) -> str:
         f"{numbers['n_abnormal_frames']:,} abnormal; {counted(n_within, 'video')} {'has' if n_within == 1 else 'have'} "
         "both kinds of frames",
         "",
-        _text_table(rows, width),
+        _text_table(rows, width()),
         "",
         f"AUC = {share:.5f} x {_shown(numbers['within_auc_pairs'])} (pairs within a video) + {1 - share:.5f} x "
         f"{_shown(numbers['cross_auc'])} (pairs across videos)",
@@ -285,7 +285,7 @@ def _report(name: str, numbers: Mapping[str, Any]) -> str:
         )
     if "events" in numbers:
         rows, last = _event_lines(numbers["events"])
-        lines += ["", _text_table(rows, width), last]
+        lines += ["", _text_table(rows, width()), last]
     return "\n".join([*lines, *_interval_lines(numbers)])
 
 

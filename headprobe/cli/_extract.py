@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from headprobe.cli._run import ModelOptions, run, say
+from headprobe.cli._run import ModelOptions, check_folder, check_sources, run, say
 
 _SHOWN = 20
 
@@ -52,6 +52,8 @@ def extract(
     from headprobe.extraction.prompts import _parse_positions, read_prompts
 
     def work() -> tuple[Any, int]:
+        check_sources(sources)
+        check_folder(out)
         try:
             done = read(
                 sources,

@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from headprobe.headhunt._fitting import Fitted
 
-from headprobe.cli._run import INCOMPLETE, ModelOptions, Sigma, Tau, run, say
+from headprobe.cli._run import INCOMPLETE, AsJson, ModelOptions, Sigma, Tau, check_folder, run, say
 from headprobe.headhunt._settings import Settings
 
 Detector = Annotated[Path, typer.Option(help="Folder of a fitted detector.", show_default=False)]
@@ -104,6 +104,7 @@ def fit(
     def work() -> Fitted:
         from headprobe.headhunt._fitting import APART, detector_class, fit_detector
 
+        check_folder(out)
         names = set(detector_class(layer)().get_params()) - APART
         settings = {name: value for name, value in given.items() if name in names}
         if whole_videos:
@@ -164,7 +165,7 @@ def score(
         str, typer.Option(help="A published list of heads, or a file of one, to compare with; 'list' names them.")
     ] = "",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the metrics that draw.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Score all heads of a store by how well they tell its labels apart, and name the best."""
     from headprobe.headhunt._scoring import Scored, score_heads
@@ -219,17 +220,20 @@ def watch(
     from headprobe.headhunt._detect import locator_of
     from headprobe.headhunt._stream import stream
     from headprobe.models.loading import load
+    from headprobe.video.live import _open_feed
 
     def work() -> str:
         fitted = load_detector(detector)
         if sigma is not None or tau is not None:
             fitted.locator_ = locator_of(fitted, sigma, tau)
+        name: Any = int(source) if source.isdigit() else source
+        live = isinstance(name, int) or "://" in source
+        if not live:
+            _open_feed(name, fps or None)  # a file that is missing or damaged is said before the model is loaded
         judged = fitted.locator_ is not None
         origin = fitted.provenance_
         options.batches()  # a segment is scored as it comes, so there is nothing to batch
         loaded = load(model or origin.model, revision=origin.revision, **options.loading(origin.dtype))
-        name: Any = int(source) if source.isdigit() else source
-        live = isinstance(name, int) or "://" in source
         attempts = (None if live else 0) if tries == -1 else tries
         n = n_abnormal = unscored = dropped = 0
         try:
@@ -309,6 +313,7 @@ def report(
             raise InputError("an evaluation needs both --dataset and --ground-truth")
         fitted = load_detector(detector)
         truth = None if ground_truth is None else truth_of(dataset, ground_truth, read_events(events)[0], normal)
+        read_run(events)
         origin = fitted.provenance_
         name = model or origin.model
         loaded = load(name, revision=origin.revision, **options.loading(origin.dtype)) if explain else None

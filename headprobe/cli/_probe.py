@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from headprobe.cli._run import ModelOptions, run, say
+from headprobe.cli._run import ModelOptions, check_folder, run, say
 
 
 def probe(
@@ -47,14 +47,13 @@ def probe(
     seed: Annotated[int, typer.Option(min=0, help="Seed of splits, draws and relabellings.")] = 0,
 ) -> None:
     """Find the heads of a model that tell your classes apart, with significance, controls and a report."""
-    from headprobe.errors import HeadprobeError
     from headprobe.models.loading import load, never_trained
     from headprobe.probing.task import probe_task, read_task
     from headprobe.trace.tracer import HeadTracer
 
     def work() -> Any:
+        check_folder(out)
         examples, labels = read_task(table, frames, numbers)
-        _check_place(out, HeadprobeError)
         loaded = load(model, **options.loading())
         asked = {"batch_size": options.batches(), "on_error": "skip"}
         acts = HeadTracer(loaded).capture(examples, prompt or None, **asked)
@@ -90,8 +89,3 @@ def probe(
     say(f"\nReport: {report}   map: {out / 'map.json'}   heads: {out / 'heads.json'}")
     if done.data["skipped_examples"]:
         raise typer.Exit(1)
-
-
-def _check_place(out: Path, kind: type[Exception]) -> None:
-    if out.exists() and not out.is_dir():
-        raise kind(f"--out {out} is a file; name a folder.")

@@ -1,18 +1,23 @@
-"""How every command works and speaks: the options of a model, errors in one line, and no name that moves the cursor."""
+"""How every command works and speaks: options, errors in one line, help, and no name that moves the cursor."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import glob
 import inspect
 import logging
+import os
 import re
-from collections.abc import Callable, Iterator
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 INCOMPLETE = "interrupted before the results were complete"
 Sigma = Annotated[
@@ -27,7 +32,10 @@ Tau = Annotated[
         show_default=False,
     ),
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 T = TypeVar("T")
+# Wherever typer keeps it: newer releases have a click of their own.
+_USAGE_ERROR = typer.BadParameter.__mro__[1]
 # What a terminal obeys rather than shows, what turns the direction of writing, and what is no character.
 _UNSHOWN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _USER = re.compile(r"(?<=\w://)[^\s/]*@")
@@ -41,6 +49,103 @@ def printable(text: str) -> str:
 def say(text: str, err: bool = False) -> None:
     """Print a line that is `printable`."""
     typer.echo(printable(text), err=err)
+
+
+def _flags_without_type(parameters: list[Any]) -> list[Any]:
+    """A flag takes no value, so the help names no type of one."""
+    for one in parameters:
+        if getattr(one, "is_flag", False):
+            one.metavar = ""
+    return parameters
+
+
+class _Command(TyperCommand):
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _flags_without_type(super().get_params(ctx))
+
+
+class _Group(TyperGroup):
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _flags_without_type(super().get_params(ctx))
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The demo first: it is what can be run at once."""
+        return sorted(super().list_commands(ctx), key=lambda name: name != "demo")
+
+    def main(self, *args: Any, standalone_mode: bool = True, **more: Any) -> Any:
+        """Wrong options in one line, like every other mistake."""
+        try:
+            code = super().main(*args, standalone_mode=False, **more)
+        except typer.Abort:
+            say("headprobe: interrupted", err=True)
+            code = 130
+        except _USAGE_ERROR as error:
+            told: Any = error
+            if "NoArgs" in type(error).__name__:
+                told.show()
+            else:
+                where = " ".join(["headprobe", *(told.ctx.command_path.split()[1:] if told.ctx else ())])
+                text = " ".join(told.format_message().split()).rstrip(".")
+                say(f"headprobe: {text}; {where} -h lists the options.", err=True)
+            code = 2
+        if standalone_mode:
+            sys.exit(code if isinstance(code, int) else 0)
+        return code
+
+
+class App(typer.Typer):
+    """A group of commands that all answer to ``-h``, refuse in one line and list flags as flags."""
+
+    def __init__(self, **more: Any) -> None:
+        super().__init__(
+            cls=_Group,
+            no_args_is_help=True,
+            pretty_exceptions_enable=False,
+            rich_markup_mode="rich",
+            context_settings={"help_option_names": ["-h", "--help"]},
+            **more,
+        )
+
+    def command(self, name: str | None = None, **more: Any) -> Any:
+        """Add a command."""
+        return super().command(name, **{"cls": _Command} | more)
+
+
+def width(most: int = 120) -> int:
+    """Columns of the terminal, or ``most`` where there is none."""
+    return shutil.get_terminal_size((most, 40)).columns
+
+
+def check_sources(sources: Iterable[str | os.PathLike[str]]) -> None:
+    """Refuse files that are not there before anything is loaded; addresses and patterns are for who reads them."""
+    from headprobe.errors import InputError
+
+    for source in map(os.fspath, sources):
+        elsewhere = glob.has_magic(source) or "://" in source or source.startswith("hf:")
+        if source.strip() and not elsewhere and not os.path.lexists(source):
+            raise InputError(f"There is no file or folder {source!r}; check the name.")
+
+
+def check_folder(out: str | os.PathLike[str]) -> None:
+    """Refuse a file in the place of the output folder."""
+    from headprobe.errors import InputError
+
+    if os.path.exists(out) and not os.path.isdir(out):
+        raise InputError(f"--out {os.fspath(out)} is a file; name a folder.")
+
+
+def _of_system(error: OSError) -> str:
+    """What the operating system refused, with the file and what can be done."""
+    name = "a file" if error.filename is None else os.fsdecode(error.filename)
+    if isinstance(error, FileNotFoundError):
+        return f"There is no file or folder {name}; check the name."
+    if isinstance(error, IsADirectoryError):
+        return f"{name} is a folder; name a file."
+    if isinstance(error, NotADirectoryError | FileExistsError):
+        return f"{name} is a file, or lies in one; name a folder."
+    if isinstance(error, PermissionError):
+        return f"{name} may not be read or written by you; change its permissions, or name another place."
+    return f"{name}: {(error.strerror or str(error)).lower()}; free or name another place."
 
 
 @dataclass(frozen=True)
@@ -134,7 +239,11 @@ def run(work: Callable[[], T], interrupted: str = "interrupted") -> T:
 
     try:
         return work()
-    except (HeadprobeError, OSError) as error:
+    except OSError as error:
+        own = isinstance(error, HeadprobeError) or error.errno is None
+        say(f"headprobe: {error if own else _of_system(error)}", err=True)
+        raise typer.Exit(2) from error
+    except HeadprobeError as error:
         say(f"headprobe: {error}", err=True)
         raise typer.Exit(2) from error
     except (MemoryError, RuntimeError) as error:

@@ -9,18 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headprobe.cli._run import run, say
+from headprobe.cli._run import App, AsJson, run, say
 
 if TYPE_CHECKING:
     from headprobe.store import Report, Store
 
-app = typer.Typer(
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
+app = App(
     help="Look at a store of activations, check it, put it right, pack or export it.",
 )
 Folder = Annotated[Path, typer.Argument(help="Folder of the store.", show_default=False)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Look at headers and sizes only, not at every byte.")]
 
 
@@ -44,7 +41,7 @@ def verify(folder: Folder, quick: Quick = False, as_json: AsJson = False) -> Non
     """Look over every file of a store; exit code 1 if something is wrong."""
     from headprobe import store
 
-    report = run(lambda: store.verify(folder, digests=not quick))
+    report = run(lambda: store.verify(_begun(folder), digests=not quick))
     _show(report, as_json)
     if not report.ok:
         raise typer.Exit(1)
@@ -55,7 +52,7 @@ def repair(folder: Folder, quick: Quick = False, as_json: AsJson = False) -> Non
     """Rebuild the manifest from the shards and set aside files that cannot be used; nothing of use is deleted."""
     from headprobe import store
 
-    _show(run(lambda: store.repair(folder, digests=not quick)), as_json)
+    _show(run(lambda: store.repair(_begun(folder), digests=not quick)), as_json)
 
 
 @app.command()
@@ -87,6 +84,15 @@ def export(
     wanted = [label.strip() for label in heads.split(",")] if heads else None
     files = run(lambda: store.export(store.Store.open(folder), out, wanted, prompt or None))
     say("\n".join(str(path) for path in files))
+
+
+def _begun(folder: Path) -> Path:
+    """Refuse a folder in which nothing is."""
+    from headprobe.errors import StoreError
+
+    if folder.is_dir() and not any(folder.iterdir()):
+        raise StoreError(f"{folder} is empty; name the folder of a store, as `headprobe extract` writes it.")
+    return folder
 
 
 def _facts(store: Store) -> dict[str, Any]:

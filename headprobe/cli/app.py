@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
-import sys
+import textwrap
 import warnings
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,14 +17,24 @@ from headprobe.cli import _extract as cli_extract
 from headprobe.cli import _headhunt as cli_headhunt
 from headprobe.cli import _probe as cli_probe
 from headprobe.cli import _store as cli_store
-from headprobe.cli._run import INCOMPLETE, ModelOptions, Sigma, Tau, printable, run, say, shown_log, with_model_options
+from headprobe.cli._run import (
+    INCOMPLETE,
+    App,
+    AsJson,
+    ModelOptions,
+    Sigma,
+    Tau,
+    check_sources,
+    printable,
+    run,
+    say,
+    shown_log,
+    width,
+    with_model_options,
+)
 from headprobe.errors import HeadprobeWarning
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+app = App(
     help="Which attention heads of a frozen transformer carry a concept.",
 )
 
@@ -100,19 +109,29 @@ def demo(
         typer.Option("--quick", help="A few videos and draws only: to see that it runs, not to read numbers."),
     ] = False,
 ) -> None:
-    """Run the whole pipeline offline on the embedded video model and rendered videos (about two minutes)."""
+    """Run the whole pipeline offline on the embedded video model and rendered videos (about a minute and a half)."""
+    from headprobe.demo._claims import chosen_in, sentences
     from headprobe.demo._run import Size, run_demo
+    from headprobe.heads import OTHER_SAMPLES
 
     size = Size(10, 2, 4, 1, 2, n_frames=96, n_draws=3, videos_per_draw=10) if quick else Size()
     done = run(
         lambda: run_demo(out, seed=seed, size=size, batch_size=options.batches(), **options.loading()), INCOMPLETE
     )
-    _print_rows(done.results)
-    say(f"Expert heads: {', '.join(done.results['experts'])}   ({done.results['seconds']:.0f} s)")
-    say(
-        f"Report: {done.folder / 'report.html'}   numbers: {done.folder / 'results.json'}   "
-        f"detector: {done.folder / 'detector'}"
-    )
+    results = done.results
+    shares = chosen_in(results["experts_per_draw"])
+    often = ", ".join(f"{head} {shares.get(head, 0):.0%}" for head in results["experts"])
+    told = [
+        *sentences(results),
+        f"Chosen again when the videos are drawn again ({len(results['experts_per_draw'])} draws): {often}. "
+        f"{OTHER_SAMPLES}",
+    ]
+    if quick:
+        told.append("--quick is too small to tell hunted from random heads: read no number here, run it without.")
+    say("\n" + "\n".join(textwrap.fill(one, 80) for one in told) + "\n")
+    say(_first_table(results))
+    say(f"\nReport:     {done.folder / 'report.html'}\nFull table: {done.folder / 'table.csv'}")
+    say(f"Numbers:    {done.folder / 'results.json'}\nDetector:   {done.folder / 'detector'}")
 
 
 @app.command()
@@ -152,6 +171,7 @@ def detect(
     from headprobe.video.clips import _find_videos
 
     def work() -> tuple[EventsFile, bool]:
+        check_sources(videos)
         fitted = load_detector(detector)
         fitted.locator_ = locator_of(fitted, sigma, tau)
         asked = _find_videos(videos)
@@ -188,7 +208,7 @@ def detect(
 
 @app.command()
 def models(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List the model families that headprobe can feed, and what is tested for each on a tiny random model."""
     from headprobe.models.inspection import TESTED, _family_groups, _family_rows, _text_table
@@ -197,11 +217,10 @@ def models(
     if as_json:
         say(json.dumps(rows, indent=2))
         return
-    width = shutil.get_terminal_size((120, 40)).columns
-    say(_text_table([("families", "examples", "padding", "tested"), *_family_groups()], width))
+    say(_text_table([("families", "examples", "padding", "tested"), *_family_groups()], width()))
     say("")
     used = [word for word in TESTED if any(word in row["verified"] for row in rows)]
-    say(_text_table([(word, TESTED[word]) for word in used], width))
+    say(_text_table([(word, TESTED[word]) for word in used], width()))
     say(
         f"\n{len(rows)} families, named as in config.model_type. Other text models are fed as\n"
         "their structure says, which is checked when they are loaded.\n"
@@ -217,7 +236,7 @@ def inspect(
             help="A checkpoint folder, a config.json, 'tiny', or a name on the Hugging Face hub.", show_default=False
         ),
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show where the attention heads of a model are, from its configuration alone; no weights are needed."""
     from headprobe.models.inspection import _text_table, describe, inspect_model
@@ -227,9 +246,8 @@ def inspect(
         say(json.dumps(found.to_dict(), indent=2))
         return
     facts, rows = describe(found)
-    width = shutil.get_terminal_size((120, 40)).columns
     header = ("layers", "projection in block", "heads", "head size", "KV heads", "kind", "gated")
-    say(_text_table(facts, width) + "\n\n" + _text_table([header, *rows], width))
+    say(_text_table(facts, width()) + "\n\n" + _text_table([header, *rows], width()))
 
 
 def _quietly(work: Any) -> Any:
@@ -244,25 +262,14 @@ def _quietly(work: Any) -> Any:
         transformers.logging.set_verbosity(before)
 
 
-def _print_rows(results: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def _first_table(results: dict[str, Any]) -> str:
+    """The hunted heads and the four controls to look at first, in 80 columns."""
+    from headprobe.demo._claims import SHORT
+    from headprobe.models.inspection import _text_table
 
-    table = Table(title="Frame AUC and AP on test videos of scenes never seen in calibration", title_justify="left")
-    table.add_column("method", overflow="fold")
-    for name in ("AUC seen events", "AP seen", "within-video", "AUC held-out events", "AP held-out", "draws"):
-        table.add_column(name, justify="right")
-    for row in results["rows"]:
-        table.add_row(
-            row["name"],
-            spread(row, "auc"),
-            spread(row, "ap"),
-            spread(row, "within_auc"),
-            spread(row, "held_out_auc"),
-            spread(row, "held_out_ap"),
-            str(row["n_draws"]),
-        )
-    Console(width=None if sys.stdout.isatty() else 130).print(table)
+    rows = {row["name"]: row for row in results["rows"]}
+    shown = [(words, spread(rows[name], "auc"), spread(rows[name], "held_out_auc")) for name, words in SHORT.items()]
+    return _text_table([("frame AUC on test videos", "events as in calibration", "events never shown"), *shown], 80)
 
 
 def spread(row: dict[str, Any], key: str) -> str:

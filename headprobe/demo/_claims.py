@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -89,6 +90,65 @@ def findings(paired: Sequence[Mapping[str, Any]]) -> list[Finding]:
         verdict, held_verdict = _verdict(seen["low"], seen["high"]), _verdict(held["low"], held["high"])
         out.append(Finding(CLAIMS[name], name, _gap(seen), verdict, _gap(held), held_verdict))
     return sorted(out, key=lambda f: list(CLAIMS).index(f.minus))
+
+
+SHORT = {
+    HUNTED: "hunted heads",
+    SAME_LAYERS: "random heads, same layers",
+    "all heads": "all heads",
+    NEVER_TRAINED: "hunted, never-trained model",
+    "frame differences": "frame differences",
+}
+"""The rows that a first look needs, and what they are called there."""
+_IN_WORDS = {
+    "frame differences": "frame differences",
+    NEVER_TRAINED: "heads of a never-trained model",
+    SHUFFLED: "heads hunted with shuffled labels",
+    "worst heads by RSS": "the heads with the lowest scores",
+    RANDOM: "random heads",
+    SAME_LAYERS: "random heads of the same layers",
+    "all heads": "all heads together",
+    "last hidden state": "the last hidden state",
+    "best hidden state (layer chosen on calibration)": "the best hidden state",
+    "hunted by the LDA term alone": "heads hunted by one metric alone",
+    "text P(yes), vague prompt": "the model's answer to a vague question",
+    "text P(yes), direct event questions": "the model's answers to direct questions",
+}
+
+
+def chosen_in(per_draw: Sequence[Sequence[str]]) -> dict[str, float]:
+    """Share of the draws in which each head was chosen."""
+    counts = Counter(label for labels in per_draw for label in labels)
+    return {label: count / len(per_draw) for label, count in counts.items()}
+
+
+def sentences(results: Mapping[str, Any]) -> list[str]:
+    """What was hunted, how well that detects beside the controls, and what did not hold."""
+    size, rows = results["provenance"]["size"], {row["name"]: row for row in results["rows"]}
+    beside = [f"{rows[name]['auc']:.2f} of {_IN_WORDS[name]}" for name in SHORT if name != HUNTED]
+    hunted = rows[HUNTED]
+    told = findings(results["paired_differences"])
+    worse = [f for f in told if REVERSED in (f.verdict, f.held_out_verdict)]
+    equal = [f for f in told if OPEN in (f.verdict, f.held_out_verdict) and f not in worse]
+    missed = sum(not bar["met"] for bar in results["bars"])
+    failed = [f"on known or on new events the hunted heads are worse than {_listed(worse)}"] if worse else []
+    failed += [f"they are not shown to be better than {_listed(equal)}"] if equal else []
+    failed += [f"{missed} of {len(results['bars'])} bars set before the run were missed"] if missed else []
+    return [
+        f"Hunted: in each of {size['n_draws']} draws of {size['videos_per_draw']} videos, the {size['k']} of "
+        f"{results['n_heads']} attention heads whose outputs best tell abnormal from normal segments; from all "
+        f"{sum(results['data']['calibration']['videos'].values())} videos, {', '.join(results['experts'])}.",
+        f"Detection: on test videos of other scenes these heads find the abnormal frames with an AUC of "
+        f"{hunted['auc']:.2f} (1 is perfect, 0.5 is chance), against {', '.join(beside)}; on kinds of event that were "
+        f"never shown before, {hunted['held_out_auc']:.2f}.",
+        f"What did not hold: {'; '.join(failed)}." if failed else "Every claim about the hunted heads held.",
+    ]
+
+
+def _listed(told: Sequence[Finding]) -> str:
+    """What the hunted heads were compared with."""
+    *first, last = [_IN_WORDS[one.minus] for one in told]
+    return f"{', '.join(first)} or {last}" if first else last
 
 
 def _gap(gap: Mapping[str, float]) -> str:

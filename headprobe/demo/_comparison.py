@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -11,9 +13,10 @@ import numpy as np
 from jaxtyping import Float, Int
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import PredefinedSplit, cross_val_predict
+from sklearn.utils.parallel import Parallel, delayed
 from tqdm.auto import tqdm
 
-from headprobe.errors import InputError
+from headprobe.errors import HeadprobeWarning, InputError
 from headprobe.evaluation import constant_per_video, evaluate, position_prior, to_frames
 from headprobe.headhunt._held_out import by_video, fold_numbers
 from headprobe.headhunt.headhunt import identify
@@ -89,6 +92,7 @@ def compare(
     normal: str,
     random_state: int = 0,
     progress: bool = True,
+    workers: int = 1,
 ) -> tuple[list[dict[str, Any]], dict[str, list[dict[str, float]]], list[list[str]]]:
     """Rows of the comparison, the per-draw numbers behind them, and the heads hunted in each draw."""
     if n_draws < 2:
@@ -96,7 +100,7 @@ def compare(
     m = material
     table: dict[str, list[dict[str, float]]] = {}
     hunted: list[list[str]] = []
-    groups, labels = m.calibration.groups, m.calibration.labels
+    groups = m.calibration.groups
     plan = list(
         draws(
             {v: m.event_of_video[v] for v in dict.fromkeys(groups.tolist())},
@@ -106,17 +110,40 @@ def compare(
             random_state,
         )
     )
-    for number, videos in enumerate(tqdm(plan, desc="compare", unit="draw", disable=not progress)):
-        rows = np.flatnonzero(np.isin(groups, videos))
-        methods, heads = _methods(m, rows, labels[rows], groups[rows], k, random_state * 1000 + number)
+    jobs = (delayed(_one_draw)(m, videos, k, random_state * 1000 + number) for number, videos in enumerate(plan))
+    done = Parallel(n_jobs=workers, return_as="generator")(jobs)
+    for numbers, heads, told in tqdm(done, total=len(plan), desc="compare", unit="draw", disable=not progress):
         hunted.append(heads)
-        for name, scores in methods.items():
-            table.setdefault(name, []).append(_mean([evaluate_segments(m, s) for s in scores]))
+        for name, result in numbers.items():
+            table.setdefault(name, []).append(result)
+        for one in told:
+            warnings.warn_explicit(*one)
     for name, scores in m.text_test.items():
         table[name] = [evaluate_segments(m, scores)]
     for name, frames in _blind(m).items():
         table[name] = [_evaluate_frames(m, frames)]
     return [summary(name, results) for name, results in table.items()], table, hunted
+
+
+def workers(n: int, least: int) -> int:
+    """Processes for n equal jobs: one for each core, and none that would have fewer than ``least`` of them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, n // least))
+
+
+def _one_draw(
+    m: Material, videos: Sequence[str], k: int, seed: int
+) -> tuple[dict[str, dict[str, float]], list[str], list[tuple[Any, ...]]]:
+    """Every method on one draw, in any process: frame measures, the hunted heads, and what was warned of."""
+    rows = np.flatnonzero(np.isin(m.calibration.groups, videos))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", HeadprobeWarning)
+        # Said once, when the detector is fitted, and not for every draw.
+        warnings.filterwarnings("ignore", ".*alone holds", HeadprobeWarning)
+        labels, groups = m.calibration.labels[rows], m.calibration.groups[rows]
+        methods, heads = _methods(m, rows, labels, groups, k, seed)
+        numbers = {name: _mean([evaluate_segments(m, s) for s in scores]) for name, scores in methods.items()}
+    return numbers, heads, [(str(one.message), one.category, one.filename, one.lineno) for one in caught]
 
 
 def _methods(

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headprobe._files import replacing
-from headprobe.demo._claims import HOLDS, findings
+from headprobe.demo._claims import HOLDS, chosen_in, findings
 from headprobe.demo._comparison import HUNTED
 from headprobe.headhunt._events_file import timeline_figure
 from headprobe.headhunt._report import missed_events
+from headprobe.heads import OTHER_SAMPLES
 from headprobe.report.report import Facts, Figure, Report, Table
 
 if TYPE_CHECKING:
     from xarray import DataArray
 
     from headprobe.demo._run import Demo
+    from headprobe.headhunt.headhunt import Identification
 
 DPI = 110
 
@@ -39,6 +40,15 @@ def heatmap_figure(rss: DataArray, heads: Sequence[str], p_values: DataArray | N
         p_values=p_values,
     )
     return figure
+
+
+def write_first_look(found: Identification, n_videos: int, path: Path) -> Path:
+    """The map of the heads on the first videos, under one prompt, as a PNG file."""
+    figure = heatmap_figure(found.rss, found.heads.labels)
+    figure.axes[0].set_title(f"A first look: saliency of every head, one prompt, {n_videos} videos", fontsize=10)
+    with replacing(path, ".png") as part:
+        figure.savefig(part, dpi=DPI, bbox_inches="tight")
+    return path
 
 
 def comparison_figure(rows: Sequence[Mapping[str, Any]]) -> Any:
@@ -99,13 +109,14 @@ def write_demo_report(demo: Demo, figures: Mapping[str, Path]) -> Path:
         instability_penalty=demo.detector.instability_penalty,
         p_values=demo.detector.experts_.p_values,
         significance_note="p is that of a linear probe's AUROC on the head, on calibration videos that it was not "
-        f"fitted to. {demo.detector.experts_.sentence()}",
-        chosen_in=_frequency(r["experts_per_draw"]),
+        f"fitted to. {demo.detector.experts_.sentence()} Chosen in: share of the {size['n_draws']} draws of "
+        f"{size['videos_per_draw']} calibration videos that choose the head. {OTHER_SAMPLES}",
+        chosen_in=chosen_in(r["experts_per_draw"]),
     )
     report.add("controls", *_comparison(r, figures))
     _timelines(report, r, figures)
     # A video that could not be rendered or read would have ended the run.
-    report.failed({}, _did_not_hold(demo)).limits(LIMITS)
+    report.failed({}, _did_not_hold(demo)).limits([*LIMITS, *map(_as_sentence, r["warnings"])])
     return report.write(demo.folder / "report.html")
 
 
@@ -269,7 +280,14 @@ def _table(rows: Sequence[Mapping[str, Any]], prefix: str) -> Table:
     )
 
 
-def _frequency(per_draw: Sequence[Sequence[str]]) -> dict[str, float]:
-    """Share of the draws in which each head was chosen."""
-    counts = Counter(label for labels in per_draw for label in labels)
-    return {label: count / len(per_draw) for label, count in counts.items()}
+def _as_sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:].rstrip('.')}."
+
+
+def write_full_table(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
+    """Every method with every measure, its spread over draws, and the number of draws, as CSV."""
+    import pandas as pd
+
+    with replacing(path, ".csv") as part:
+        pd.DataFrame(list(rows)).to_csv(part, index=False, float_format="%.6f")
+    return path

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,17 +16,19 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from sklearn.utils.parallel import Parallel, delayed
 from tqdm.auto import tqdm
 
 from headprobe._files import write_json
 from headprobe.activations import HeadActivations
 from headprobe.demo._claims import bars
-from headprobe.demo._comparison import Material, compare, evaluate_segments, paired_differences, summary
+from headprobe.demo._comparison import Material, compare, evaluate_segments, paired_differences, summary, workers
 from headprobe.errors import HeadprobeWarning, InputError
 from headprobe.evaluation.controls import frame_differences
 from headprobe.examples import Example, _read_content
 from headprobe.headhunt._detect import Detection, detect_video
-from headprobe.headhunt.headhunt import HeadHunt
+from headprobe.headhunt._held_out import quiet_scales
+from headprobe.headhunt.headhunt import HeadHunt, identify
 from headprobe.headhunt.prompts import EMBEDDED_PROMPTS
 from headprobe.models.loading import load
 from headprobe.models.model import Model
@@ -41,6 +45,8 @@ from headprobe.video.scenes import (
     LabelledVideo,
     write_videos,
 )
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["DIRECT_QUESTIONS", "Demo", "Size", "run_demo"]
 
@@ -113,7 +119,7 @@ def run_demo(
     seed
         Of the rendered videos, the draws and everything random. The embedded model does not depend on it.
     size
-        How much to do; the default takes about two minutes on two cores.
+        How much to do; the default takes about a minute and a half on two cores.
     progress
         Whether to show progress bars.
     batch_size
@@ -135,10 +141,11 @@ def run_demo(
     """
     folder = Path(out)
     _check_ours(folder)
+    with _no_loading_bars():
+        model, control = load("tiny", **loading), load("tiny-untrained", seed=seed, **loading)
     folder.mkdir(parents=True, exist_ok=True)
-    model, control = load("tiny", **loading), load("tiny-untrained", seed=seed, **loading)
-    with TemporaryDirectory(dir=folder, prefix=".demo-") as staged:
-        demo = _demo(Path(staged), model, control, seed, size or Size(), progress, batch_size)
+    with TemporaryDirectory(dir=folder, prefix=".demo-") as staged, _collected() as told:
+        demo = _demo(folder, Path(staged), model, control, seed, size or Size(), progress, batch_size, told)
         _forget(folder)
         for path in [path for path in Path(staged).rglob("*") if path.is_file()]:
             place = folder / path.relative_to(staged)
@@ -153,18 +160,59 @@ def run_demo(
     return replace(demo, test_videos=videos, detections=found, folder=folder)
 
 
+@contextmanager
+def _no_loading_bars() -> Iterator[None]:
+    """Within it, transformers shows no bar for the weights of models that are loaded in a moment."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def _collected() -> Iterator[list[str]]:
+    """Within it, our own warnings are kept for the report; others are shown."""
+    told: list[str] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", HeadprobeWarning)
+        show = warnings.showwarning
+
+        def keep(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if not issubclass(category, HeadprobeWarning):
+                show(message, category, *where, **more)
+            elif str(message) not in told:
+                told.append(str(message))
+
+        warnings.showwarning = keep
+        yield told
+
+
 def _demo(
-    folder: Path, model: Model, control: Model, seed: int, size: Size, progress: bool, batch_size: Batches
+    place: Path,
+    folder: Path,
+    model: Model,
+    control: Model,
+    seed: int,
+    size: Size,
+    progress: bool,
+    batch_size: Batches,
+    told: list[str],
 ) -> Demo:
-    from headprobe.demo._report import write_demo_report, write_figures
+    from headprobe.demo._report import write_demo_report, write_figures, write_full_table
 
     began = time.perf_counter()
     capture = partial(_capture, batch_size=batch_size)
-    calibration, test = _render(folder / "videos", seed, size, progress)
-    segments = {
-        part: _decoded([e for v in videos for e in _label_segments(v, SEGMENT_FRAMES, CLIP_FRAMES)], progress)
-        for part, videos in (("calibration", calibration), ("test", test))
-    }
+    calibration = _render(folder / "videos", "calibration", seed, size, progress)
+    segments, motion = {}, {}
+    segments["calibration"], motion["calibration"] = _read(calibration, progress)
+    _first_look(place, model, segments["calibration"], size, batch_size)
+    test = _render(folder / "videos", "test", seed, size, progress)
+    segments["test"], motion["test"] = _read(test, progress)
     acts = {part: capture(model, segments[part], progress, resid_post=True, answers=ANSWERS) for part in segments}
     bare = {part: capture(control, segments[part], progress) for part in segments}
     truth = {v.name: v.truth.astype(int) for v in (*calibration, *test)}
@@ -178,8 +226,8 @@ def _demo(
         test=acts["test"],
         untrained_calibration=bare["calibration"],
         untrained_test=bare["test"],
-        motion_calibration=_motion(segments["calibration"], progress),
-        motion_test=_motion(segments["test"], progress),
+        motion_calibration=motion["calibration"],
+        motion_test=motion["test"],
         text_test=_text(model, acts["test"], segments["test"], progress, batch_size),
         event_of_video={v.name: v.event for v in (*calibration, *test)},
         frame_truth=truth,
@@ -189,19 +237,16 @@ def _demo(
             **{event: subset([event]) for event in HELD_OUT_EVENTS},
         },
     )
-    with warnings.catch_warnings():
-        # That one head sets the scale of the min-max normalisation is said once, when the detector is fitted below,
-        # and not for every draw.
-        warnings.filterwarnings("ignore", ".*alone holds", HeadprobeWarning)
-        rows, table, hunted = compare(
-            material,
-            k=size.k,
-            n_draws=size.n_draws,
-            n_videos=size.videos_per_draw,
-            normal=NORMAL,
-            random_state=seed,
-            progress=progress,
-        )
+    rows, table, hunted = compare(
+        material,
+        k=size.k,
+        n_draws=size.n_draws,
+        n_videos=size.videos_per_draw,
+        normal=NORMAL,
+        random_state=seed,
+        progress=progress,
+        workers=workers(size.n_draws, 4),
+    )
 
     # Neither weighted nor calibrated, as the rows of the comparison.
     detector = HeadHunt(
@@ -231,6 +276,7 @@ def _demo(
         "locator": {"sigma": detector.locator_.sigma, "tau": detector.locator_.tau} if detector.locator_ else None,
         "data": _describe(calibration, test, segments, size),
         "seconds": 0.0,
+        "warnings": told,
         "provenance": {
             "seed": seed,
             "size": size.__dict__,
@@ -247,6 +293,7 @@ def _demo(
     results["seconds"] = round(time.perf_counter() - began, 1)
     write_demo_report(demo, figures)
     write_json(folder / "results.json", results)
+    write_full_table(results["rows"], folder / "table.csv")
     return demo
 
 
@@ -263,35 +310,56 @@ def _check_ours(folder: Path) -> None:
 
 def _forget(folder: Path) -> None:
     """Remove what an earlier run wrote, so that no old number stands beside a new one."""
-    stale = [folder / "results.json", folder / "report.html", *folder.glob("timeline_*.png")]
+    names = ("results.json", "report.html", "table.csv")
+    stale = [*(folder / name for name in names), *folder.glob("timeline_*.png")]
     stale += [path for split in ("calibration", "test") for path in (folder / "videos" / split).glob(f"{split}_*.mp4")]
     for path in stale:
         path.unlink(missing_ok=True)
 
 
-def _render(folder: Path, seed: int, size: Size, progress: bool) -> tuple[list[LabelledVideo], list[LabelledVideo]]:
-    calibration = {NORMAL: size.calibration_normal, **dict.fromkeys(SEEN_EVENTS, size.calibration_per_event)}
-    test = {NORMAL: size.test_normal, **dict.fromkeys(SEEN_EVENTS, size.test_per_event)}
-    test |= dict.fromkeys(HELD_OUT_EVENTS, size.test_per_held_out_event)
-    return tuple(
-        write_videos(folder / split, split, counts, seed=seed * 10 + i, n_frames=size.n_frames, progress=progress)
-        for i, (split, counts) in enumerate((("calibration", calibration), ("test", test)))
-    )  # type: ignore[return-value]
+def _render(folder: Path, split: str, seed: int, size: Size, progress: bool) -> list[LabelledVideo]:
+    counts = {NORMAL: size.calibration_normal, **dict.fromkeys(SEEN_EVENTS, size.calibration_per_event)}
+    if split == "test":
+        counts = {NORMAL: size.test_normal, **dict.fromkeys(SEEN_EVENTS, size.test_per_event)}
+        counts |= dict.fromkeys(HELD_OUT_EVENTS, size.test_per_held_out_event)
+    number = seed * 10 + (split == "test")
+    several = workers(sum(counts.values()), 20)
+    return write_videos(
+        folder / split, split, counts, seed=number, n_frames=size.n_frames, progress=progress, workers=several
+    )
 
 
-def _decoded(examples: Sequence[Example], progress: bool) -> list[Example]:
-    """The clips in memory (about 0.3 MB each): both models, the frame differences and the questions look at them."""
-    clips = tqdm(examples, desc="decode", unit="segment", disable=not progress)
-    return [Example(_read_content(e), id=e.id, label=e.label, group=e.group, span=e.span) for e in clips]
+def _read(videos: Sequence[LabelledVideo], progress: bool) -> tuple[list[Example], np.ndarray]:
+    """The clips in memory (about 0.3 MB each), each file opened once, and how much each changes from frame to frame."""
+    read = Parallel(n_jobs=workers(len(videos), 20), return_as="generator")(delayed(_read_one)(one) for one in videos)
+    parts = list(tqdm(read, total=len(videos), desc="decode", unit="video", disable=not progress))
+    return [example for examples, _ in parts for example in examples], np.concatenate([motion for _, motion in parts])
+
+
+def _read_one(video: LabelledVideo) -> tuple[list[Example], np.ndarray]:
+    clips = [
+        Example(_read_content(e), id=e.id, label=e.label, group=e.group, span=e.span)
+        for e in _label_segments(video, SEGMENT_FRAMES, CLIP_FRAMES)
+    ]
+    return clips, np.stack([frame_differences(np.asarray(clip.content)) for clip in clips])
+
+
+def _first_look(place: Path, model: Model, clips: Sequence[Example], size: Size, batch_size: Batches) -> None:
+    """A map of all heads on the videos of one draw, under one prompt: something to look at while the rest runs."""
+    from headprobe.demo._report import write_first_look
+
+    some = set(list(dict.fromkeys(clip.group for clip in clips))[: size.videos_per_draw])
+    clips = [clip for clip in clips if clip.group in some]
+    if len({clip.label for clip in clips}) == 2:
+        prompts = dict([next(iter(EMBEDDED_PROMPTS.items()))])
+        acts = HeadTracer(model).capture(clips, prompts=prompts, progress=False, batch_size=batch_size)
+        with quiet_scales():
+            found = identify(acts, k=size.k)
+        logger.info("a first look at the heads: %s", write_first_look(found, len(some), place / "first_look.png"))
 
 
 def _capture(model: Model, examples: Sequence[Example], progress: bool, **more: Any) -> HeadActivations:
     return HeadTracer(model).capture(examples, prompts=EMBEDDED_PROMPTS, progress=progress, **more)
-
-
-def _motion(examples: Sequence[Example], progress: bool) -> np.ndarray:
-    clips = tqdm(examples, desc="frame differences", unit="segment", disable=not progress)
-    return np.stack([frame_differences(np.asarray(example.content)) for example in clips])
 
 
 def _text(

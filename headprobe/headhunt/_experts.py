@@ -14,7 +14,7 @@ from jaxtyping import Int
 from headprobe._validation import brief
 from headprobe.errors import ArtefactError, HeadprobeWarning, InputError
 from headprobe.headhunt._held_out import quiet_scales
-from headprobe.heads import Head, HeadSet
+from headprobe.heads import OTHER_SAMPLES, Head, HeadSet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,6 +66,13 @@ class Experts:
         table = pd.DataFrame(rows, columns=list(COLUMNS))
         table[numbers] = table[numbers].astype(float)
         return cls(table, dict(stability), tuple(notes), p_values)
+
+    def chosen_again(self) -> str:
+        """How often each head is chosen when the videos are drawn again, where that is known, and why that differs."""
+        shares = zip(self.table["head"], self.table["in_resamples"], strict=True)
+        known = [f"{head} {share:.0%}" for head, share in shares if not math.isnan(share)]
+        often = f"Chosen again when the videos are drawn again: {', '.join(known)}. " if known else ""
+        return often + OTHER_SAMPLES
 
     def sentence(self) -> str:
         """The table in a sentence or two."""

@@ -156,7 +156,7 @@ class Fitted:
         ]
         if detector.kind == "heads":
             out.append(f"expert heads: {', '.join(detector.heads_.labels)}")
-            out += [line for line in [detector.experts_.sentence()] if line]
+            out += [line for line in [detector.experts_.sentence(), detector.experts_.chosen_again()] if line]
         else:
             out.append(f"layer: {detector.layer_}; without a fold of the videos each: {list(detector.fold_layers_)}")
         if quality:

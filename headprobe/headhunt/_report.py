@@ -140,6 +140,7 @@ def describe_detector(report: Report, detector: Any) -> Report:
         Table([columns[key] for key in shown], rows, f"The expert heads on {CALIBRATION}."),
         " ".join(text for key, text in _COLUMN_TEXTS.items() if key in shown),
         experts.sentence() or "Stability and significance were not computed.",
+        experts.chosen_again(),
     )
     found = detector.identification_
     if found is not None and found.combined.sizes["prompt"] > 1:
@@ -411,9 +412,9 @@ def report_events(
     """Write the report of a detection run."""
     source = Path(events)
     page = (source if source.is_dir() else source.parent) / "report.html" if out is None else Path(out)
-    page.parent.mkdir(parents=True, exist_ok=True)
     detections, missing = read_events(events)
     ran = read_run(events)
+    page.parent.mkdir(parents=True, exist_ok=True)
     detector = _as_it_ran(detector, ran)
     known = {} if truth is None else labels_by_video(detections, truth)
     judged = (

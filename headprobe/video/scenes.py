@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
+from sklearn.utils.parallel import Parallel, delayed
 from tqdm.auto import tqdm
 
 from headprobe._files import write_json
@@ -211,6 +212,12 @@ class LabelledVideo:
     __repr__ = brief
 
 
+def _write_one(path: Path, split: str, event: str, seed: Sequence[int], n_frames: int) -> LabelledVideo:
+    shot = untrimmed(seed, split=split, event=None if event == NORMAL else event, n_frames=n_frames)
+    write_video(path, shot.frames.repeat(UPSCALE, 1).repeat(UPSCALE, 2), FPS, crf=14)
+    return LabelledVideo(path, path.stem, event, f"{shot.scene.family}-{shot.scene.seed}", shot.truth)
+
+
 def write_videos(
     folder: str | os.PathLike[str],
     split: str,
@@ -219,6 +226,7 @@ def write_videos(
     seed: int = 0,
     n_frames: int = 160,
     progress: bool = True,
+    workers: int = 1,
 ) -> list[LabelledVideo]:
     """Render ``counts[event]`` videos per kind of event (``"normal"``: none) and write them with ``annotations.json``.
 
@@ -236,6 +244,8 @@ def write_videos(
         Length at :data:`headprobe.video.scenes.FPS` frames per second.
     progress
         Whether to show a progress bar.
+    workers
+        Processes that share the videos; the files are the same whatever their number.
 
     Raises
     ------
@@ -248,15 +258,13 @@ def write_videos(
     if not plan:
         raise InputError(f"no videos were asked for: counts is {dict(counts)}")
     order = np.random.default_rng([seed, len(plan)]).permutation(len(plan))
-    videos: list[LabelledVideo] = []
-    for number, index in enumerate(tqdm(order, desc=f"render {split}", unit="video", disable=not progress)):
+    jobs = []
+    for number, index in enumerate(order):
         event, i = plan[index]
-        kind = list(counts).index(event)
-        shot = untrimmed([seed, kind, i], split=split, event=None if event == NORMAL else event, n_frames=n_frames)
-        name = f"{split}_{number:03d}"
-        big = shot.frames.repeat(UPSCALE, 1).repeat(UPSCALE, 2)
-        path = write_video(folder / f"{name}.mp4", big, FPS, crf=14)
-        videos.append(LabelledVideo(path, name, event, f"{shot.scene.family}-{shot.scene.seed}", shot.truth))
+        path = folder / f"{split}_{number:03d}.mp4"
+        jobs.append(delayed(_write_one)(path, split, event, [seed, list(counts).index(event), i], n_frames))
+    done = Parallel(n_jobs=workers, return_as="generator")(jobs)
+    videos = list(tqdm(done, total=len(jobs), desc=f"render {split}", unit="video", disable=not progress))
     table = {
         v.path.name: {
             "event": v.event,

@@ -161,7 +161,7 @@ def test_the_command_gives_all_of_it(tmp_path):
         "--frame-counts",
         LABELS / "ucf_crime_frame_counts.txt",
     ]
-    shared = ["evaluate", "--scores", SCORES, *files, "--dataset", "ucf-crime", "--json", tmp_path / "out.json"]
+    shared = ["evaluate", "--scores", SCORES, *files, "--dataset", "ucf-crime", "--out", tmp_path / "out.json"]
     for options in ([], ["--sigmoid", "--decimals", 4]):
         done = CliRunner().invoke(app, [str(part) for part in (*shared, *options)])
         assert done.exit_code == 0, done.output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import json
 import math
 from pathlib import Path
@@ -12,12 +13,12 @@ import pytest
 import torch
 from equality import close
 
-from headprobe.demo._claims import CLAIMS, bars, findings
+from headprobe.demo._claims import CLAIMS, bars, findings, sentences
 from headprobe.demo._comparison import HUNTED, NEVER_TRAINED, RANDOM, SAME_LAYERS, SHUFFLED, compare, paired_differences
 from headprobe.headhunt._detect import detect_video
 from headprobe.headhunt.headhunt import HeadHunt
 from headprobe.models.loading import load
-from headprobe.video.scenes import NORMAL
+from headprobe.video.scenes import NORMAL, write_videos
 
 NAMES = {
     HUNTED,
@@ -76,7 +77,7 @@ def test_controls_are_what_they_claim(results) -> None:
 
 
 def test_files_are_there_and_the_report_loads_nothing(demo_run) -> None:
-    for name in ("results.json", "report.html", "heatmap.png", "comparison.png", "timeline_fight.png"):
+    for name in ("results.json", "report.html", "table.csv", "first_look.png", "heatmap.png", "timeline_fight.png"):
         assert (demo_run.folder / name).stat().st_size > 1000
     page = (demo_run.folder / "report.html").read_text()
     assert 'src="http' not in page
@@ -196,3 +197,55 @@ def test_verdicts_follow_the_intervals() -> None:
     assert (random.verdict, random.held_out_verdict) == ("holds", "not decided")
     assert (dilution.verdict, dilution.held_out_verdict) == ("reversed", "not decided")
     assert "(-0.150 [-0.200, -0.100])" in dilution.sentence
+
+
+def test_the_sentences_follow_the_numbers() -> None:
+    folder = Path(__file__).parents[2] / "analyses" / "headhunt_demo"
+    if not folder.is_dir():
+        pytest.skip("the analyses folder is not part of this installation")
+    committed = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    rows = {row["name"]: row for row in committed["rows"]}
+    hunted, detects, failed = sentences(committed)
+    assert all(head in hunted for head in committed["experts"])
+    assert f"AUC of {rows[HUNTED]['auc']:.2f} (1 is perfect" in detects
+    for name in (SAME_LAYERS, "all heads", NEVER_TRAINED, "frame differences"):
+        assert f"{rows[name]['auc']:.2f} of " in detects
+    verdicts_of = {f.minus: {f.verdict, f.held_out_verdict} for f in findings(committed["paired_differences"])}
+    worse, _, equal = failed.partition("not shown to be better than")
+    assert ("all heads together" in worse) == ("reversed" in verdicts_of["all heads"])
+    assert ("random heads of the same layers" in equal) == (
+        "not decided" in verdicts_of[SAME_LAYERS] and "reversed" not in verdicts_of[SAME_LAYERS]
+    )
+    # Nothing failed: another sentence.
+    for row in committed["paired_differences"]:
+        row["auc"] = row["held_out_auc"] = {"mean": 0.2, "low": 0.1, "high": 0.3}
+    for bar in committed["bars"]:
+        bar["met"] = True
+    assert sentences(committed)[2] == "Every claim about the hunted heads held."
+
+
+def test_warnings_stand_in_the_report(demo_run, results) -> None:
+    page = html.unescape((demo_run.folder / "report.html").read_text(encoding="utf-8"))
+    for text in results["warnings"]:
+        assert text[1:].rstrip(".") in page
+    assert "docs/concepts/choosing_heads.md" in page
+
+
+def test_draws_and_videos_in_several_processes_are_the_same(demo_run, results, tmp_path) -> None:
+    size = results["provenance"]["size"]
+    rows, _, hunted = compare(
+        demo_run.material,
+        k=size["k"],
+        n_draws=size["n_draws"],
+        n_videos=size["videos_per_draw"],
+        normal=NORMAL,
+        random_state=results["provenance"]["seed"],
+        progress=False,
+        workers=2,
+    )
+    assert hunted == results["experts_per_draw"]
+    before = {row["name"]: row["auc"] for row in results["rows"]}
+    assert close([row["auc"] for row in rows], [before[row["name"]] for row in rows])
+    kept = write_videos(tmp_path, "test", {NORMAL: 2}, seed=3, n_frames=24, progress=False, workers=2)
+    again = write_videos(tmp_path / "one", "test", {NORMAL: 2}, seed=3, n_frames=24, progress=False)
+    assert [one.path.read_bytes() for one in kept] == [one.path.read_bytes() for one in again]

@@ -42,7 +42,7 @@ SCORES = {"a": [0.1, 0.2, 0.9, 0.4, 0.6, 0.1], "b": [0.0, 0.5, 0.3, 0.3]}
 
 def test_scores_are_evaluated_beside_their_controls(files, invoke):
     out = files / "result.json"
-    done = invoke("evaluate", *arguments(files), "--json", out)
+    done = invoke("evaluate", *arguments(files), "--out", out)
     assert done.exit_code == 0, done.output
     result = json.loads(out.read_text())
     assert {key: result[key] for key in evaluate(SCORES, TRUTH)} == evaluate(SCORES, TRUTH)
@@ -63,7 +63,7 @@ def test_scores_are_evaluated_beside_their_controls(files, invoke):
 
 def test_everything_that_can_be_asked_for(files, invoke):
     out = files / "result.json"
-    options = ["--by-class", "--tau", 0.5, "--fps", 2, "--bootstrap", 10, "--sigmoid", "--decimals", 1, "--json", out]
+    options = ["--by-class", "--tau", 0.5, "--fps", 2, "--bootstrap", 10, "--sigmoid", "--decimals", 1, "--out", out]
     done = invoke("evaluate", *arguments(files), *options)
     assert done.exit_code == 0, done.output
     result = json.loads(out.read_text())
@@ -89,7 +89,7 @@ def test_labels_of_videos_alone_give_numbers_over_videos(tmp_path, invoke):
     folder = ("--dataset", "folder", "--ground-truth", tmp_path / "films", "--normal", "calm")
     for scores in ("scores.json", "one.csv"):
         for truth in (table, folder):
-            done = invoke("evaluate", "--scores", tmp_path / scores, *truth, "--json", tmp_path / "r.json")
+            done = invoke("evaluate", "--scores", tmp_path / scores, *truth, "--out", tmp_path / "r.json")
             assert done.exit_code == 0, done.output
             found = json.loads((tmp_path / "r.json").read_text())
             assert found["video_level"]["max"]["auc"] == pytest.approx(5 / 6)
@@ -122,7 +122,7 @@ def test_labels_of_videos_alone_give_numbers_over_videos(tmp_path, invoke):
 )
 def test_bad_input_is_one_line_and_code_two(files, invoke, file, content, text):
     (files / file).write_text(content)
-    done = invoke("evaluate", *arguments(files), "--json", files / "result.json")
+    done = invoke("evaluate", *arguments(files), "--out", files / "result.json")
     assert done.exit_code == 2
     assert done.output.startswith("headprobe: ")
     assert text in done.output
@@ -133,7 +133,7 @@ def test_bad_input_is_one_line_and_code_two(files, invoke, file, content, text):
     ("more", "text"),
     [
         (["--tau", "0.5"], "--tau needs --fps"),
-        (["--json", "no/such/out.json"], "there is no folder no/such to write out.json into"),
+        (["--out", "no/such/out.json"], "there is no folder no/such to write out.json into"),
     ],
 )
 def test_what_cannot_work_is_said_before_anything_is_computed(files, invoke, more, text):

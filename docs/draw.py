@@ -26,7 +26,7 @@ PAGES = (
     "gallery.md",
     *(f"howto/{name}.md" for name in ("figures", "own_task", "own_scores", "transformer_lens")),
 )
-WINDOWS = {"explorer.html": "1000,1040", "report.html": "1000,1100"}  # in pixels
+WINDOWS = {"explorer.html": "1400,1120", "report.html": "1000,1100"}  # in pixels
 
 
 def run_page(page: Path) -> None:

@@ -59,13 +59,13 @@ PARTS: dict[str, str] = {
     "timelines": "Timelines",
     "question": "Question and data",
     "found": "What was found",
-    "provenance": "Provenance",
     "heatmaps": "Heatmaps",
     "heads": "The chosen heads",
     "controls": "Controls",
     "explanations": "Explanations",
     "failed": "What failed",
     "limits": "Limits",
+    "provenance": "Provenance",
 }
 """The parts of a `Report` in their order, with their headings."""
 

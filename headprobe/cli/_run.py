@@ -35,7 +35,7 @@ Tau = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 T = TypeVar("T")
 # Wherever typer keeps it: newer releases have a click of their own.
-_USAGE_ERROR = typer.BadParameter.__mro__[1]
+_USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
 # What a terminal obeys rather than shows, what turns the direction of writing, and what is no character.
 _UNSHOWN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _USER = re.compile(r"(?<=\w://)[^\s/]*@")
@@ -108,7 +108,8 @@ class App(typer.Typer):
 
     def command(self, name: str | None = None, **more: Any) -> Any:
         """Add a command."""
-        return super().command(name, **{"cls": _Command} | more)
+        given: dict[str, Any] = {"cls": _Command, **more}
+        return super().command(name, **given)
 
 
 def width(most: int = 120) -> int:
@@ -120,7 +121,7 @@ def check_sources(sources: Iterable[str | os.PathLike[str]]) -> None:
     """Refuse files that are not there before anything is loaded; addresses and patterns are for who reads them."""
     from headprobe.errors import InputError
 
-    for source in map(os.fspath, sources):
+    for source in [os.fspath(one) for one in sources]:
         elsewhere = glob.has_magic(source) or "://" in source or source.startswith("hf:")
         if source.strip() and not elsewhere and not os.path.lexists(source):
             raise InputError(f"There is no file or folder {source!r}; check the name.")

@@ -111,7 +111,7 @@ def compare(
         )
     )
     jobs = (delayed(_one_draw)(m, videos, k, random_state * 1000 + number) for number, videos in enumerate(plan))
-    done = Parallel(n_jobs=workers, return_as="generator")(jobs)
+    done: Any = Parallel(n_jobs=workers, return_as="generator")(jobs)
     for numbers, heads, told in tqdm(done, total=len(plan), desc="compare", unit="draw", disable=not progress):
         hunted.append(heads)
         for name, result in numbers.items():

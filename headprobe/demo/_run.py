@@ -331,7 +331,9 @@ def _render(folder: Path, split: str, seed: int, size: Size, progress: bool) -> 
 
 def _read(videos: Sequence[LabelledVideo], progress: bool) -> tuple[list[Example], np.ndarray]:
     """The clips in memory (about 0.3 MB each), each file opened once, and how much each changes from frame to frame."""
-    read = Parallel(n_jobs=workers(len(videos), 20), return_as="generator")(delayed(_read_one)(one) for one in videos)
+    read: Any = Parallel(n_jobs=workers(len(videos), 20), return_as="generator")(
+        delayed(_read_one)(one) for one in videos
+    )
     parts = list(tqdm(read, total=len(videos), desc="decode", unit="video", disable=not progress))
     return [example for examples, _ in parts for example in examples], np.concatenate([motion for _, motion in parts])
 

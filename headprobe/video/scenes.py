@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -263,7 +263,7 @@ def write_videos(
         event, i = plan[index]
         path = folder / f"{split}_{number:03d}.mp4"
         jobs.append(delayed(_write_one)(path, split, event, [seed, list(counts).index(event), i], n_frames))
-    done = Parallel(n_jobs=workers, return_as="generator")(jobs)
+    done: Any = Parallel(n_jobs=workers, return_as="generator")(jobs)
     videos = list(tqdm(done, total=len(jobs), desc=f"render {split}", unit="video", disable=not progress))
     table = {
         v.path.name: {

@@ -258,7 +258,9 @@ def _chosen(data: Dataset, sample: Any, videos: str, split: str) -> CalibrationS
         labels = data.only(drawn.videos).labels()
         wrong = [name for name, label in drawn.labels.items() if labels[name] != label]
         if wrong:
-            raise InputError(f"{os.fspath(sample)} and the annotation disagree about whether {wrong[:5]} are abnormal")
+            raise InputError(
+                f"{os.fspath(sample)} and the annotation disagree about whether {', '.join(wrong[:5])} are abnormal"
+            )
         return drawn
     known = [v.name for v in (data.split(split) if split else data).videos]
     names = _names(videos, known) if videos else known
@@ -290,11 +292,13 @@ def _paths(chosen: CalibrationSample, located: Mapping[str, Sequence[Any]]) -> d
     missing = [name for name in chosen.videos if name not in located]
     if missing:
         raise InputError(
-            f"{len(missing)} calibration videos are not on disk: {missing[:5]}; see `headprobe data check`"
+            f"{len(missing)} calibration videos are not on disk: {', '.join(missing[:5])}; see `headprobe data check`"
         )
     twice = [name for name in chosen.videos if len(located[name]) > 1]
     if twice:
-        raise InputError(f"{len(twice)} calibration videos are there twice: {[str(f.path) for f in located[twice[0]]]}")
+        raise InputError(
+            f"{len(twice)} calibration videos are there twice: {', '.join(str(f.path) for f in located[twice[0]])}"
+        )
     folders = [name for name in chosen.videos if located[name][0].n_images is not None]
     if folders:
         raise InputError(

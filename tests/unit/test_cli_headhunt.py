@@ -227,7 +227,7 @@ def test_a_missing_video_is_named(folder, tmp_path) -> None:
         (part / path.name).write_bytes(path.read_bytes())
     done = fit(part, tmp_path / "d")
     assert done.exit_code == 2
-    assert f"1 calibration videos are not on disk: ['{sorted(folder.iterdir())[0].stem}']" in done.output
+    assert f"1 calibration videos are not on disk: {sorted(folder.iterdir())[0].stem};" in done.output
 
 
 def test_score_a_store_and_compare(folder, tmp_path, detector) -> None:

@@ -174,11 +174,3 @@ def test_the_page_on_families_names_every_video_family() -> None:
     video = [name for name in families() if "prefix" in getattr(adapter_for(name), "verified", ())]
     assert len(video) >= 15
     assert [name for name in video if f"`{name}`" not in page] == []
-
-
-def test_the_numbers_of_families_are_those_that_are_registered() -> None:
-    from headprobe.models.inspection import _family_rows
-
-    rows = _family_rows()
-    video = sum(row["modality"] == "video" for row in rows)
-    assert f"{len(rows)} families, {video} of video" in README

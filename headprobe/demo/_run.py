@@ -119,7 +119,7 @@ def run_demo(
     seed
         Of the rendered videos, the draws and everything random. The embedded model does not depend on it.
     size
-        How much to do; the default takes about a minute and a half on two cores.
+        How much to do; the default takes about two minutes on two cores.
     progress
         Whether to show progress bars.
     batch_size

@@ -253,12 +253,13 @@ def clock(ticks: Sequence[int | None], stream: Any) -> tuple[float, Float[np.nda
 
 def display_turn(frame: Any) -> tuple[bool, bool, bool] | None:
     """How a player turns the picture: transpose it, then flip its rows, then flip its columns."""
-    for data in frame.side_data:
-        if data.type.name == "DISPLAYMATRIX":
-            a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()
-            if a and d and not b and not c:
-                return False, d < 0, a < 0
-            if b and c and not a and not d:
-                return True, b < 0, c < 0
-            return None
-    return False, False, False
+    try:
+        matrix = frame.side_data["DISPLAYMATRIX"]  # by name: what the container iterates over changed with av 19
+    except KeyError:
+        return False, False, False
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
+    if a and d and not b and not c:
+        return False, d < 0, a < 0
+    if b and c and not a and not d:
+        return True, b < 0, c < 0
+    return None

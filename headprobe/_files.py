@@ -174,6 +174,22 @@ def csv_records(text: str, what: str, delimiter: str = ",") -> tuple[list[str], 
     return columns, rows
 
 
+def table_records(path: Path, sample: str) -> list[tuple[int, dict[str, Any]]]:
+    """Rows of a table (.csv, .tsv, else JSON lines), each with its line."""
+    text, ending = read_text(path), path.suffix.lower()
+    if ending in (".csv", ".tsv"):
+        records: list[tuple[int, Any]] = list(csv_records(text, str(path), "\t" if ending == ".tsv" else ",")[1])
+    else:
+        lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+        records = [(number, parse_json(line, f"{path}, line {number}", InputError)) for number, line in lines]
+    if not records:
+        raise InputError(f"{path}: the table has no rows.")
+    for number, record in records:
+        if not isinstance(record, dict):
+            raise InputError(f"{path}, line {number}: a line must be an object such as {sample}.")
+    return records
+
+
 def safe_cell(text: Any) -> Any:
     """What a cell of a table of text is to hold so that no spreadsheet takes it for a formula: a "'" before it."""
     return f"'{text}" if isinstance(text, str) and text.startswith(_FORMULA) else text

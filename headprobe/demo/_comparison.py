@@ -17,7 +17,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from tqdm.auto import tqdm
 
 from headprobe.errors import HeadprobeWarning, InputError
-from headprobe.evaluation import constant_per_video, evaluate, position_prior, to_frames
+from headprobe.evaluation import blind_scores, evaluate, to_frames
 from headprobe.headhunt._held_out import by_video, fold_numbers
 from headprobe.headhunt.headhunt import identify
 from headprobe.headhunt.scorer import features
@@ -231,13 +231,8 @@ def _blind(m: Material) -> dict[str, dict[str, np.ndarray]]:
     """Controls that look at no frame; the first and last know from the truth which videos are abnormal."""
     videos = list(dict.fromkeys(m.test.groups.tolist()))
     truth = {v: m.frame_truth[v] for v in videos}
-    constant = constant_per_video(truth)
-    prior = {v: position_prior(len(t)) for v, t in truth.items()}
-    return {
-        "oracle constant per video": constant,
-        "position prior": prior,
-        "oracle constant times position prior": {v: constant[v] * prior[v] for v in videos},
-    }
+    names = ("oracle constant per video", "position prior", "oracle constant times position prior")
+    return dict(zip(names, blind_scores(truth).values(), strict=True))
 
 
 def _mean(results: Sequence[Mapping[str, float]]) -> dict[str, float]:

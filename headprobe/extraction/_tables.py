@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from headprobe._files import csv_records, parse_json, read_text
+from headprobe._files import table_records
 from headprobe.errors import InputError
 
 COLUMNS = ("path", "name", "label", "group", "start", "end", "start_seconds", "end_seconds")
@@ -52,18 +52,7 @@ def is_table(source: Any) -> bool:
 
 
 def rows_of_file(path: Path) -> list[Row]:
-    records: list[Mapping[str, Any]] = []
-    text, ending = read_text(path), path.suffix.lower()
-    if ending in (".csv", ".tsv"):
-        records = [row for _, row in csv_records(text, str(path), "\t" if ending == ".tsv" else ",")[1]]
-    else:
-        lines = enumerate(text.split("\n"), start=1)
-        records = [parse_json(line, f"{path}, line {number}", InputError) for number, line in lines if line.strip()]
-    if not records:
-        raise InputError(f"{path}: the table has no rows.")
-    for number, record in enumerate(records, start=1):
-        if not isinstance(record, dict):
-            raise InputError(f"{path}, row {number}: a line must be an object such as {{'path': 'a.mp4'}}.")
+    records = [record for _, record in table_records(path, "{'path': 'a.mp4'}")]
     names = list(dict.fromkeys(name for record in records for name in record))
     return _rows(records, names, str(path))
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
@@ -173,7 +173,9 @@ class HeadSelector(TransformerMixin, BaseEstimator):
             )
         X, self.layout_ = _flatten(X)
         X, y = validate_data(self, X, y, dtype=np.float64)
-        numeric = self.metric == "r2"
+        (metric,) = _find_metrics([self.metric])
+        of_numbers = tuple(metric.targets) == ("continuous",)
+        numeric = of_numbers or ("continuous" in metric.targets and type_of_target(y) == "continuous")
         if numeric:
             y = np.asarray(y, dtype=np.float64)
         else:

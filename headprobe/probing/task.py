@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,7 @@ from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from headprobe._files import csv_records, parse_json, read_text, write_file, write_json
+from headprobe._files import table_records, write_file, write_json
 from headprobe._validation import brief, count, counted
 from headprobe.activations import HeadActivations
 from headprobe.errors import InputError
@@ -237,6 +238,8 @@ def probe_task(
     >>> probe_task(acts, k=1, n_permutations=39, n_draws=2, progress=False).heads.labels
     ('L1H1',)
     """
+    import pandas as pd
+
     given = label_array(acts.labels if y is None else y, len(acts.examples))
     count(k, "k", most=len(acts.heads))
     count(n_splits, "n_splits", 2)
@@ -267,7 +270,7 @@ def probe_task(
         several |= {"control": [*controls, "random_model"], "untrained": untrained.z[0]}
     table = cross_validate(z, y, asked.probe, **several, **settings)
     everything = cross_validate(z, y, asked.probe, **settings)
-    table = _with(table, everything.assign(condition="all_heads"))
+    table = pd.concat([table, everything.assign(condition="all_heads")], ignore_index=True)
     return ProbedTask(
         scores,
         by_prompt,
@@ -336,12 +339,6 @@ def _numbers(values: np.ndarray) -> _Asked:
     return _Asked(values, "continuous", "r2", "r2", probe, "R2", question, said)
 
 
-def _with(table: pd.DataFrame, more: pd.DataFrame) -> pd.DataFrame:
-    import pandas as pd
-
-    return pd.concat([table, more], ignore_index=True)
-
-
 def _rows(summary: pd.DataFrame, bounded: bool) -> pd.DataFrame:
     found = summary.rename(columns={"mean": "score"})
     found.insert(0, "name", [_NAMES[condition] for condition in found["condition"]])
@@ -387,7 +384,9 @@ def read_task(
     (Example('a man falls', id='1', label=1), {'0': 'calm', '1': 'not calm'})
     """
     place = Path(path)
-    records = _records(place)
+    if place.suffix.lower() not in (".csv", ".tsv", ".jsonl"):
+        raise InputError(f"{place}: a table ends in .csv, .tsv or .jsonl.")
+    records = table_records(place, "{'text': 'a', 'label': 0}")
     given = {name for _, record in records for name in record}
     kinds = [name for name in ("text", "path") if name in given]
     if len(kinds) != 1 or "label" not in given:
@@ -420,26 +419,6 @@ def read_task(
     return examples, labels
 
 
-def _records(place: Path) -> list[tuple[int, dict[str, Any]]]:
-    ending = place.suffix.lower()
-    if ending not in (".csv", ".tsv", ".jsonl"):
-        raise InputError(f"{place}: a table ends in .csv, .tsv or .jsonl.")
-    text = read_text(place)
-    if ending == ".jsonl":
-        lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-        records = [(number, parse_json(line, f"{place}, line {number}", InputError)) for number, line in lines]
-        for number, record in records:
-            if not isinstance(record, dict):
-                raise InputError(
-                    f"{place}, line {number}: a line must be an object such as {{'text': 'a', 'label': 0}}."
-                )
-    else:
-        records = csv_records(text, str(place), "\t" if ending == ".tsv" else ",")[1]
-    if not records:
-        raise InputError(f"{place}: the table has no rows.")
-    return records
-
-
 def _cell(record: dict[str, Any], name: str, where: str) -> str:
     value = record.get(name)
     if value is None or not str(value).strip():
@@ -465,7 +444,7 @@ def _scale(labels: Iterable[str], wanted: bool, place: Path) -> dict[str, float]
 
 
 def _is_whole(text: str) -> bool:
-    return text.lstrip("-").isascii() and text.lstrip("-").isdigit()
+    return re.fullmatch(r"-?[0-9]{1,18}", text) is not None
 
 
 @dataclass(frozen=True)
@@ -475,6 +454,14 @@ class _WholeClip:
     path: str
     frames: int
 
-    def read(self) -> np.ndarray:
+    @property
+    def _clip(self) -> Clip:
         length = len(shared_reader(self.path))
-        return Clip(self.path, segments(length, length)[0], self.frames).read()
+        return Clip(self.path, segments(length, length)[0], self.frames)
+
+    @property
+    def seconds(self) -> np.ndarray:
+        return self._clip.seconds
+
+    def read(self) -> np.ndarray:
+        return self._clip.read()

@@ -8,7 +8,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from sklearn.base import clone
+from sklearn.base import clone, is_regressor
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.metrics import get_scorer
 from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
@@ -33,9 +33,6 @@ __all__ = ["CONTROLS", "cross_validate", "summarise"]
 
 CONTROLS = ("shuffled_labels", "random_heads", "same_layer_heads", "random_model")
 """What a probe's score is compared with."""
-
-
-_OF_NUMBERS = ("r2", "neg_mean_squared_error", "neg_mean_absolute_error")
 
 
 class _Split(NamedTuple):
@@ -149,9 +146,7 @@ def cross_validate(
             f"scoring 'roc_auc' is for two classes, got {len(np.unique(y))}: use 'roc_auc_ovr' (each against the rest) "
             "or 'balanced_accuracy'"
         )
-    numeric = scoring in _OF_NUMBERS
-    if numeric and probe is None:
-        raise InputError(f"scoring {scoring!r} is for numbers: give a regressor as the probe")
+    numeric = probe is not None and is_regressor(probe)
     y = y.astype(np.float64) if numeric else y
     fit = _Fit(clone(probe if probe is not None else HeadProbe()), selector, grouped, get_scorer(scoring), numeric)
     seeds = [int(drawn) for drawn in np.random.SeedSequence(random_state).generate_state(n_repeats)]

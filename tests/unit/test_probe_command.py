@@ -187,3 +187,12 @@ def test_numbers_on_a_scale(checkpoint, tmp_path) -> None:
         1.0,
         2.0,
     ]
+
+
+def test_labels_that_look_like_numbers_and_times_of_clips(tmp_path) -> None:
+    from headprobe.video.decode import write_video
+
+    write_video(tmp_path / "a.mp4", np.zeros((20, 48, 64, 3), np.uint8), fps=10)
+    examples, labels = read_task(table(tmp_path, [("a.mp4", "--1"), ("a.mp4", "2")], ("path", "label")), frames=4)
+    assert list(labels.values()) == ["--1", "2"]
+    assert close(examples[0].content.seconds, np.array([0.2, 0.7, 1.2, 1.7]))

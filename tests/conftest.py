@@ -13,6 +13,9 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# What makes typer and rich write colours into answers that are compared, on hosts of workflows for one.
+os.environ.update({"FORCE_COLOR": "", "GITHUB_ACTIONS": "", "PY_COLORS": "", "TTY_COMPATIBLE": ""})
+
 import pytest
 
 from headprobe._torchvision import guard

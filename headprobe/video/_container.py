@@ -17,10 +17,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from av.error import FFmpegError
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 
 from headprobe.errors import VideoError
 
+# A forked child that frees a decoder or a converter with threads waits for them for ever, as they did not come along.
+# Frames are seldom cut into slices: one thread was faster on every video tried.
+ONE_THREAD = {"threads": 1}
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 
 
@@ -263,3 +266,12 @@ def display_turn(frame: Any) -> tuple[bool, bool, bool] | None:
     if b and c and not a and not d:
         return True, b < 0, c < 0
     return None
+
+
+def pixels(frame: Any, turn: tuple[bool, bool, bool]) -> UInt8[np.ndarray, "height width 3"]:
+    """A decoded frame in RGB as a player shows it."""
+    image = frame.to_ndarray(format="rgb24", **ONE_THREAD)
+    transpose, flip_rows, flip_columns = turn
+    if transpose:
+        image = image.transpose(1, 0, 2)
+    return image[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]

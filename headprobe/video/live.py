@@ -19,7 +19,7 @@ from jaxtyping import UInt8
 
 from headprobe._validation import brief, number
 from headprobe.errors import InputError, VideoError
-from headprobe.video._container import FAULTS, display_turn, error_text
+from headprobe.video._container import FAULTS, ONE_THREAD, display_turn, error_text, pixels
 from headprobe.video.reader import VideoReader
 
 __all__ = [
@@ -195,6 +195,7 @@ class _Connections:
             if not container.streams.video:
                 raise VideoError(_without_secrets(self.name), "there is no video stream in it")
             stream = container.streams.video[0]
+            stream.codec_context.thread_count = ONE_THREAD["threads"]
             rate = stream.guessed_rate or stream.average_rate
             self.fps = self.given if self.given is not None or not rate else float(rate)
             turn: tuple[bool, bool, bool] | None = None
@@ -205,12 +206,10 @@ class _Connections:
                     raise VideoError(
                         _without_secrets(self.name), "the picture is to be shown at an angle that is no quarter turn"
                     )
-                image = frame.to_ndarray(format="rgb24")
-                image = image.transpose(1, 0, 2) if turn[0] else image
                 # A frame without a time, among others with one, comes as long after the one before as all do.
                 late = None if seconds is None or self.fps is None else seconds + 1 / self.fps
                 seconds = late if frame.time is None else frame.time
-                yield seconds, np.ascontiguousarray(image[:: -1 if turn[1] else 1, :: -1 if turn[2] else 1])
+                yield seconds, np.ascontiguousarray(pixels(frame, turn))
 
 
 def _jump(seconds: float, shape: tuple[int, ...], next_seconds: float, next_shape: tuple[int, ...]) -> str:

@@ -23,12 +23,14 @@ from headprobe._validation import notice
 from headprobe.errors import InputError, VideoError
 from headprobe.video._container import (
     FAULTS,
+    ONE_THREAD,
     FrameIndex,
     check_file,
     clock,
     declared_size,
     display_turn,
     error_text,
+    pixels,
     scan,
     shortfall,
     why_not_a_video,
@@ -62,6 +64,7 @@ def _open_stream(path: str) -> tuple[Any, Any]:
         if stream.codec_context is None:
             raise VideoError(path, "there is no decoder for its video stream")
         stream.codec_context.options = dict(_DECODER_OPTIONS)
+        stream.codec_context.thread_count = ONE_THREAD["threads"]
     except BaseException:
         container.close()
         raise
@@ -144,6 +147,14 @@ class VideoInfo:
     height: int
     duration: float
     constant_rate: bool = True
+
+
+def _decode(container: Any, stream: Any, floor: int | None = None) -> Iterator[Any]:
+    """Frames from the demuxer's place on, without the packets shown before `floor`."""
+    for packet in container.demux(stream):
+        if packet.size and floor is not None and packet.pts is not None and packet.pts < floor:
+            continue
+        yield from packet.decode()
 
 
 class VideoReader:
@@ -264,14 +275,14 @@ class VideoReader:
             raise InputError(f"frame {outside[0]} was asked of {self.path}, which has frames 0 to {n - 1}")
         frames = np.empty((wanted.size, self.info.height, self.info.width, 3), np.uint8)
         for index in np.unique(wanted):
-            frames[wanted == index] = self._rgb(self._frame(int(index)))
+            frames[wanted == index] = pixels(self._frame(int(index)), self._turn)
         return frames
 
     def _open(self) -> None:
         """Open the file, or open it again, with the decoder before the first frame."""
         self.close()
         self._container, self._stream = _open_stream(self.path)
-        self._decoder, self._position = self._decode(None), 0
+        self._decoder, self._position = _decode(self._container, self._stream), 0
 
     def _measure(self) -> None:
         """Decode the first frame, all of them where they have to be counted, and describe the file."""
@@ -302,13 +313,6 @@ class VideoReader:
         height, width = self._shape[::-1] if turn[0] else self._shape
         duration = n / fps if even else float(self.times[-1] + 1 / fps)
         self.info = VideoInfo(self.path, fps, n, width, height, duration, even)
-
-    def _decode(self, floor: int | None) -> Iterator[Any]:
-        """Frames from the demuxer's place on, without the packets shown before `floor`."""
-        for packet in self._container.demux(self._stream):
-            if packet.size and floor is not None and packet.pts is not None and packet.pts < floor:
-                continue
-            yield from packet.decode()
 
     def _next(self) -> Any | None:
         """The decoder's next frame, None at the end."""
@@ -364,7 +368,7 @@ class VideoReader:
             self._container.seek(floor, stream=self._stream, backward=True)
         except FAULTS:
             self._open()  # no index to seek by: from the start
-        self._decoder, self._position = self._decode(floor), int(self._index.key[key])
+        self._decoder, self._position = _decode(self._container, self._stream, floor), int(self._index.key[key])
 
     def _forward(self, index: int, pts: Int[np.ndarray, " frame"]) -> Any | None:
         """Decode up to frame `index`; None if the decoder's frames are not those the timestamps promise."""
@@ -381,10 +385,3 @@ class VideoReader:
             if self._position == index + 1:
                 return frame
         raise VideoError(self.path, f"frame {index} of {len(self)} could not be decoded a second time")
-
-    def _rgb(self, frame: Any) -> UInt8[np.ndarray, "height width 3"]:
-        image = frame.to_ndarray(format="rgb24")
-        transpose, flip_rows, flip_columns = self._turn
-        if transpose:
-            image = image.transpose(1, 0, 2)
-        return image[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import signal
 import struct
 import threading
 import time
@@ -18,7 +20,7 @@ from equality import same
 from headprobe.errors import HeadprobeWarning, InputError, VideoError
 from headprobe.extraction._decoding import Decoder
 from headprobe.video import decode
-from headprobe.video._container import declared_size
+from headprobe.video._container import ONE_THREAD, declared_size
 from headprobe.video.decode import VideoReader, probe, read_frames, shared_reader, write_video
 
 N, HEIGHT, WIDTH, BITS = 120, 32, 96, 10
@@ -590,6 +592,20 @@ def test_shared_reader_after_a_fork(movie):
         os._exit(0 if good else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert numbers(parent.read([71])) == [71]
+
+
+def test_a_child_frees_what_its_parent_left(movie):
+    # Readers and frames in a circle wait for the collector, which may come to them in a child that has no threads.
+    circle: list = [VideoReader(movie)]
+    circle += [circle, circle[0].read([5]), circle[0]._frame(6)]
+    circle[3].to_ndarray(format="rgb24", **ONE_THREAD)
+    del circle
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(30)
+        gc.collect()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 # Writing

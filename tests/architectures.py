@@ -152,6 +152,9 @@ CASES: dict[str, tuple[str, dict, list[Row]]] = {
         {**SHORT, "n_embd": 32, "n_layer": 2, "n_head": 4},
         one("transformer.h.{}.attn.c_proj"),
     ),
+    # a list of attention modules, without blocks around them
+    "flaubert": ("FlaubertConfig", {**SHORT, "emb_dim": 32, "n_layers": 2, "n_heads": 4}, one("attentions.{}.out_lin")),
+    "xlm": ("XLMConfig", {**SHORT, "emb_dim": 32, "n_layers": 2, "n_heads": 4}, one("attentions.{}.out_lin")),
     "roformer": ("RoFormerConfig", SHORT, one("encoder.layer.{}.attention.output.dense")),
     "megatron_bert": ("MegatronBertConfig", SHORT, one("encoder.layer.{}.attention.output.dense")),
     "t5_encoder": (
@@ -321,7 +324,8 @@ CASES: dict[str, tuple[str, dict, list[Row]]] = {
         ],
     ),
 }
-ENCODERS = {"big_bird", "deberta", "deberta_v2", "longformer", "mpnet", "rembert", "roformer", "megatron_bert"}
+ENCODERS = {"big_bird", "deberta", "deberta_v2", "flaubert", "longformer", "mpnet", "rembert", "roformer"}
+ENCODERS |= {"megatron_bert", "xlm"}
 
 
 def build(name: str) -> torch.nn.Module:

@@ -22,7 +22,7 @@ _PLAIN = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
 
 def submodule(module: nn.Module, path: str) -> nn.Module | None:
     """The submodule at a dotted path, or None where there is none."""
-    for name in path.split("."):
+    for name in path.split(".") if path else ():
         step = getattr(module, name, None)
         if not isinstance(step, nn.Module):
             return None
@@ -80,7 +80,9 @@ _SOFTMAX_CLASSES = {
     "RoFormerSelfAttention",
     "XGLMAttention",
     # Names that others have too, with the file of transformers that is meant.
+    "modeling_flaubert.MultiHeadAttention",
     "modeling_openai.Attention",
+    "modeling_xlm.MultiHeadAttention",
 }
 
 # Linear attention whose heads are concatenated in front of the projection, checked in the same way.
@@ -104,8 +106,8 @@ _BESIDE = ("output.dense", "out_proj")
 
 
 def attention_paths(block: nn.Module) -> list[str]:
-    """Paths of the softmax attention modules within a block."""
-    return [name for name, module in block.named_modules() if name and _is_softmax_attention(module)]
+    """Paths of the softmax attention modules within a block; the empty one where the block is nothing else."""
+    return [name for name, module in block.named_modules() if _is_softmax_attention(module)]
 
 
 def mixer_paths(block: nn.Module) -> list[str]:
@@ -137,7 +139,7 @@ def _is_softmax_attention(module: nn.Module) -> bool:
 def projection_paths(block: nn.Module, attention: str) -> list[str]:
     """Paths, within the block, of what can be the output projection of an attention module."""
     parent = attention.rpartition(".")[0]
-    inside = [f"{attention}.{name}" for name in _INSIDE]
+    inside = [f"{attention}.{name}" if attention else name for name in _INSIDE]
     beside = [f"{parent}.{name}" if parent else name for name in _BESIDE]
     found = [path for path in inside if projection_sizes(submodule(block, path))]
     return found or [path for path in beside if parent and projection_sizes(submodule(block, path))]

@@ -120,7 +120,8 @@ def _rows(model: Model) -> tuple[dict[str, Any], tuple[int, int]] | None:
         return None
     ids = _ids(words, _TOKENS)
     if isinstance(adapter, TextAdapter):
-        return _placed(adapter.pad_rows([ids, ids], model).inputs, model), (2, _TOKENS)
+        batch = adapter.pad_rows([ids, ids], model)
+        return _placed(batch.inputs, model), (2, batch.ids.shape[1])
     # The language model alone, without a picture or a clip, whose packing belongs to the family.
     tokens = torch.tensor([ids, ids])
     inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
@@ -271,6 +272,9 @@ class _Watch(TorchFunctionMode):
         """The output of attention, [..., token, feature], with one head of the second row changed."""
         site, (n_rows, n_tokens) = self.site, self.shape
         assert site is not None
+        chunks = output.shape
+        if output.ndim == 4 and chunks[2] < n_tokens == chunks[1] * chunks[2]:  # attention in windows, chunk by chunk
+            return self._changed(output.flatten(1, 2)).reshape(chunks)
         if output.ndim < 3 or output.shape[-2] != n_tokens or output.shape[:-1].numel() % (n_rows * n_tokens):
             return output
         heads = output.reshape(n_rows, -1, n_tokens, output.shape[-1])
@@ -388,8 +392,7 @@ def _around(module: nn.Module, site: HeadSite) -> str:
         part = module.get_submodule(path)
         if isinstance(part, nn.ModuleList):
             return ".".join(names[: end + 1])
-        holder = nn.ModuleDict({"0": part})  # so that the module itself counts, too
-        if attention_paths(holder):
+        if attention_paths(part):
             return path
     return ""
 

@@ -208,6 +208,8 @@ _FAMILY_MODULES = (
     "families.smolvlm",
     "families.gemma4",
     "families.perception_lm",
+    "families.longformer",
+    "families.xlm",
     "vision_tower",
 )
 _registry: dict[str, Adapter] = {}

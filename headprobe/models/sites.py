@@ -388,6 +388,7 @@ def _site(stack: _Stack, layer: int) -> HeadSite | None:
             f"{layer}' is ambiguous (model type {stack.model_type!r}). {_BY_HAND}"
         )
     attention = submodule(block, found[0]) if found else None
+    place = f"{where}.{found[0]}".rstrip(".") if found else where
     kind = kind_of(attention, found[0]) if attention is not None else None
     if stack.layer_types is not None:
         _check_layer_type(stack.layer_types[layer], kind, f"{where} ({type(block).__name__}, {stack.model_type!r})")
@@ -396,12 +397,12 @@ def _site(stack: _Stack, layer: int) -> HeadSite | None:
     paths = projection_paths(block, found[0])
     if len(paths) != 1:
         raise UnsupportedModelError(
-            f"{where}.{found[0]}: expected one output projection, found {paths or 'none'} in "
+            f"{place}: expected one output projection, found {paths or 'none'} in "
             f"{type(attention).__name__} (model type {stack.model_type!r}). {_BY_HAND}"
         )
     projection = submodule(block, paths[0])
     assert projection is not None
-    n_heads, head_dim, n_kv = head_sizes(attention, projection, f"{where}.{found[0]}")
+    n_heads, head_dim, n_kv = head_sizes(attention, projection, place)
     return HeadSite(
         layer=layer,
         path=f"{where}.{paths[0]}",

@@ -17,6 +17,7 @@ from headprobe.activations import HeadActivations, _dense, _read_summary, _row_t
 from headprobe.errors import InputError, UnsupportedModelError
 from headprobe.examples import Example
 from headprobe.heads import Head, HeadSet
+from headprobe.models._attention import attention_paths
 from headprobe.models.adapter import ModelInputs
 from headprobe.models.model import Model
 from headprobe.models.sites import HeadSite, block_paths
@@ -117,10 +118,13 @@ def points_of(model: Model, wanted: Wanted) -> list[Point]:
     if wanted.resid_post:
         blocks = block_paths(model.module, model.sites)
         for path in blocks:
-            if isinstance(model.module.get_submodule(path), nn.ModuleList | nn.ModuleDict):
+            block = model.module.get_submodule(path)
+            alone = attention_paths(block)[:1] == [""]
+            if alone or isinstance(block, nn.ModuleList | nn.ModuleDict):
+                what = "an attention module alone" if alone else "a list of parts, which is never called as one module"
                 raise UnsupportedModelError(
-                    f"{path}: the block is a list of parts, which is never called as one module, so there is no output "
-                    "of it that would be the residual stream; capture without resid_post=True."
+                    f"{path}: the block is {what}, so there is no output of it that would be the residual stream; "
+                    "capture without resid_post=True."
                 )
         points += [Point(layer, path, "output") for layer, path in enumerate(blocks)]
     return sorted(points, key=lambda point: (point.layer, point.side == "output"))

@@ -408,7 +408,7 @@ def _path(module: nn.Module, site: HeadSite) -> str:
         path = ".".join(names[:end])
         found = attention_paths(module.get_submodule(path))
         if len(found) == 1 and site.kind == "softmax":
-            return f"{path}.{found[0]}"
+            return f"{path}.{found[0]}".rstrip(".")
         if found:
             break
     raise UnsupportedModelError(

@@ -32,6 +32,7 @@ INPUTS = {
         "c_attn",
         "q_b_proj",
         "kv_b_proj",
+        *("q_lin", "k_lin", "v_lin"),
     ),
 }
 # Queries and keys are normalised over all heads, so that only values belong to one head.
@@ -68,6 +69,7 @@ def replay_block(module: torch.nn.Module, site: HeadSite):
         module(input_ids=torch.randint(3, 50, (1, 6)), **options)
     hook.remove()
     args, kwargs = taken[0]
+    kwargs.pop("cache", None)  # XLM's, which would grow with every run
 
     def replay() -> torch.Tensor:
         seen: list[torch.Tensor] = []

@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from headprobe._files import write_json
 from headprobe.activations import HeadActivations
+from headprobe.baselines.answers import DIRECT_QUESTIONS
 from headprobe.demo._claims import bars
 from headprobe.demo._comparison import Material, compare, evaluate_segments, paired_differences, summary, workers
 from headprobe.errors import HeadprobeWarning, InputError
@@ -50,13 +51,6 @@ logger = logging.getLogger(__name__)
 
 __all__ = ["DIRECT_QUESTIONS", "Demo", "Size", "run_demo"]
 
-DIRECT_QUESTIONS = {
-    "running": "is anyone running ?",
-    "fall": "is anyone lying on the ground ?",
-    "fight": "are they fighting ?",
-    "vehicle": "is there a car on the path ?",
-    "bag": "is there a bag on the ground ?",
-}
 VAGUE = "dangerous"  # fixed beforehand; three of the other prompts could be answered with yes or no too
 ANSWERS = ("yes", "no")
 SAVED = "the saved detector (hunted on the whole calibration pool)"

@@ -493,6 +493,9 @@ _REGISTERED: dict[str, str | Callable[..., Method]] = {
     "position": "headprobe.detection.blind:Position",
     "motion": "headprobe.detection.blind:Motion",
     "score file": "headprobe.detection.blind:ScoreFile",
+    "text answers": "headprobe.baselines.answers:text_answers",
+    "direct questions": "headprobe.baselines.answers:direct_questions",
+    "probe-vad": "headprobe.baselines.answers:probe_vad",
 }
 
 

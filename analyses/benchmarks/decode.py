@@ -32,8 +32,7 @@ from readme_block import replace_block
 from headprobe.extraction._decoding import Batch, DecodeAhead
 from headprobe.extraction._sources import Settings, Video, units_of
 from headprobe.video.clips import sample_indices, segments
-from headprobe.video.decode import probe, read_frames, write_video
-from headprobe.video.reader import VideoReader
+from headprobe.video.decode import VideoReader, probe, read_frames, write_video
 
 LENGTH, FRAMES = 48, 16
 SIZES = {"320x240": (240, 320, 1440, 6), "1280x720": (720, 1280, 480, 4)}  # height, width, frames, files

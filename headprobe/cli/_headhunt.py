@@ -304,7 +304,7 @@ def report(
     """
     from headprobe.errors import InputError
     from headprobe.headhunt._artefact import load_detector
-    from headprobe.headhunt._events_file import read_events, read_run
+    from headprobe.headhunt._detect import read_events, read_run
     from headprobe.headhunt._report import report_events, truth_of
     from headprobe.models.loading import load
 

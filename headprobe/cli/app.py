@@ -165,8 +165,7 @@ def detect(
     """
     from headprobe._validation import counted
     from headprobe.headhunt._artefact import load_detector
-    from headprobe.headhunt._detect import detect_videos, locator_of, shown_name
-    from headprobe.headhunt._events_file import EventsFile
+    from headprobe.headhunt._detect import EventsFile, detect_videos, locator_of, shown_name
     from headprobe.models.loading import load
     from headprobe.video.clips import _find_videos
 

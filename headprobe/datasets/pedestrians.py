@@ -8,10 +8,11 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike
 
+from headprobe._validation import check_same_videos, check_truth
 from headprobe.datasets._annotations import add_events, lines, name_of, not_empty
 from headprobe.datasets.videos import Dataset, Video
 from headprobe.errors import InputError
-from headprobe.video.spans import Span, _check_same_videos, _check_truth, stretches
+from headprobe.video.spans import Span, stretches
 
 __all__ = [
     "parse_ped2_ground_truth",
@@ -201,7 +202,7 @@ def shanghaitech(
     """
     videos: dict[str, Video] = {}
     for given, mask in masks.items():
-        labels = _check_truth(mask, given)
+        labels = check_truth(mask, given)
         events = tuple(stretches(labels))
         name = _shanghai(given, 7, "a test clip is named like 01_0014")
         if name in videos:
@@ -218,7 +219,7 @@ def shanghaitech(
     if train_list is not None and test_list is not None:
         splits = {"test": parse_shanghaitech_list(test_list), "train": parse_shanghaitech_list(train_list)}
         listed = {name: label for part in splits.values() for name, label in part.items()}
-        _check_same_videos(listed, videos, "the two lists", "the masks and training clips")
+        check_same_videos(listed, videos, "the two lists", "the masks and training clips")
         wrong = [name for name, abnormal in listed.items() if abnormal != videos[name].abnormal]
         if wrong:
             raise InputError(f"clip {wrong[0]!r} is labelled {int(listed[wrong[0]])} in its list, unlike its mask")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from headprobe._validation import check_same_videos
 from headprobe.datasets._annotations import (
     add_events,
     lines,
@@ -15,7 +16,7 @@ from headprobe.datasets._annotations import (
 )
 from headprobe.datasets.videos import NORMAL, Dataset, Video
 from headprobe.errors import InputError
-from headprobe.video.spans import Span, _check_same_videos
+from headprobe.video.spans import Span
 
 __all__ = ["UCF_CRIME_CLASSES", "parse_ucf_crime_classes", "parse_ucf_crime_temporal", "ucf_crime"]
 
@@ -154,7 +155,7 @@ def ucf_crime(
     events, classes = parse_ucf_crime_temporal(temporal), parse_ucf_crime_classes(temporal)
     if test_list is not None:
         listed = parse_ucf_crime_classes(test_list)
-        _check_same_videos(events, listed, "the temporal annotation", "the test list")
+        check_same_videos(events, listed, "the temporal annotation", "the test list")
         for name, given in listed.items():
             if given != classes[name]:
                 raise InputError(
@@ -163,7 +164,7 @@ def ucf_crime(
     counts: dict[str, int] = {}
     if frame_counts is not None:
         counts = parse_frame_counts(frame_counts)
-        _check_same_videos(events, counts, "the temporal annotation", "the frame counts")
+        check_same_videos(events, counts, "the temporal annotation", "the frame counts")
     videos = [
         Video(name, "test", bool(classes[name]), classes[name], tuple(spans), counts.get(name))
         for name, spans in events.items()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from headprobe._validation import check_same_videos
 from headprobe.datasets._annotations import add_events, lines, not_empty, number_pairs, parse_frame_counts, parse_list
 from headprobe.datasets.videos import Dataset, Video
 from headprobe.errors import InputError
-from headprobe.video.spans import Span, _check_same_videos
+from headprobe.video.spans import Span
 
 __all__ = ["XD_VIOLENCE_CLASSES", "parse_xd_violence_temporal", "xd_violence", "xd_violence_classes"]
 
@@ -142,7 +143,7 @@ def xd_violence(
             "all test videos, so that the normal ones are known"
         )
     if counts and test_list is not None:
-        _check_same_videos(names, counts, "the test list", "the frame counts")
+        check_same_videos(names, counts, "the test list", "the frame counts")
     unlisted = [name for name in events if name not in set(names)]
     if unlisted:
         raise InputError(f"{len(unlisted)} annotated videos are not among the test videos: {unlisted[:5]}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from headprobe._files import replacing
 from headprobe.demo._claims import HOLDS, chosen_in, findings
 from headprobe.demo._comparison import HUNTED
-from headprobe.headhunt._events_file import timeline_figure
+from headprobe.headhunt._detect import timeline_figure
 from headprobe.headhunt._report import missed_events
 from headprobe.heads import OTHER_SAMPLES
 from headprobe.report.report import Facts, Figure, Report, Table

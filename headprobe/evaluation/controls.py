@@ -9,10 +9,9 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from headprobe._validation import count
+from headprobe._validation import check_truth, count
 from headprobe.errors import InputError
 from headprobe.evaluation.frames import FrameScores, evaluate
-from headprobe.video.spans import _check_truth
 
 __all__ = [
     "CONTROLS",
@@ -56,7 +55,7 @@ def constant_per_video(truth: FrameScores) -> FrameArrays:
     >>> constant_per_video({"a": [0, 1, 0], "b": [0, 0]})["a"].tolist()
     [1.0, 1.0, 1.0]
     """
-    checked = {video: _check_truth(labels, video) for video, labels in truth.items()}
+    checked = {video: check_truth(labels, video) for video, labels in truth.items()}
     return {video: np.full(len(labels), float(labels.any())) for video, labels in checked.items()}
 
 

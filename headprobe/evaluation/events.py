@@ -11,10 +11,10 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
-from headprobe._validation import choice, count, number
+from headprobe._validation import check_same_videos, choice, count, number
 from headprobe.errors import InputError
 from headprobe.evaluation.bootstrap import Interval, bootstrap
-from headprobe.video.spans import Seconds, _check_same_videos, temporal_iou
+from headprobe.video.spans import Seconds, temporal_iou
 
 __all__ = ["IOUS", "bootstrap_events", "evaluate_events"]
 
@@ -196,8 +196,8 @@ def _tallies(
     seconds: Mapping[str, float],
     ious: Sequence[float],
 ) -> list[_Tally]:
-    _check_same_videos(found, truth, "the found events", "truth")
-    _check_same_videos(truth, seconds, "truth", "the durations")
+    check_same_videos(found, truth, "the found events", "truth")
+    check_same_videos(truth, seconds, "truth", "the durations")
     count(len(ious), "the number of IoU thresholds")
     for iou in ious:
         number(iou, "the IoU threshold", above=0, most=1)

@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
+from headprobe._validation import check_same_videos, check_spans, check_truth
 from headprobe.errors import InputError
-from headprobe.video.spans import Span, _check_same_videos, _check_spans, _check_truth
+from headprobe.video.spans import Span
 
 __all__ = ["FrameScores", "evaluate", "evaluate_by_class", "to_frames"]
 
@@ -29,10 +30,10 @@ class _Counts(NamedTuple):
 
 def _count_videos(scores: FrameScores, truth: FrameScores) -> list[_Counts]:
     """Count the frames of every video by distinct score, after all the checks that `evaluate` promises."""
-    _check_same_videos(scores, truth, "scores", "truth")
+    check_same_videos(scores, truth, "scores", "truth")
     counted: list[_Counts] = []
     for number, (video, given) in enumerate(scores.items()):
-        labels, values = _check_truth(truth[video], video), np.asarray(given, dtype=np.float64)
+        labels, values = check_truth(truth[video], video), np.asarray(given, dtype=np.float64)
         if values.shape != labels.shape:
             raise InputError(
                 f"video {video!r}: scores have shape {values.shape} but truth has {len(labels)} frames; "
@@ -129,7 +130,7 @@ def to_frames(segment_scores: ArrayLike, spans: Sequence[Span], n_frames: int) -
     values = np.asarray(segment_scores, dtype=np.float64)
     if values.ndim != 1:
         raise InputError(f"segment scores must be one number per segment, got shape {values.shape}")
-    spans = _check_spans(spans, len(values), n_frames=n_frames)
+    spans = check_spans(spans, len(values), n_frames=n_frames)
     return np.repeat(values, [end - start for start, end in spans])
 
 
@@ -207,7 +208,7 @@ def evaluate_by_class(
     >>> {name: numbers["within_auc"] for name, numbers in by_class.items()}
     {'fall': 1.0, 'fight': 0.0}
     """
-    _check_same_videos(scores, classes, "scores", "classes")
+    check_same_videos(scores, classes, "scores", "classes")
     counted = dict(zip(scores, _count_videos(scores, truth), strict=True))
     named: dict[str, tuple[str, ...]] = {}
     for video, given in classes.items():

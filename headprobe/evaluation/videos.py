@@ -8,10 +8,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from headprobe._validation import choice, number
+from headprobe._validation import check_same_videos, check_truth, choice, number
 from headprobe.errors import InputError
 from headprobe.evaluation.frames import FrameScores, evaluate
-from headprobe.video.spans import _check_same_videos, _check_truth
 
 __all__ = ["VIDEO_ROWS", "evaluate_videos", "rank_videos", "video_labels", "video_scores"]
 
@@ -76,7 +75,7 @@ def video_labels(truth: FrameScores) -> dict[str, int]:
     >>> video_labels({"a": [0, 1], "b": [0]})
     {'a': 1, 'b': 0}
     """
-    return {video: int(_check_truth(labels, video).any()) for video, labels in truth.items()}
+    return {video: int(check_truth(labels, video).any()) for video, labels in truth.items()}
 
 
 VIDEO_ROWS = {"max": "highest score", "mean": "mean score", "length": "length of the video, a control"}
@@ -115,7 +114,7 @@ def rank_videos(
     {'max': 1.0, 'mean': 1.0, 'length': 0.0}
     """
     if len(set(labels.values())) < 2:
-        _check_same_videos(scores, labels, "scores", "labels")
+        check_same_videos(scores, labels, "scores", "labels")
         return None
     by_row = {"max": video_scores(scores, "max"), "mean": video_scores(scores, "mean")}
     if lengths is not None:
@@ -156,7 +155,7 @@ def evaluate_videos(
     >>> result["auc"], result["precision"], result["recall"], result["balanced_accuracy"]
     (1.0, 0.5, 1.0, 0.75)
     """
-    _check_same_videos(scores, labels, "scores", "labels")
+    check_same_videos(scores, labels, "scores", "labels")
     if len(set(labels.values())) == 1 and set(labels.values()) <= {0, 1}:
         kind = "abnormal" if 1 in labels.values() else "normal"
         raise InputError(f"all {len(labels)} videos are {kind}: ranking videos needs both kinds")

@@ -21,7 +21,7 @@ import numpy as np
 from headprobe.errors import HeadprobeError, VideoError
 from headprobe.extraction._sources import Cut, Stretch, cut
 from headprobe.video.clips import sample_indices
-from headprobe.video.reader import VideoReader
+from headprobe.video.decode import VideoReader
 
 PREFIX = struct.Struct(">IQ")
 """Before each message: bytes of its header, which is JSON, and of what follows it."""

@@ -16,7 +16,6 @@ from headprobe._validation import count
 from headprobe.errors import ArtefactError, InputError
 from headprobe.headhunt.locate import Locator
 from headprobe.headhunt.scorer import NUMBERS, SETTINGS, _parse_scorer, _scorer_files
-from headprobe.heads import HeadSet
 from headprobe.provenance import Provenance
 
 if TYPE_CHECKING:
@@ -63,13 +62,8 @@ def save_detector(detector: Detector, folder: str | os.PathLike[str]) -> Path:
         "controls": [dict(row) for row in h.controls_],
         "provenance": h.provenance_.to_dict(),
     }
-    if h.kind == "heads":
-        state["heads"] = list(h.heads_.labels)
-        state["experts"] = h.experts_.to_dict()
-        maps = {"rss": h.rss_} | ({} if h.experts_.p_values is None else {"p": h.experts_.p_values})
-    else:
-        state |= {"layer": h.layer_, "fold_layers": list(h.fold_layers_)}
-        maps = {"curves": h.curves_.expand_dims({"head": [0]}, axis=-1)}
+    own, maps = h._state()
+    state |= own
     written = {name: json.loads(to_json(one)) for name, one in maps.items()}
     files = _scorer_files(h.scorer_) | {MAPS_FILE: (json.dumps(written, allow_nan=False) + "\n").encode()}
     state["digests"] = {name: _digest(data) for name, data in files.items()} | {DETECTOR_FILE: _own_digest(state)}
@@ -150,7 +144,7 @@ def _check_digests(file: Path, state: dict[str, Any], parts: dict[str, bytes]) -
 
 
 def _detector(made: Any, state: Any) -> Any:
-    settings = _of_kind(state["settings"], dict, "settings")
+    settings = of_kind(state["settings"], dict, "settings")
     known = made().get_params()
     unknown = sorted(set(settings) - set(known))
     if unknown:
@@ -168,14 +162,14 @@ def _detector(made: Any, state: Any) -> Any:
 def _setting(value: Any, default: Any, name: str) -> Any:
     """A setting that is of the kind of the default."""
     if isinstance(default, tuple):
-        return tuple(_setting(one, default[0], name) for one in _of_kind(value, list, name))
+        return tuple(_setting(one, default[0], name) for one in of_kind(value, list, name))
     if isinstance(default, bool):
-        return _of_kind(value, bool, name)
+        return of_kind(value, bool, name)
     if isinstance(default, int):
-        return _of_kind(value, int, name)
+        return of_kind(value, int, name)
     if isinstance(default, float):
-        return _of_kind(value, float, name)
-    return value if value is None else _of_kind(value, str, name)
+        return of_kind(value, float, name)
+    return value if value is None else of_kind(value, str, name)
 
 
 _KINDS = {
@@ -188,7 +182,7 @@ _KINDS = {
 }
 
 
-def _of_kind(value: Any, kind: type, name: str) -> Any:
+def of_kind(value: Any, kind: type, name: str) -> Any:
     """The value if it is of this kind; a whole number is a number too, and true is none."""
     fits = isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
     if not fits:
@@ -198,58 +192,36 @@ def _of_kind(value: Any, kind: type, name: str) -> Any:
 
 def _fill(detector: Any, state: Any, maps: Any) -> None:
     """Set the fitted attributes, each checked."""
-    from headprobe.headhunt._experts import Experts
     from headprobe.scores import from_json
 
     locator, fps = state["locator"], state["fps"]
-    detector.prompt_ = _of_kind(state["prompt"], str, "prompt")
+    detector.prompt_ = of_kind(state["prompt"], str, "prompt")
     detector.locator_ = None
     if locator is not None:
-        if not {"sigma", "tau"} <= set(_of_kind(locator, dict, "locator")) <= set(_LOCATOR):
+        if not {"sigma", "tau"} <= set(of_kind(locator, dict, "locator")) <= set(_LOCATOR):
             raise InputError(f"locator must hold {', '.join(_LOCATOR)}, got {', '.join(sorted(locator))}")
-        detector.locator_ = Locator(**{name: float(_of_kind(value, float, name)) for name, value in locator.items()})
-    if fps is not None and not _of_kind(fps, float, "fps") > 0:
+        detector.locator_ = Locator(**{name: float(of_kind(value, float, name)) for name, value in locator.items()})
+    if fps is not None and not of_kind(fps, float, "fps") > 0:
         raise InputError(f"fps must be a positive number or null, got {fps!r}")
     detector.fps_ = None if fps is None else float(fps)
-    detector.balance_ = {n: _of_kind(v, int, "balance") for n, v in _of_kind(state["balance"], dict, "balance").items()}
-    held_out = _of_kind(state["held_out"], dict, "held_out")
-    detector.held_out_ = {name: float(_of_kind(value, float, "held_out")) for name, value in held_out.items()}
-    videos = _of_kind(state["calibration_videos"], list, "calibration_videos")
-    detector.calibration_groups_ = tuple(_of_kind(name, str, "a calibration video") for name in videos)
+    detector.balance_ = {n: of_kind(v, int, "balance") for n, v in of_kind(state["balance"], dict, "balance").items()}
+    held_out = of_kind(state["held_out"], dict, "held_out")
+    detector.held_out_ = {name: float(of_kind(value, float, "held_out")) for name, value in held_out.items()}
+    videos = of_kind(state["calibration_videos"], list, "calibration_videos")
+    detector.calibration_groups_ = tuple(of_kind(name, str, "a calibration video") for name in videos)
     # Detectors of earlier versions have no controls, and name their videos only.
-    detector.controls_ = [_row(row) for row in _of_kind(state.get("controls", []), list, "controls")]
-    files = _of_kind(state.get("calibration_files", {}), dict, "calibration_files")
-    detector.calibration_files_ = {k: _of_kind(v, str, "a calibration file") for k, v in files.items()}
+    detector.controls_ = [_row(row) for row in of_kind(state.get("controls", []), list, "controls")]
+    files = of_kind(state.get("calibration_files", {}), dict, "calibration_files")
+    detector.calibration_files_ = {k: of_kind(v, str, "a calibration file") for k, v in files.items()}
     detector.provenance_ = Provenance.from_dict(state["provenance"])
-    read = {name: from_json(json.dumps(one)) for name, one in _of_kind(maps, dict, MAPS_FILE).items()}
-    if detector.kind == "heads":
-        detector.heads_ = HeadSet(_of_kind(label, str, "a head") for label in _of_kind(state["heads"], list, "heads"))
-        detector.identification_ = None
-        detector.rss_ = _dims(read["rss"], ("layer", "head"))
-        detector.experts_ = Experts.from_dict(
-            state["experts"], _dims(read["p"], ("layer", "head")) if "p" in read else None
-        )
-        _check_there(detector.heads_, detector.rss_)
-    else:
-        detector.layer_ = _of_kind(state["layer"], int, "layer")
-        layers = _of_kind(state["fold_layers"], list, "fold_layers")
-        detector.fold_layers_ = tuple(_of_kind(one, int, "fold_layers") for one in layers)
-        detector.curves_ = _dims(read["curves"], ("metric", "layer", "head")).isel(head=0, drop=True)
-        if detector.layer_ not in detector.curves_.coords["layer"].values:
-            raise InputError(f"layer is {detector.layer_}, which {MAPS_FILE} does not have")
+    read = {name: from_json(json.dumps(one)) for name, one in of_kind(maps, dict, MAPS_FILE).items()}
+    detector._restore(state, read)
 
 
-def _dims(score_map: Any, dims: tuple[str, ...]) -> Any:
+def dims(score_map: Any, dims: tuple[str, ...]) -> Any:
     if score_map.dims != dims:
         raise InputError(f"a map in {MAPS_FILE} has the dims {score_map.dims}, expected {dims}")
     return score_map
-
-
-def _check_there(heads: HeadSet, rss: Any) -> None:
-    layers, numbers = rss.coords["layer"].values, rss.coords["head"].values
-    absent = [head.label for head in heads if head.layer not in layers or head.head not in numbers]
-    if absent:
-        raise InputError(f"{MAPS_FILE} has no score for {', '.join(absent[:5])}")
 
 
 def _row(row: Any) -> dict[str, Any]:

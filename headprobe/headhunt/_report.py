@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from tqdm.auto import tqdm
 
 from headprobe._files import write_json
-from headprobe._validation import choice, counted
+from headprobe._validation import check_truth, choice, counted
 from headprobe.datasets import (
     NORMAL,
     Dataset,
@@ -46,12 +46,11 @@ from headprobe.evaluation import (
     video_scores,
 )
 from headprobe.headhunt._calibration_set import file_digest
-from headprobe.headhunt._detect import Detection, shown_name
-from headprobe.headhunt._events_file import Run, read_events, read_run, timeline_figure
+from headprobe.headhunt._detect import Detection, Run, read_events, read_run, shown_name, timeline_figure
 from headprobe.headhunt._explain import Explanation, attention_figure, contributions_figure, explain_events
 from headprobe.report._heads import heads_figures
 from headprobe.report.report import Facts, Figure, Link, Report, Table
-from headprobe.video.spans import _check_truth, stretches
+from headprobe.video.spans import stretches
 
 if TYPE_CHECKING:
     from headprobe.headhunt.detector import Detector
@@ -264,7 +263,7 @@ def judge(
         elif np.ndim(own) == 0:
             by_video[name] = int(bool(own))
         else:
-            labels[name] = _check_truth(own, name).astype(int)
+            labels[name] = check_truth(own, name).astype(int)
             judged.append(detection)
     left_out: dict[str, Any] = {
         "videos": tuple(labels),

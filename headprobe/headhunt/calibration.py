@@ -14,13 +14,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from headprobe._files import read_json, write_json
-from headprobe._validation import choice, count, number
+from headprobe._validation import check_truth, choice, count, number
 from headprobe.datasets.videos import _sample_size
 from headprobe.errors import ArtefactError, InputError
 from headprobe.examples import Example
 from headprobe.video.clips import Clip, Segment, clip_examples
 from headprobe.video.decode import probe
-from headprobe.video.spans import _check_truth
 
 __all__ = ["CalibrationSample", "sample_videos"]
 
@@ -286,7 +285,7 @@ def _calibration_examples(
 
 
 def _relabelled(cut: Sequence[Example], truth: ArrayLike, video: str, least: float) -> list[Example]:
-    labels = _check_truth(truth, video)
+    labels = check_truth(truth, video)
     spans = [example.span for example in cut if example.span is not None]
     if spans[-1][1] != len(labels):
         raise InputError(f"video {video!r} has {spans[-1][1]} frames and {len(labels)} labels; one label per frame")

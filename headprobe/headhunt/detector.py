@@ -14,10 +14,11 @@ from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
 from sklearn.model_selection import PredefinedSplit
 
-from headprobe._validation import choice, count
+from headprobe._validation import check_same_videos, choice, count
 from headprobe.activations import HeadActivations
 from headprobe.errors import FingerprintError, HeadprobeWarning, InputError
 from headprobe.examples import Example, _as_prompts
+from headprobe.headhunt._artefact import load_detector, save_detector
 from headprobe.headhunt._calibration_set import (
     balance,
     binary_labels,
@@ -36,9 +37,10 @@ from headprobe.headhunt.scorer import Scorer, quality
 from headprobe.heads import HeadSet
 from headprobe.models.model import Model
 from headprobe.provenance import Provenance
-from headprobe.video.spans import _check_same_videos
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from headprobe.errors import VideoError
     from headprobe.headhunt._detect import Detection
     from headprobe.headhunt._stream import StreamSegment
@@ -113,6 +115,14 @@ class Detector(Settings, BaseEstimator):
 
     def _keep(self, choice: Any) -> None:
         """Make a choice the detector's own."""
+        raise NotImplementedError
+
+    def _state(self) -> tuple[dict[str, Any], dict[str, xr.DataArray]]:
+        """What the file of a detector holds of its choice, and the maps beside it."""
+        raise NotImplementedError
+
+    def _restore(self, state: Mapping[str, Any], maps: Mapping[str, xr.DataArray]) -> None:
+        """Take a choice from what `_state` gave, each part checked."""
         raise NotImplementedError
 
     def _read(self, acts: HeadActivations, prompt: int, choice: Any = None) -> Float[np.ndarray, "example k d"]:
@@ -222,10 +232,8 @@ class Detector(Settings, BaseEstimator):
             The model that the detector was fitted on.
         videos
             Files and folders.
-        batch_size
-            Segments per forward pass.
-        progress
-            Whether to show a progress bar.
+        batch_size, progress
+            As in `score`.
 
         Yields
         ------
@@ -327,8 +335,6 @@ class Detector(Settings, BaseEstimator):
         InputError
             The detector is not fitted.
         """
-        from headprobe.headhunt._artefact import save_detector
-
         self._check_fitted()
         return save_detector(self, folder)
 
@@ -351,8 +357,6 @@ class Detector(Settings, BaseEstimator):
         ArtefactError
             A file is missing or damaged, its parts do not fit together, or it is a detector of another kind.
         """
-        from headprobe.headhunt._artefact import load_detector
-
         return load_detector(folder, cls)
 
     # Within
@@ -472,10 +476,8 @@ class Detector(Settings, BaseEstimator):
             everything is chosen and fitted without the videos that are scored. Without it there is no locator.
         fps
             Frame rate of the calibration videos, where the clips do not say it.
-        batch_size
-            Clips per forward pass, or ``"auto"``; see `headprobe.trace.tracer.HeadTracer.capture`.
-        progress
-            Whether to show a progress bar.
+        batch_size, progress
+            As in `score`.
 
         Returns
         -------
@@ -510,7 +512,7 @@ class Detector(Settings, BaseEstimator):
             examples = labelled_examples(clips, labels, groups, self.segment_frames, self.sample_frames, whole)
             self.check_examples(model, examples, located=frame_truth is not None)
             if frame_truth is not None:
-                _check_same_videos(dict.fromkeys(str(e.group) for e in examples), frame_truth, "clips", "frame truth")
+                check_same_videos(dict.fromkeys(str(e.group) for e in examples), frame_truth, "clips", "frame truth")
             acts = self._capture(model, examples, batch_size, progress)
             files = file_digests(examples)
         else:
@@ -693,8 +695,5 @@ class Detector(Settings, BaseEstimator):
 
     def _prompt_index(self, acts: HeadActivations) -> int:
         names = list(acts.prompts)
-        if self.scoring_prompt is None:
-            return 0
-        if self.scoring_prompt not in names:
-            raise InputError(f"scoring_prompt {self.scoring_prompt!r} is not among the prompts {names}")
-        return names.index(self.scoring_prompt)
+        given = self.scoring_prompt
+        return 0 if given is None else names.index(choice(given, "scoring_prompt", names))

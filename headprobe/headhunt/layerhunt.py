@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from headprobe._validation import brief
 from headprobe.errors import InputError
+from headprobe.headhunt._artefact import MAPS_FILE, dims, of_kind
 from headprobe.headhunt.detector import Detector
 
 if TYPE_CHECKING:
@@ -178,6 +179,18 @@ class LayerHunt(Detector):
     def _keep(self, choice: LayerChoice) -> None:
         self.layer_: int = choice.layer
         self.curves_: xr.DataArray = choice.curves
+
+    def _state(self) -> tuple[dict[str, Any], dict[str, xr.DataArray]]:
+        state = {"layer": self.layer_, "fold_layers": list(self.fold_layers_)}
+        return state, {"curves": self.curves_.expand_dims({"head": [0]}, axis=-1)}
+
+    def _restore(self, state: Mapping[str, Any], maps: Mapping[str, xr.DataArray]) -> None:
+        self.layer_ = of_kind(state["layer"], int, "layer")
+        layers = of_kind(state["fold_layers"], list, "fold_layers")
+        self.fold_layers_ = tuple(of_kind(one, int, "fold_layers") for one in layers)
+        self.curves_ = dims(maps["curves"], ("metric", "layer", "head")).isel(head=0, drop=True)
+        if self.layer_ not in self.curves_.coords["layer"].values:
+            raise InputError(f"layer is {self.layer_}, which {MAPS_FILE} does not have")
 
     def _read(
         self, acts: HeadActivations, prompt: int, choice: LayerChoice | None = None

@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 
-from headprobe._validation import number
+from headprobe._validation import check_same_videos, check_spans, check_truth, number
 from headprobe.errors import InputError
-from headprobe.video.spans import Span, _check_same_videos, _check_spans, _check_truth
+from headprobe.video.spans import Span
 
 __all__ = ["Event", "Locator", "calibrate_locator", "events", "smooth"]
 
@@ -202,7 +202,7 @@ def events(
     values = _scores(scores)
     number(tau, "tau")
     _check_options(release, min_seconds)
-    spans = _check_spans(spans, len(values))
+    spans = check_spans(spans, len(values))
     number(fps, "fps", above=0)
     times = None if edges is None else _edges(edges, spans[-1][1])
     positive = _positive(values, spans, tau, release)
@@ -288,8 +288,8 @@ def calibrate_locator(
     ... )
     Locator(sigma=0.0, tau=0.5, release=1.0, min_seconds=0.0)
     """
-    _check_same_videos(scores_per_video, frame_labels_per_video, "scores", "frame labels")
-    _check_same_videos(scores_per_video, spans_per_video, "scores", "spans")
+    check_same_videos(scores_per_video, frame_labels_per_video, "scores", "frame labels")
+    check_same_videos(scores_per_video, spans_per_video, "scores", "spans")
     sigmas, taus = sorted({float(s) for s in sigmas}), sorted({float(t) for t in taus})
     if not sigmas or not taus:
         raise InputError(f"the grid is empty: sigmas {sigmas}, taus {taus}")
@@ -304,9 +304,9 @@ def calibrate_locator(
     names: list[tuple[str, list[Span]]] = []
     abnormal, length = [], []
     for video, scores in scores_per_video.items():
-        truth = _check_truth(frame_labels_per_video[video], video)
+        truth = check_truth(frame_labels_per_video[video], video)
         values = _scores(scores, video)
-        spans = _check_spans(spans_per_video[video], len(values), n_frames=len(truth), video=video)
+        spans = check_spans(spans_per_video[video], len(values), n_frames=len(truth), video=video)
         videos.append(values)
         names.append((video, spans))
         starts = [start for start, _ in spans]

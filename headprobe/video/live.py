@@ -20,7 +20,7 @@ from jaxtyping import UInt8
 from headprobe._validation import brief, number
 from headprobe.errors import InputError, VideoError
 from headprobe.video._container import FAULTS, ONE_THREAD, display_turn, error_text, pixels
-from headprobe.video.reader import VideoReader
+from headprobe.video.decode import VideoReader
 
 __all__ = [
     "ENDED",

@@ -270,7 +270,7 @@ def detect_path() -> list[str]:
 PATHS: dict[str, tuple[int, Callable[[], list[str]]]] = {
     "A clip under two prompts to `z`": (10, capture_path),
     "`saliency` of activations": (7, saliency_path),
-    "`headprobe detect` to `events.json`": (18, detect_path),
+    "`headprobe detect` to `events.json`": (14, detect_path),
 }
 PLACE = re.compile(r"(?<=<!-- paths -->\n).*(?=<!-- /paths -->)", re.DOTALL)
 

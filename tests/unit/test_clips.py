@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from headprobe.errors import InputError, VideoError
 from headprobe.video import decode
 from headprobe.video.clips import Clip, Segment, _find_videos, clip_examples, sample_indices, segments
-from headprobe.video.decode import read_frames, write_video
-from headprobe.video.reader import VideoReader
+from headprobe.video.decode import VideoReader, read_frames, write_video
 
 
 def ramp(n: int) -> np.ndarray:

@@ -12,8 +12,7 @@ from equality import close, same
 
 from headprobe.errors import ArtefactError, InputError, VideoError
 from headprobe.examples import Example
-from headprobe.headhunt._detect import detect_video
-from headprobe.headhunt._events_file import EventsFile
+from headprobe.headhunt._detect import EventsFile, detect_video
 from headprobe.headhunt._explain import attention_figure, contributions_figure, explain, explain_events
 from headprobe.headhunt._report import read_events, report_events
 from headprobe.headhunt.locate import Locator

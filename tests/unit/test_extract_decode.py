@@ -156,7 +156,7 @@ def test_the_process_loads_neither_torch_nor_the_callers_script(folder: Path, sc
     )
     run(units_of(videos(folder, "v0")))
     modules = set((here / "modules").read_text().split())
-    assert {"av", "numpy", "headprobe.video.reader"} <= modules
+    assert {"av", "numpy", "headprobe.video.decode"} <= modules
     assert not modules & {"torch", "transformers", "pandas", "pytest", "headprobe.models", Path(__file__).stem}
 
 
@@ -229,7 +229,7 @@ def test_a_file_of_which_no_clip_can_be_decoded_is_given_up(folder: Path, script
 
 def test_slow_progress_is_no_hang(tmp_path: Path, script) -> None:
     script(
-        "import time\nimport headprobe.video.reader as r\n"
+        "import time\nimport headprobe.video.decode as r\n"
         "real = r.VideoReader._next\n"
         "def slow(self):\n    time.sleep(0.06)\n    return real(self)\n"
         "r.VideoReader._next = slow"

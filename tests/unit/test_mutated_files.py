@@ -24,7 +24,7 @@ from headprobe.activations import HeadActivations, example_table
 from headprobe.errors import HeadprobeError
 from headprobe.examples import Example
 from headprobe.headhunt._artefact import load_detector
-from headprobe.headhunt._events_file import read_events, read_run
+from headprobe.headhunt._detect import read_events, read_run
 from headprobe.headhunt.calibration import CalibrationSample
 from headprobe.headhunt.published import published
 from headprobe.heads import HeadSet

@@ -342,7 +342,7 @@ def test_what_fit_and_score_refuse() -> None:
     acts = activations()
     with pytest.raises(InputError, match="not fitted"):
         HeadHunt().score(acts)
-    with pytest.raises(InputError, match=r"scoring_prompt 'c' is not among the prompts \['a', 'b'\]"):
+    with pytest.raises(InputError, match="scoring_prompt is 'c'; choose one of 'a', 'b'"):
         HeadHunt(scoring_prompt="c").fit(acts)
     with pytest.raises(InputError, match="calibration segments have 10 frames but segment_frames is 48"):
         HeadHunt(k=2).fit(acts)

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from headprobe._validation import count, number
 from headprobe.detection.composed import Segmented
 from headprobe.errors import InputError
 
-__all__ = ["GaussianSmooth", "Interpolate", "NodeRefine", "PositionPrior", "SceneRefine", "WindowMean"]
+__all__ = [
+    "GaussianSmooth",
+    "Interpolate",
+    "NodeRefine",
+    "PaddedGaussian",
+    "PositionPrior",
+    "SceneRefine",
+    "SummaryRefine",
+    "WindowMean",
+]
 
 Scores = Float[np.ndarray, " segment"]
 
@@ -120,6 +130,59 @@ class GaussianSmooth:
 
 
 @dataclass(frozen=True)
+class PaddedGaussian:
+    """The Gaussian of VERA (15 segments, sigma 10) and CoReVAD (9, 5), to reproduce numbers; else `GaussianSmooth`.
+
+    Its weights lie evenly from -(size // 2) - 1 to size // 2, so they are not symmetric, and beyond the ends it takes
+    scores to be 0: a constant 1 becomes .53 at the end of a video. Unread segments make all that are near unread.
+
+    Parameters
+    ----------
+    size
+        Weights.
+    sigma
+        Standard deviation in segments.
+    decimals
+        Round the result, as VERA does (1); None: do not.
+
+    Examples
+    --------
+    >>> from headprobe.detection.composed import FixedSegments, Reading
+    >>> from headprobe.detection.method import VideoView
+    >>> video = VideoView("a", 600, 10.0)
+    >>> seen = Segmented(video, FixedSegments(1.0)(video), Reading(np.zeros(60)))
+    >>> PaddedGaussian()(np.ones(60), seen)[[0, 30, 59]].round(2).tolist()
+    [0.53, 1.0, 0.55]
+    """
+
+    size: int = 15
+    sigma: float = 10.0
+    decimals: int | None = None
+
+    def __post_init__(self) -> None:
+        count(self.size, "size", 2)
+        number(self.sigma, "sigma", above=0)
+        if self.decimals is not None:
+            count(self.decimals, "decimals", 0)
+
+    @property
+    def name(self) -> str:
+        """Short, for rows."""
+        return f"padded gaussian {self.size}/{self.sigma:g}"
+
+    @property
+    def plain(self) -> _NodeMean:
+        """The mean of as many segments."""
+        return _NodeMean(self.size // 2)
+
+    def __call__(self, scores: Scores, seen: Segmented) -> Scores:
+        half = self.size // 2
+        kernel = np.exp(-0.5 * (np.linspace(half - self.size, half, self.size) / self.sigma) ** 2)
+        smooth = np.convolve(scores, kernel / kernel.sum(), "same")[: len(scores)]
+        return smooth if self.decimals is None else smooth.round(self.decimals)
+
+
+@dataclass(frozen=True)
 class SceneRefine:
     """Every segment takes the mean of the segments of its video that look most alike, itself among them.
 
@@ -131,11 +194,22 @@ class SceneRefine:
         Of the video's segments that are alike; at least one, and never more than those read.
     sharpness
         Of the softmax.
+    compatible
+        As VERA's scripts for UCF-Crime: where the share is less than one segment, all are taken for alike.
+
+    Examples
+    --------
+    >>> from headprobe.detection.composed import FixedSegments, Reading
+    >>> from headprobe.detection.method import VideoView
+    >>> video, features = VideoView("a", 40, 10.0), np.array([[1.0, 0], [0, 1], [1, 0], [0, 1]])
+    >>> seen = Segmented(video, FixedSegments(1.0)(video), Reading(np.zeros(4), features=features))
+    >>> SceneRefine(0.5)(np.array([1.0, 0.0, 0.5, 0.2]), seen).round(3).tolist()
+    [0.75, 0.1, 0.75, 0.1]
     """
 
     share: float = 0.15
     sharpness: float = 10.0
-    plain = None
+    compatible: bool = False
 
     def __post_init__(self) -> None:
         number(self.share, "share", above=0, most=1)
@@ -146,9 +220,31 @@ class SceneRefine:
         """Short, for rows."""
         return f"alike {self.share:g}"
 
+    @property
+    def plain(self) -> _NearestMean:
+        """The mean of as many segments, those nearest in time."""
+        return _NearestMean(self.share, self.compatible)
+
     def __call__(self, scores: Scores, seen: Segmented) -> Scores:
         near = np.ones((len(scores), len(scores)), bool)
-        return _by_likeness(scores, seen.features, near, max(int(self.share * len(scores)), 1), self.sharpness)
+        top = _top_share(self.share, len(scores), self.compatible)
+        return _by_likeness(scores, _cosines(seen.features, seen.features), near, top, self.sharpness)
+
+
+@dataclass(frozen=True)
+class _NearestMean:
+    share: float
+    compatible: bool = False
+    plain = None
+
+    @property
+    def name(self) -> str:
+        return f"mean of the nearest {self.share:g}"
+
+    def __call__(self, scores: Scores, seen: Segmented) -> Scores:
+        near = np.ones((len(scores), len(scores)), bool)
+        apart = np.abs(seen.centres[:, None] - seen.centres[None, :])
+        return _by_likeness(scores, -apart, near, _top_share(self.share, len(scores), self.compatible), 0.0)
 
 
 @dataclass(frozen=True)
@@ -166,7 +262,16 @@ class NodeRefine:
     sharpness
         Of the softmax of the cosines.
     compatible
-        As the reference: the window ends before i + `reach`.
+        As the reference: the window ends before i + `reach`, and an unread rating counts as the score -1.
+
+    Examples
+    --------
+    >>> from headprobe.detection.composed import FixedSegments, Reading
+    >>> from headprobe.detection.method import VideoView
+    >>> video, features = VideoView("a", 40, 10.0), np.array([[1.0, 0], [0, 1], [1, 0], [0, 1]])
+    >>> seen = Segmented(video, FixedSegments(1.0)(video), Reading(np.zeros(4), features=features))
+    >>> NodeRefine(reach=2)(np.array([1.0, np.nan, 0.5, 0.2]), seen).round(3).tolist()
+    [0.75, 0.2, 0.75, 0.2]
     """
 
     reach: int = 5
@@ -191,7 +296,8 @@ class NodeRefine:
 
     def __call__(self, scores: Scores, seen: Segmented) -> Scores:
         near = _neighbours(len(scores), self.reach, self.compatible)
-        return _by_likeness(scores, seen.features, near, self.top, self.sharpness)
+        given = np.nan_to_num(scores, nan=-1.0) if self.compatible else scores
+        return _by_likeness(given, _cosines(seen.features, seen.features), near, self.top, self.sharpness)
 
 
 @dataclass(frozen=True)
@@ -205,17 +311,100 @@ class _NodeMean:
         return f"mean of {self.reach} to either side"
 
     def __call__(self, scores: Scores, seen: Segmented) -> Scores:
-        return _weighted(_neighbours(len(scores), self.reach, self.compatible).astype(float), scores)
+        given = np.nan_to_num(scores, nan=-1.0) if self.compatible else scores
+        return _weighted(_neighbours(len(scores), self.reach, self.compatible).astype(float), given)
+
+
+@dataclass(frozen=True)
+class SummaryRefine:
+    """Every segment takes the mean of the scores of the summaries, of the whole video, that fit what it looks like.
+
+    LAVAD: the reader's features of a segment are compared with what was said of all segments, each text once, and
+    counted with the score of the first segment that was read with it; the `top` texts are weighted by a softmax of the
+    cosine times `sharpness`.
+
+    Parameters
+    ----------
+    embedder
+        Texts to features `[text, feature]` in the space of the segments' features. Two with the same `repr` do the
+        same.
+    top
+        How many texts at most.
+    sharpness
+        Of the softmax; LAVAD's is 1.
+
+    Examples
+    --------
+    >>> from headprobe.detection.composed import FixedSegments, Reading
+    >>> from headprobe.detection.method import VideoView
+    >>> def embed(texts):
+    ...     return np.array([[1.0, 0] if text == "a fight" else [0, 1.0] for text in texts])
+    >>> video, looks = VideoView("a", 30, 10.0), np.array([[0, 1.0], [1, 0], [1, 0]])
+    >>> said = Reading(np.zeros(3), ["a road", "a fight", "a road"], looks)
+    >>> seen = Segmented(video, FixedSegments(1.0)(video), said)
+    >>> SummaryRefine(embed, top=1)(np.array([0.0, 0.9, 0.4]), seen).tolist()
+    [0.0, 0.9, 0.9]
+    """
+
+    embedder: Callable[[Sequence[str]], Float[np.ndarray, "text feature"]]
+    top: int = 10
+    sharpness: float = 1.0
+
+    def __post_init__(self) -> None:
+        count(self.top, "top")
+        number(self.sharpness, "sharpness", above=0)
+
+    @property
+    def name(self) -> str:
+        """Short, for rows."""
+        return f"fitting texts {self.top}"
+
+    @property
+    def plain(self) -> _NodeMean:
+        """The mean of about as many segments, those nearest in time."""
+        return _NodeMean(max(self.top // 2, 1))
+
+    def __call__(self, scores: Scores, seen: Segmented) -> Scores:
+        if len(seen.reading.texts) != len(scores):
+            raise InputError(
+                f"the reader said {len(seen.reading.texts)} texts of the {len(scores)} segments of "
+                f"{seen.video.name!r}; refining by texts needs a reader that says one of each."
+            )
+        first: dict[str, float] = {}
+        for text, score in zip(seen.reading.texts, scores, strict=True):
+            if not np.isnan(score):
+                first.setdefault(text, float(score))
+        if not first:
+            return np.full(len(scores), np.nan)
+        likeness = _cosines(seen.features, np.asarray(self.embedder(list(first)), np.float64))
+        return _by_likeness(np.array(list(first.values())), likeness, np.isfinite(likeness), self.top, self.sharpness)
 
 
 @dataclass(frozen=True)
 class PositionPrior:
     """Scores times a bump in the middle of the video. A row of its own wherever it is used: it looks at no frame.
 
+    VERA and CoReVAD, on both of their data sets, use a standard deviation of half the video, but frame by frame, where
+    this one takes the middle of each segment.
+
     Parameters
     ----------
     width
         Standard deviation as a share of the video's length.
+
+    Raises
+    ------
+    InputError
+        A score is below 0, which the bump would make higher at the ends.
+
+    Examples
+    --------
+    >>> from headprobe.detection.composed import FixedSegments, Reading
+    >>> from headprobe.detection.method import VideoView
+    >>> video = VideoView("a", 40, 10.0)
+    >>> seen = Segmented(video, FixedSegments(1.0)(video), Reading(np.zeros(4)))
+    >>> PositionPrior()(np.ones(4), seen).round(3).tolist()
+    [0.755, 0.969, 0.969, 0.755]
     """
 
     width: float = 0.5
@@ -230,6 +419,11 @@ class PositionPrior:
         return "position prior"
 
     def __call__(self, scores: Scores, seen: Segmented) -> Scores:
+        if (scores < 0).any():
+            raise InputError(
+                f"a score of {seen.video.name!r} is {np.nanmin(scores):g}; a position prior needs scores of 0 or more, "
+                "such as probabilities."
+            )
         length = seen.video.seconds
         return scores * np.exp(-0.5 * ((seen.centres - length / 2) / (self.width * length)) ** 2)
 
@@ -243,23 +437,41 @@ def _weighted(weights: Float[np.ndarray, "segment other"], scores: Scores) -> Sc
     return np.where(total > 0, found, np.nan)
 
 
-def _neighbours(n: int, reach: int, compatible: bool) -> np.ndarray:
+def _neighbours(n: int, reach: int, compatible: bool) -> Bool[np.ndarray, "segment other"]:
     apart = np.arange(n)[None, :] - np.arange(n)[:, None]
     return (apart >= -reach) & ((apart < reach) if compatible else (apart <= reach))
 
 
+def _top_share(share: float, n: int, compatible: bool) -> int:
+    return int(share * n) or (n if compatible else 1)
+
+
+def _cosines(
+    segments: Float[np.ndarray, "segment feature"], others: Float[np.ndarray, "other feature"]
+) -> Float[np.ndarray, "segment other"]:
+    """Cosines of features; an error for those without a direction."""
+    units = []
+    for features in (segments, others):
+        lengths = np.linalg.norm(features, axis=1, keepdims=True)
+        if not (lengths > 0).all():
+            raise InputError(f"features {int(np.argmin(lengths))} are zeros or no numbers, which have no direction.")
+        units.append(features / lengths)
+    return units[0] @ units[1].T
+
+
 def _by_likeness(
-    scores: Scores, features: Float[np.ndarray, "segment feature"], near: np.ndarray, top: int, sharpness: float
+    scores: Float[np.ndarray, " other"],
+    likeness: Float[np.ndarray, "segment other"],
+    near: Bool[np.ndarray, "segment other"],
+    top: int,
+    sharpness: float,
 ) -> Scores:
-    """Softmax-weighted means of the `top` read segments with the highest cosine; ties go to the earlier."""
-    lengths = np.linalg.norm(features, axis=1, keepdims=True)
-    if not (lengths > 0).all():
-        raise InputError(f"segment {int(np.argmin(lengths))} has features of zeros, which have no direction.")
-    likeness = (features / lengths) @ (features / lengths).T
+    """Softmax-weighted means of the `top` read scores that are most alike; ties go to the earlier."""
     likeness = np.where(near & ~np.isnan(scores)[None, :], likeness, -np.inf)
     best = np.argsort(-likeness, axis=1, kind="stable")[:, :top]
-    weights = np.zeros_like(likeness)
     chosen = np.take_along_axis(likeness, best, 1)
-    highest = np.where(np.isfinite(chosen[:, :1]), chosen[:, :1], 0)
-    np.put_along_axis(weights, best, np.exp(sharpness * (chosen - highest)), 1)
+    there = np.isfinite(chosen)
+    highest = np.where(there[:, :1], chosen[:, :1], 0)
+    weights = np.zeros_like(likeness)
+    np.put_along_axis(weights, best, np.exp(sharpness * np.where(there, chosen - highest, 0)) * there, 1)
     return _weighted(weights, scores)

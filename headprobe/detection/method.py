@@ -13,11 +13,11 @@ from typing import Any, Literal, Protocol, Self, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from headprobe._validation import choice
+from headprobe._validation import check_spans, check_truth, choice
 from headprobe.datasets.videos import NORMAL
 from headprobe.errors import InputError
 from headprobe.evaluation.frames import to_frames
-from headprobe.video.spans import Span, _check_spans, _check_truth
+from headprobe.video.spans import Span
 
 __all__ = [
     "NEEDS",
@@ -149,7 +149,7 @@ class AnnotatedVideo:
     group: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "truth", _check_truth(self.truth, self.name))
+        object.__setattr__(self, "truth", check_truth(self.truth, self.name))
         object.__setattr__(self, "group", self.group or self.name)
         if bool(self.classes) and not self.abnormal:
             raise InputError(f"video {self.name!r} has the class {self.classes[0]!r} but no abnormal frame.")
@@ -311,7 +311,7 @@ class SegmentScores:
             raise InputError(
                 f"scores are {values.tolist()[:5]}; they must be one number per segment, NaN where it is unread."
             )
-        spans = _check_spans(self.spans, len(values), n_frames=int(self.spans[-1][1]) if len(self.spans) else None)
+        spans = check_spans(self.spans, len(values), n_frames=int(self.spans[-1][1]) if len(self.spans) else None)
         windows = [(int(a), int(b)) for a, b in self.windows] or spans
         if len(windows) != len(values) or (self.texts and len(self.texts) != len(values)):
             raise InputError(

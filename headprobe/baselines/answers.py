@@ -153,15 +153,8 @@ class AnswerReader(Reader):
         """Of its settings, and of the model's weights and processor."""
         model = self.model
         read_with = [model.weights_hash, model.processor_hash, model.adapter.name, str(model.dtype)]
-        asked = [
-            self.questions,
-            self.rising,
-            self.answers,
-            self._values,
-            self.how,
-            self.temperature,
-            self.max_new_tokens,
-        ]
+        asked = [self.questions, self.rising, self.answers, self._values]
+        read_by = [self.how, self.temperature, self.max_new_tokens, self.n_samples, self.rate, self.features]
         return fingerprint("answers", read_with, asked, read_by)
 
     def fit(self, calibration: Calibration, segmenter: Segmenter) -> Self:

@@ -7,14 +7,22 @@ import itertools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from headprobe._files import read_text
 from headprobe.detection.composed import Composed, FixedSegments, Reading, Segmenter
-from headprobe.detection.method import Calibration, Needs, SegmentScores, VideoView, fingerprint
+from headprobe.detection.method import (
+    Calibration,
+    Method,
+    Needs,
+    SegmentScores,
+    VideoView,
+    fingerprint,
+    make_method,
+)
 from headprobe.errors import InputError
 from headprobe.evaluation.controls import frame_differences
 from headprobe.evaluation.score_files import read_scores
@@ -22,7 +30,7 @@ from headprobe.probing.probe import HeadProbe
 from headprobe.video.clips import Segment, sample_indices
 from headprobe.video.spans import Span
 
-__all__ = ["Motion", "MotionReader", "Position", "PositionReader", "ScoreFile"]
+__all__ = ["Motion", "MotionReader", "Position", "PositionReader", "ScoreFile", "ShuffledLabels"]
 
 
 class PositionReader:
@@ -203,6 +211,75 @@ class ScoreFile:
             )
         spans, values = _runs(frames)
         return SegmentScores(spans, values)
+
+
+class ShuffledLabels:
+    """Any method, told labels of other videos: what is left is what its numbers owe to anything but the labels.
+
+    Parameters
+    ----------
+    method
+        The method, or the name of a registered one, which then gets the other settings.
+    name
+        Its row.
+    repeats
+        How often it is fitted in each draw.
+    settings
+        Of a method given by name.
+
+    Examples
+    --------
+    >>> ShuffledLabels("motion").name
+    'shuffled labels: frame differences'
+    """
+
+    def __init__(self, method: Method | str = "motion", name: str = "", repeats: int = 1, **settings: Any) -> None:
+        self.method = make_method(method, **settings) if isinstance(method, str) else method
+        self.name = name or f"shuffled labels: {self.method.name}"
+        self.needs: Needs = self.method.needs
+        self.causal = self.method.causal
+        self.repeats, self.seed = repeats, 0
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the method and the seed."""
+        return fingerprint("shuffled", self.method.fingerprint, self.seed)
+
+    def seeded(self, number: int) -> Self:
+        """The same with another seed.
+
+        Parameters
+        ----------
+        number
+            Of the repeat.
+
+        Returns
+        -------
+        ShuffledLabels
+        """
+        other = copy.copy(self)
+        other.seed = number
+        return other
+
+    def prepare(self, videos: Sequence[VideoView], folder: Path | None = None) -> None:
+        """Prepare the method.
+
+        Parameters
+        ----------
+        videos, folder
+            As the method takes them.
+        """
+        prepare = getattr(self.method, "prepare", None)
+        if prepare is not None:
+            prepare(videos, folder)
+
+    def fit(self, calibration: Calibration) -> Self:
+        fitted = copy.copy(self)
+        fitted.method = copy.copy(self.method).fit(calibration.shuffled(self.seed))
+        return fitted
+
+    def score(self, video: VideoView) -> SegmentScores:
+        return self.method.score(video)
 
 
 def _runs(frames: np.ndarray) -> tuple[list[Span], np.ndarray]:

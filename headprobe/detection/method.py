@@ -6,7 +6,7 @@ import hashlib
 import importlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self, runtime_checkable
 
@@ -197,7 +197,7 @@ class Calibration:
         told = list(videos) if needs != "nothing" else []
         if needs == "normal videos":
             told = [video for video in told if not video.abnormal]
-        self.needs = needs
+        self.needs: Needs = needs
         self._videos = {video.name: video for video in told}
 
     @property
@@ -266,6 +266,34 @@ class Calibration:
         """
         self._asked("frame truth", "the truth of frames")
         return self._videos[name].truth
+
+    def shuffled(self, random_state: int = 0) -> Calibration:
+        """The same videos, each with the truth of another one, turned in time: what labels said is lost.
+
+        Parameters
+        ----------
+        random_state
+            Seed.
+
+        Returns
+        -------
+        Calibration
+
+        Examples
+        --------
+        >>> both = [AnnotatedVideo("a", np.array([0, 1, 1, 0]), 10.0), AnnotatedVideo("b", np.array([0, 0]), 10.0)]
+        >>> Calibration(both, "video labels").shuffled().labels()
+        {'a': 0, 'b': 1}
+        """
+        rng, videos = np.random.default_rng(random_state), list(self._videos.values())
+        ring = rng.permutation(len(videos))
+        given = []
+        for place, number_ in enumerate(ring):
+            own, other = videos[number_], videos[ring[(place + 1) % len(ring)]]
+            stretched = other.truth[np.arange(len(own.truth)) * len(other.truth) // len(own.truth)]
+            truth = np.roll(stretched, int(rng.integers(len(stretched))))
+            given.append(replace(own, truth=truth, classes=other.classes if truth.any() else ()))
+        return Calibration([given[int(i)] for i in np.argsort(ring)], self.needs)
 
     def _asked(self, needs: Needs, what: str) -> None:
         if NEEDS.index(self.needs) < NEEDS.index(needs):
@@ -490,12 +518,15 @@ def _plain(value: Any) -> Any:
 
 # By name, loaded when asked for, so that this room imports no method.
 _REGISTERED: dict[str, str | Callable[..., Method]] = {
+    "headhunt": "headprobe.headhunt.methods:HeadMethod",
+    "layerhunt": "headprobe.headhunt.methods:LayerMethod",
     "position": "headprobe.detection.blind:Position",
     "motion": "headprobe.detection.blind:Motion",
     "score file": "headprobe.detection.blind:ScoreFile",
     "text answers": "headprobe.baselines.answers:text_answers",
     "direct questions": "headprobe.baselines.answers:direct_questions",
     "probe-vad": "headprobe.baselines.answers:probe_vad",
+    "shuffled labels": "headprobe.detection.blind:ShuffledLabels",
 }
 
 
@@ -537,7 +568,7 @@ def method_names() -> list[str]:
     return list(_REGISTERED)
 
 
-def make_method(name: str, **settings: Any) -> Method:
+def make_method(name: str, /, **settings: Any) -> Method:
     """A method by its registered name, or by `"package.module:name"` of anybody's.
 
     Parameters

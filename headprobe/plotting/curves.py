@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -398,8 +399,9 @@ def comparison(
     Parameters
     ----------
     rows
-        From top to bottom: mappings with "name" and the value, and its spread under the value's key with
-        "_sd" added (absent or None: no bar). A value that is absent, None or NaN is drawn as "not measured".
+        From top to bottom: mappings with "name" and the value, and under the value's key with "_low" and "_high"
+        added its interval, or with "_sd" its spread (absent or None: no bar). A value that is absent, None or NaN is
+        drawn as "not measured".
     ax, title
         Where to draw, a figure of its own if not given; title of the Axes.
     value
@@ -435,7 +437,7 @@ def comparison(
         raise InputError(f"every row needs a name of its own, used twice: {', '.join(twice)}")
     # As numbers, None and what is missing are NaN.
     points = {key: np.array([row.get(key) for row in rows], float) for key in keys}
-    spread = {key: np.array([row.get(f"{key}_sd") for row in rows], float) for key in keys}
+    spread = {key: np.array([_reach(row, key) for row in rows], float).T for key in keys}
     for key in keys:
         if not np.isfinite(points[key]).any():
             known = ", ".join(sorted({str(name) for row in rows for name in row})) or "none"
@@ -453,7 +455,7 @@ def comparison(
         ax.errorbar(
             points[key][known],
             y[known],
-            xerr=bars[known],
+            xerr=bars[:, known],
             fmt=marker,
             color=colour,
             ms=6,
@@ -462,12 +464,12 @@ def comparison(
             lw=1.5,
             capsize=3,
             zorder=3,
-            label=names.get(key, key) + (" ± 1 SD" if bars.any() else ""),
+            label=names.get(key, key) + _spread_words(rows, key, bool(bars.any())),
         )
-        ends += [*(points[key] - bars)[known], *(points[key] + bars)[known]]
-        for height, x, bar in zip(y, points[key], spread[key], strict=True):
+        ends += [*(points[key] - bars[0])[known], *(points[key] + bars[1])[known]]
+        for height, x, (below, above) in zip(y, points[key], spread[key].T, strict=True):
             ax.annotate(
-                "not measured" if np.isnan(x) else f"{x:.3f}" + (f" ± {bar:.3f}" if np.isfinite(bar) else ""),
+                "not measured" if np.isnan(x) else f"{x:.3f}{_spread_text(x, below, above)}",
                 (1, height),
                 xycoords=("axes fraction", "data"),
                 xytext=(6, 0),
@@ -491,3 +493,23 @@ def comparison(
     if second is not None or chance is not None:
         legend_below(ax, columns=3)
     return ax
+
+
+def _reach(row: Mapping[str, Any], key: str) -> tuple[float, float]:
+    """How far the bar of a row goes below and above its value; NaN for no bar."""
+    low, high = row.get(f"{key}_low"), row.get(f"{key}_high")
+    if low is not None and high is not None:
+        return row[key] - low, high - row[key]
+    return (math.nan, math.nan) if row.get(f"{key}_sd") is None else (row[f"{key}_sd"],) * 2
+
+
+def _spread_words(rows: Sequence[Mapping[str, Any]], key: str, drawn: bool) -> str:
+    if not drawn:
+        return ""
+    return " with its interval" if any(row.get(f"{key}_low") is not None for row in rows) else " ± 1 SD"
+
+
+def _spread_text(x: float, below: float, above: float) -> str:
+    if not np.isfinite(below):
+        return ""
+    return f" ± {below:.3f}" if below == above else f" ({x - below:.3f} to {x + above:.3f})"

@@ -47,13 +47,17 @@ class PictureSettings:
     crop: tuple[int, int] | None
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> PictureSettings:
+    def from_config(cls, config: Mapping[str, Any], resample: int = 3, square: bool = False) -> PictureSettings:
         """Read the settings from a checkpoint's preprocessor configuration.
 
         Parameters
         ----------
         config
             Content of ``preprocessor_config.json``.
+        resample
+            The filter of a configuration that names none: 2 bilinear, 3 bicubic.
+        square
+            Whether a size of one number is that of both sides, and not of the shorter one.
 
         Returns
         -------
@@ -76,6 +80,8 @@ class PictureSettings:
             size = size["shortest_edge"]
         elif isinstance(size, Mapping) and set(size) == {"height", "width"}:
             size = (int(size["height"]), int(size["width"]))
+        elif isinstance(size, int) and square:
+            size = (size, size)
         if not isinstance(size, (int, tuple)):
             raise InputError(
                 f"The preprocessor configuration has size {size!r}; give a number, {{'shortest_edge': ...}} or "
@@ -90,7 +96,7 @@ class PictureSettings:
             crop = (int(crop["height"]), int(crop["width"]))
         else:
             raise InputError(f"The preprocessor configuration crops the middle, but has crop_size {crop!r}.")
-        return cls(Normalisation.from_config(config), size, crop)
+        return cls(Normalisation.from_config(config, resample), size, crop)
 
     def apply(self, frame: UInt8[np.ndarray, "1 height width 3"]) -> Float[Tensor, "3 rows columns"]:
         """Resize, crop and normalise a picture.
@@ -201,6 +207,9 @@ class VisionTowerAdapter:
         Tokens between the class token and the patches, such as DeiT's distillation token.
     any_size
         Whether the model interpolates its positions, so that pictures may have another size than it was made for.
+    resample, square
+        What a preprocessor configuration without a filter, or with a size of one number, means in this family; see
+        `PictureSettings.from_config`.
     verified
         What the tests hold for a tiny random model of the family.
 
@@ -214,6 +223,8 @@ class VisionTowerAdapter:
     has_class_token: bool
     n_more_tokens: int = 0
     any_size: bool = False
+    resample: int = 3
+    square: bool = False
     modality: Literal["image"] = "image"
     padding_side: None = None
     auto_class: str = "AutoModel"
@@ -260,7 +271,7 @@ class VisionTowerAdapter:
                 f"{model.name} has no preprocessor configuration; pass processor_config= with the content of "
                 "preprocessor_config.json."
             )
-        settings = PictureSettings.from_config(model.processor_config)
+        settings = PictureSettings.from_config(model.processor_config, self.resample, self.square)
         made = settings.crop if settings.crop is not None else settings.size
         side = model.config.image_size
         if self.any_size and isinstance(made, tuple) and not any(length % model.config.patch_size for length in made):
@@ -355,8 +366,6 @@ class VisionTowerAdapter:
 
 register("clip_vision_model", VisionTowerAdapter("clip-vision", has_class_token=True))
 register("siglip_vision_model", VisionTowerAdapter("siglip-vision", has_class_token=False))
-# Pixels by the same code; they were not compared with the processors that need torchvision.
-_PLAIN = ("hooks", "sum", "batch", "early stop", "bfloat16", "folder", "token map")
-register("vit", VisionTowerAdapter("vit", has_class_token=True, verified=_PLAIN))
-register("deit", VisionTowerAdapter("deit", has_class_token=True, n_more_tokens=1, verified=_PLAIN))
-register("dinov2", VisionTowerAdapter("dinov2", has_class_token=True, any_size=True, verified=_PLAIN))
+register("vit", VisionTowerAdapter("vit", has_class_token=True, resample=2, square=True))
+register("deit", VisionTowerAdapter("deit", has_class_token=True, n_more_tokens=1, square=True))
+register("dinov2", VisionTowerAdapter("dinov2", has_class_token=True, any_size=True))

@@ -52,7 +52,7 @@ def contents(n: int) -> list[np.ndarray]:
     return [rng.integers(0, 256, (1, *sizes[i % 3], 3), dtype=np.uint8) for i in range(n)]
 
 
-def family(name: str, kind: str, settings, part: str = "Vision", processor: str = "") -> Family:
+def family(name: str, kind: str, settings, part: str = "Vision", processor: str = "", variants=()) -> Family:
     return Family(
         name,
         make(kind, part),
@@ -65,13 +65,19 @@ def family(name: str, kind: str, settings, part: str = "Vision", processor: str 
         reference=lambda processor, clips, prompt: processor(
             images=[torch.from_numpy(clip.pixels[0]).permute(2, 0, 1) for clip in clips], return_tensors="pt"
         ),
+        extra={"variants": [family(name, kind, changed, part, processor) for changed in variants]},
     )
 
 
+# As older checkpoints have them: one number for a size, and no filter.
+PLAIN = {"size": 32, "image_mean": MEAN, "image_std": STD}
+CROPPED = PLAIN | {"size": 40, "crop_size": 32, "do_center_crop": True}
+
+
 FAMILIES = [
-    family("clip_vision_model", "CLIP", CLIP),
+    family("clip_vision_model", "CLIP", CLIP, variants=[CROPPED]),
     family("siglip_vision_model", "Siglip", SIGLIP),
-    family("vit", "ViT", SIGLIP, part=""),
-    family("deit", "DeiT", CLIP, part=""),
-    family("dinov2", "Dinov2", CLIP, part="", processor="Bit"),
+    family("vit", "ViT", SIGLIP, part="", variants=[PLAIN]),
+    family("deit", "DeiT", CLIP, part="", variants=[CROPPED]),
+    family("dinov2", "Dinov2", CLIP, part="", processor="Bit", variants=[CROPPED]),
 ]

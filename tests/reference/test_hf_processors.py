@@ -4,6 +4,9 @@ The comparison runs in a process of its own, this file as a script: importing to
 registered that it misses next to a CPU build of torch, would change what the other tests see. Without
 torchvision, without a package that the family's processor needs, it is skipped.
 
+The vision towers are compared with transformers' processors of PIL as well, which need no torchvision: to rounding
+where nothing is resized, and to a grey level or two where something is.
+
 By hand, for one family: ``python tests/reference/test_hf_processors.py qwen2_vl``.
 """
 
@@ -17,12 +20,10 @@ import subprocess
 import sys
 import traceback
 import warnings
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
-from equality import close, same
 
 TESTS = Path(__file__).resolve().parents[1]
 # Height and width of the frames: as the tiny models have them, larger, smaller, and rounded to the token grid.
@@ -101,6 +102,7 @@ def variant_cases(family):
 def compare(family, few: bool = False) -> int:
     """Compare all cases of a family, or those with the sizes of a variant of its settings; the number of them."""
     import torch
+    from equality import close, same
 
     model = family.load()
     processor = family.processor(family.tokenizer())
@@ -177,10 +179,13 @@ def import_torchvision() -> str | None:
 if __name__ == "__main__":
     main(sys.argv[1:])
 else:
+    import torch
+    import transformers
+    from equality import close
     from families import families
 
-    # Not found by import: a torchvision that cannot be imported was hidden before the tests began.
-    INSTALLED = any(True for _ in metadata.distributions(name="torchvision"))
+    import headprobe
+
     NAMES = [family.name for family in families() if family.processor is not None]
 
     @pytest.fixture(scope="module")
@@ -197,7 +202,6 @@ else:
         lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
         return {name: (outcome, details) for name, outcome, details in lines}
 
-    @pytest.mark.skipif(not INSTALLED, reason="torchvision is not installed")
     @pytest.mark.parametrize("name", NAMES)
     def test_every_input_equals_that_of_transformers_processor_bit_for_bit(name, outcomes):
         outcome, details = outcomes["*"] if "*" in outcomes else outcomes[name]
@@ -205,3 +209,59 @@ else:
             pytest.skip(details)
         assert outcome == "equal", details
         assert details >= len(SIZES) + 3
+
+    IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+    HALVES = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    SQUARE = {"size": {"height": 224, "width": 224}}
+    CROPPED = {"crop_size": {"height": 224, "width": 224}, "do_center_crop": True, "resample": 3}
+    # Model, processor, what its preprocessor_config.json says (new and old ones), a size that needs no resizing.
+    PUBLISHED = {
+        "clip": ("CLIPVision", "clip.CLIP", IMAGENET | CROPPED | {"size": {"shortest_edge": 224}}, (224, 260)),
+        "siglip": ("SiglipVision", "siglip.Siglip", HALVES | SQUARE | {"resample": 3}, (224, 224)),
+        "vit": ("ViT", "vit.ViT", HALVES | SQUARE | {"resample": 2, "rescale_factor": 1 / 255}, (224, 224)),
+        "vit, old": ("ViT", "vit.ViT", HALVES | {"size": 224}, (224, 224)),
+        "deit": ("DeiT", "deit.DeiT", IMAGENET | CROPPED | {"size": {"height": 256, "width": 256}}, (256, 256)),
+        "deit, old": ("DeiT", "deit.DeiT", IMAGENET | CROPPED | {"size": 256, "crop_size": 224}, (256, 256)),
+        "dinov2": ("Dinov2", "bit.Bit", IMAGENET | CROPPED | {"size": {"shortest_edge": 256}}, (301, 256)),
+    }
+
+    @pytest.fixture(scope="module", params=PUBLISHED)
+    def tower(request):
+        """What headprobe and transformers' processor of PIL make of a picture, and the grey level as they scale it."""
+        kind, processor, config, as_it_is = PUBLISHED[request.param]
+        file, _, name = processor.partition(".")
+        module = pytest.importorskip(f"transformers.models.{file}.image_processing_pil_{file}")
+        theirs = getattr(module, f"{name}ImageProcessorPil")(**config)
+        sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+        settings = getattr(transformers, f"{kind}Config")(**sizes, image_size=224, patch_size=16)
+        model = headprobe.load(getattr(transformers, f"{kind}Model")(settings), processor_config=config)
+
+        def both(picture):
+            made = theirs(images=[picture], return_tensors="pt")["pixel_values"][0]
+            return model.adapter.encode(picture[None], "0", model).pixels, made
+
+        return both, 1 / (255 * torch.tensor(config["image_std"])[:, None, None]), as_it_is
+
+    def test_a_picture_that_needs_no_resizing_equals_that_of_pils_processor(tower):
+        both, _, size = tower
+        ours, theirs = both(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
+        assert ours.shape == theirs.shape == (3, 224, 224)
+        assert close(ours, theirs)
+
+    @pytest.mark.parametrize("size", [(240, 320), (480, 360), (150, 90), (61, 301), (1080, 1920)], ids=str)
+    def test_a_resized_picture_equals_that_of_pils_processor_to_two_grey_levels(tower, size):
+        """Both round to whole levels along one side and then the other, with weights of 16 bits in torch and 22 in PIL.
+
+        So a value near a half falls to either side, twice. torch begins with the rows, PIL with whichever side is
+        cheaper; where bicubic weights overshoot black or white, which is cut off in between, the two orders end up to
+        11 levels apart (noise of full contrast), so the noise is grey. Another filter, size or crop is far off.
+        """
+        both, level, _ = tower
+        noise = np.random.default_rng(0).integers(64, 192, (*size, 3), dtype=np.uint8)
+        down, across, colour = np.meshgrid(*(np.linspace(0, 6, n) for n in (*size, 3)), indexing="ij")
+        for picture in (noise, (127 + 120 * np.sin(down + colour) * np.cos(2 * across)).astype(np.uint8)):
+            ours, theirs = both(picture)
+            off = (ours - theirs).abs() / level
+            assert ours.shape == theirs.shape == (3, 224, 224)
+            assert off.max() < 2.01
+            assert off.mean() < 0.5

@@ -159,21 +159,20 @@ def test_old_configurations_give_plain_numbers():
     assert PictureSettings.from_config(old) == PictureSettings.from_config(CLIP)
 
 
-@pytest.mark.parametrize(("height", "width"), [(48, 37), (20, 61), (241, 333), (32, 32)])
-@pytest.mark.parametrize("kind", ["clip", "siglip"])
-def test_pixels_are_those_of_the_processors_without_torchvision_to_two_grey_levels(kind, height, width):
-    """Those of the processors with torchvision are equal: tests/reference/test_hf_processors.py."""
-    name = {"clip": "CLIPImageProcessorPil", "siglip": "SiglipImageProcessorPil"}[kind]
-    module = pytest.importorskip(f"transformers.models.{kind}.image_processing_pil_{kind}")
-    config = {"clip": CLIP, "siglip": SIGLIP}[kind]
-    axes = np.meshgrid(np.linspace(0, 6, height), np.linspace(0, 9, width), np.arange(3.0), indexing="ij")
-    picture = (127 + 120 * np.sin(axes[0] + 0.3 * axes[2]) * np.cos(axes[1])).astype(np.uint8)[None]
-    expected = getattr(module, name)(**config)(images=[picture[0]], return_tensors="pt")["pixel_values"][0]
-    got = PictureSettings.from_config(config).apply(picture)
-    levels = (got - expected).abs() * torch.tensor(config["image_std"])[:, None, None] * 255
-    assert got.shape == expected.shape
-    assert levels.max() < 2.01  # the two round the resized picture differently, along one side and then the other
-    assert levels.mean() < 0.5
+@pytest.mark.parametrize("family", PLAIN, ids=lambda family: family.name)
+def test_one_number_is_both_sides_of_vit_and_deit_and_the_shorter_one_of_the_others(family):
+    square = {"vit": True, "deit": True, "dinov2": False}[family.name]
+    model = headprobe.load(family.module(0), processor_config=CLIP | {"size": 40, "crop_size": 32})
+    found = model.adapter.settings(model)
+    assert found.size == ((40, 40) if square else 40)
+    assert found.crop == (32, 32)
+
+
+@pytest.mark.parametrize("family", PLAIN, ids=lambda family: family.name)
+def test_a_filter_that_is_not_named_is_that_of_the_family(family):
+    config = {name: value for name, value in CLIP.items() if name != "resample"}
+    model = headprobe.load(family.module(0), processor_config=config | {"size": {"height": 32, "width": 32}})
+    assert model.adapter.settings(model).normalisation.resample == (2 if family.name == "vit" else 3)
 
 
 def test_a_batch_that_claims_to_have_no_padding_is_checked():

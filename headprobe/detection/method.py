@@ -527,6 +527,7 @@ _REGISTERED: dict[str, str | Callable[..., Method]] = {
     "direct questions": "headprobe.baselines.answers:direct_questions",
     "probe-vad": "headprobe.baselines.answers:probe_vad",
     "shuffled labels": "headprobe.detection.blind:ShuffledLabels",
+    "corevad": "headprobe.baselines.corevad:corevad",
 }
 
 

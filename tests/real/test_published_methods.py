@@ -1,0 +1,50 @@
+"""Published outputs of other systems, evaluated on the benchmarks' own truth."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from headprobe.baselines.corevad import corevad
+from headprobe.datasets import read_truth
+from headprobe.detection.method import VideoView
+from headprobe.evaluation import evaluate
+
+SHARED = Path(__file__).parents[3] / "shared"
+DATA = Path(os.environ.get("HEADPROBE_DATA") or SHARED / "data")
+ORACLES = Path(os.environ.get("HEADPROBE_ORACLES") or SHARED / "oracles")
+MEASURED = ORACLES / "methods" / "published_scores.json"
+
+pytestmark = pytest.mark.skipif(
+    not (DATA / "published").is_dir() or not MEASURED.is_file(),
+    reason=f"no published outputs in {DATA} or no measured values in {ORACLES}; set HEADPROBE_DATA, HEADPROBE_ORACLES",
+)
+
+
+@pytest.fixture(scope="module")
+def ucf():
+    labels = DATA / "ground_truth"
+    return read_truth("ucf-crime", labels / "ucf_crime_temporal.txt", labels / "ucf_crime_frame_counts.txt").truth()
+
+
+def test_corevad_on_ucf_crime(ucf) -> None:
+    expected = json.loads(MEASURED.read_text("utf-8"))["corevad_ucf"]
+    rows = corevad(DATA / "published" / "corevad_ucf_replies.json.gz", position=True, compatible=True).rows()
+    verdicts, smooth, _mean, position = rows
+    found = {}
+    for row, name in ((verdicts, "label of the reply"), (smooth, "Gaussian 9/5"), (position, "by segment")):
+        scores = {video: row.score(VideoView(video, len(t), 30.0)).frames(len(t)) for video, t in ucf.items()}
+        assert not any(np.isnan(one).any() for one in scores.values())
+        found[name] = evaluate(scores, ucf)
+        if row is smooth:
+            middle = {video: np.exp(-0.5 * ((np.arange(len(t)) / len(t) - 0.5) / 0.5) ** 2) for video, t in ucf.items()}
+            found["Gaussian x position"] = evaluate({video: scores[video] * middle[video] for video in ucf}, ucf)
+    for key in ("auc", "ap", "within_auc"):
+        for name in ("label of the reply", "Gaussian 9/5", "Gaussian x position"):
+            assert found[name][key] == pytest.approx(expected[name][key], abs=2e-4), (name, key)
+        # The step takes the middle of a segment, the reference every frame.
+        assert found["by segment"][key] == pytest.approx(expected["Gaussian x position"][key], abs=2e-3)

@@ -17,6 +17,9 @@ TEST_WORKERS ?= 2
 TEST_THREADS ?= 1
 DEMO_OUT ?= demo
 
+# Python keeps what it has compiled, also on hosts that say otherwise: the demo and the tests start many processes.
+export PYTHONDONTWRITEBYTECODE :=
+
 PY := $(VENV)/bin/python
 PIP_INSTALL := $(PY) -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
 INPUTS := pyproject.toml constraints.txt

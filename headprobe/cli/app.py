@@ -109,7 +109,7 @@ def demo(
         typer.Option("--quick", help="A few videos and draws only: to see that it runs, not to read numbers."),
     ] = False,
 ) -> None:
-    """Run the whole pipeline offline on the embedded video model and rendered videos (about two minutes)."""
+    """Run the whole pipeline offline on the embedded video model and rendered videos (a minute and a half)."""
     from headprobe.demo._claims import chosen_in, sentences
     from headprobe.demo._run import Size, run_demo
     from headprobe.heads import OTHER_SAMPLES

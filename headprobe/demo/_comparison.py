@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from tqdm.auto import tqdm
 from headprobe.errors import HeadprobeWarning, InputError
 from headprobe.evaluation import blind_scores, evaluate, to_frames
 from headprobe.headhunt._held_out import by_video, fold_numbers
-from headprobe.headhunt.headhunt import identify
+from headprobe.headhunt.headhunt import _identified, _identify_labellings, identify
 from headprobe.headhunt.scorer import features
 from headprobe.heads import HeadSet
 from headprobe.metrics.intervals import corrected_interval
@@ -36,6 +37,7 @@ SAME_LAYERS = f"random heads of the same layers (mean of {N_RANDOM} sets)"
 SHUFFLED = f"shuffled labels, hunted heads (mean of {N_RANDOM} shuffles)"
 _KEYS = ("auc", "ap", "within_auc")
 Features = Float[np.ndarray, "segment feature"]
+Warned = tuple[str, type[Warning], str, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,8 +95,12 @@ def compare(
     random_state: int = 0,
     progress: bool = True,
     workers: int = 1,
+    meanwhile: Callable[[], Any] = lambda: None,
 ) -> tuple[list[dict[str, Any]], dict[str, list[dict[str, float]]], list[list[str]]]:
-    """Rows of the comparison, the per-draw numbers behind them, and the heads hunted in each draw."""
+    """Rows of the comparison, the per-draw numbers behind them, and the heads hunted in each draw.
+
+    ``meanwhile`` is called once, while other processes are at work on the draws.
+    """
     if n_draws < 2:
         raise InputError(f"n_draws is {n_draws}; spread and intervals over draws need at least 2")
     m = material
@@ -112,6 +118,7 @@ def compare(
     )
     jobs = (delayed(_one_draw)(m, videos, k, random_state * 1000 + number) for number, videos in enumerate(plan))
     done: Any = Parallel(n_jobs=workers, return_as="generator")(jobs)
+    meanwhile()
     for numbers, heads, told in tqdm(done, total=len(plan), desc="compare", unit="draw", disable=not progress):
         hunted.append(heads)
         for name, result in numbers.items():
@@ -131,19 +138,28 @@ def workers(n: int, least: int) -> int:
     return max(1, min(cores, n // least))
 
 
-def _one_draw(
-    m: Material, videos: Sequence[str], k: int, seed: int
-) -> tuple[dict[str, dict[str, float]], list[str], list[tuple[Any, ...]]]:
-    """Every method on one draw, in any process: frame measures, the hunted heads, and what was warned of."""
-    rows = np.flatnonzero(np.isin(m.calibration.groups, videos))
+@contextmanager
+def recorded() -> Iterator[list[Warned]]:
+    """Within it, warnings are not shown; afterwards the list holds them, for `warnings.warn_explicit` anywhere."""
+    told: list[Warned] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", HeadprobeWarning)
+        yield told
+    told += [(str(one.message), one.category, one.filename, one.lineno) for one in caught]
+
+
+def _one_draw(
+    m: Material, videos: Sequence[str], k: int, seed: int
+) -> tuple[dict[str, dict[str, float]], list[str], list[Warned]]:
+    """Every method on one draw, in any process: frame measures, the hunted heads, and what was warned of."""
+    rows = np.flatnonzero(np.isin(m.calibration.groups, videos))
+    with recorded() as told:
         # Said once, when the detector is fitted, and not for every draw.
         warnings.filterwarnings("ignore", ".*alone holds", HeadprobeWarning)
         labels, groups = m.calibration.labels[rows], m.calibration.groups[rows]
         methods, heads = _methods(m, rows, labels, groups, k, seed)
         numbers = {name: _mean([evaluate_segments(m, s) for s in scores]) for name, scores in methods.items()}
-    return numbers, heads, [(str(one.message), one.category, one.filename, one.lineno) for one in caught]
+    return numbers, heads, told
 
 
 def _methods(
@@ -151,7 +167,9 @@ def _methods(
 ) -> tuple[dict[str, list[np.ndarray]], list[str]]:
     """Test scores of every fitted method in one draw; several where random sets are averaged."""
     part = m.calibration.subset(rows)
-    found = identify(part, y, k=k, random_state=seed)
+    shuffler = np.random.default_rng([seed, 1])
+    shuffled = [shuffler.permutation(y) for _ in range(N_RANDOM)]
+    found, *by_chance = _identify_labellings(part, [y, *shuffled], k=k, random_state=seed)
     prompt = 0
     all_heads = m.calibration.heads
 
@@ -164,8 +182,7 @@ def _methods(
     def on(heads: HeadSet) -> np.ndarray:
         return heads_probe(heads, part, m.test)
 
-    def hunted_with(labels: np.ndarray) -> np.ndarray:
-        heads = identify(part, labels, k=k, random_state=seed).heads
+    def hunted_with(heads: HeadSet, labels: np.ndarray) -> np.ndarray:
         return probe(features(part.select(heads)[prompt]), features(m.test.select(heads)[prompt]), labels)
 
     ranked = found.rss.stack(entry=("layer", "head")).sortby(found.rss.stack(entry=("layer", "head")))
@@ -173,9 +190,6 @@ def _methods(
     rng = np.random.default_rng(seed)
     anywhere = [HeadSet.random(all_heads, k, random_state=int(rng.integers(2**31))) for _ in range(N_RANDOM)]
     same_layers = [found.heads.random_of_same_layers(all_heads, rng) for _ in range(N_RANDOM)]
-
-    shuffler = np.random.default_rng([seed, 1])
-    shuffled = [shuffler.permutation(y) for _ in range(N_RANDOM)]
 
     assert part.resid_post is not None
     assert m.test.resid_post is not None
@@ -190,7 +204,7 @@ def _methods(
     best = int(np.argmax(by_layer))
     untrained = m.untrained_calibration.subset(rows)
     untrained_heads = identify(untrained, y, k=k, random_state=seed).heads
-    by_lda = identify(part, y, k=k, metrics=("lda",), random_state=seed).heads
+    by_lda = _identified(found.saliency.sel(metric=["lda"]), k).heads
     return {
         HUNTED: [on(found.heads)],
         "hunted by the LDA term alone": [on(by_lda)],
@@ -201,7 +215,7 @@ def _methods(
         "last hidden state": [probe(resid[:, -1], resid_test[:, -1])],
         "best hidden state (layer chosen on calibration)": [probe(resid[:, best], resid_test[:, best])],
         NEVER_TRAINED: [heads_probe(untrained_heads, untrained, m.untrained_test)],
-        SHUFFLED: [hunted_with(labels) for labels in shuffled],
+        SHUFFLED: [hunted_with(one.heads, labels) for one, labels in zip(by_chance, shuffled, strict=True)],
         "frame differences": [probe(m.motion_calibration[rows], m.motion_test)],
     }, list(found.heads.labels)
 

@@ -10,20 +10,28 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.utils.parallel import Parallel, delayed
 from tqdm.auto import tqdm
 
 from headprobe._files import write_json
-from headprobe.activations import HeadActivations
+from headprobe.activations import HeadActivations, concatenate
 from headprobe.baselines.answers import DIRECT_QUESTIONS
 from headprobe.demo._claims import bars
-from headprobe.demo._comparison import Material, compare, evaluate_segments, paired_differences, summary, workers
+from headprobe.demo._comparison import (
+    Material,
+    Warned,
+    compare,
+    evaluate_segments,
+    paired_differences,
+    recorded,
+    summary,
+    workers,
+)
 from headprobe.errors import HeadprobeWarning, InputError
 from headprobe.evaluation.controls import frame_differences
 from headprobe.examples import Example, _read_content
@@ -44,7 +52,9 @@ from headprobe.video.scenes import (
     SEEN_EVENTS,
     SEGMENT_FRAMES,
     LabelledVideo,
-    write_videos,
+    _annotate,
+    _planned,
+    _write_one,
 )
 
 logger = logging.getLogger(__name__)
@@ -53,6 +63,7 @@ __all__ = ["DIRECT_QUESTIONS", "Demo", "Size", "run_demo"]
 
 VAGUE = "dangerous"  # fixed beforehand; three of the other prompts could be answered with yes or no too
 ANSWERS = ("yes", "no")
+AT_A_TIME = 8  # videos that a process films, reads and captures before it gives them back
 SAVED = "the saved detector (hunted on the whole calibration pool)"
 TEXT_VAGUE = "text P(yes), vague prompt"
 TEXT_DIRECT = "text P(yes), direct event questions"
@@ -113,7 +124,7 @@ def run_demo(
     seed
         Of the rendered videos, the draws and everything random. The embedded model does not depend on it.
     size
-        How much to do; the default takes about two minutes on two cores.
+        How much to do; the default takes about a minute and a half on two cores.
     progress
         Whether to show progress bars.
     batch_size
@@ -200,15 +211,16 @@ def _demo(
     from headprobe.demo._report import write_demo_report, write_figures, write_full_table
 
     began = time.perf_counter()
-    capture = partial(_capture, batch_size=batch_size)
-    calibration = _render(folder / "videos", "calibration", seed, size, progress)
-    segments, motion = {}, {}
-    segments["calibration"], motion["calibration"] = _read(calibration, progress)
-    _first_look(place, model, segments["calibration"], size, batch_size)
-    test = _render(folder / "videos", "test", seed, size, progress)
-    segments["test"], motion["test"] = _read(test, progress)
-    acts = {part: capture(model, segments[part], progress, resid_post=True, answers=ANSWERS) for part in segments}
-    bare = {part: capture(control, segments[part], progress) for part in segments}
+    reader = _Reader(model, control, batch_size)
+    parts = []
+    for part in _film(folder / "videos", "calibration", seed, size, reader, progress):
+        parts.append(part)
+        n_before, n_now = (sum(len(one.videos) for one in some) for some in (parts[:-1], parts))
+        if n_before < size.videos_per_draw <= n_now:
+            _first_look(place, parts, size)
+    pool = _joined(parts)
+    tests = _joined(list(_film(folder / "videos", "test", seed, size, reader, progress)))
+    calibration, test, acts = pool.videos, tests.videos, {"calibration": pool.acts["acts"], "test": tests.acts["acts"]}
     truth = {v.name: v.truth.astype(int) for v in (*calibration, *test)}
     normals = [v.name for v in test if v.event == NORMAL]
 
@@ -218,11 +230,11 @@ def _demo(
     material = Material(
         calibration=acts["calibration"],
         test=acts["test"],
-        untrained_calibration=bare["calibration"],
-        untrained_test=bare["test"],
-        motion_calibration=motion["calibration"],
-        motion_test=motion["test"],
-        text_test=_text(model, acts["test"], segments["test"], progress, batch_size),
+        untrained_calibration=pool.acts["untrained"],
+        untrained_test=tests.acts["untrained"],
+        motion_calibration=pool.motion,
+        motion_test=tests.motion,
+        text_test=_text(acts["test"], tests.acts["asked"]),
         event_of_video={v.name: v.event for v in (*calibration, *test)},
         frame_truth=truth,
         subsets={
@@ -230,6 +242,15 @@ def _demo(
             "held_out": subset(HELD_OUT_EVENTS),
             **{event: subset([event]) for event in HELD_OUT_EVENTS},
         },
+    )
+    # Neither weighted nor calibrated, as the rows of the comparison.
+    detector = HeadHunt(
+        size.k,
+        segment_frames=SEGMENT_FRAMES,
+        sample_frames=CLIP_FRAMES,
+        class_weight=None,
+        calibrate=False,
+        random_state=seed,
     )
     rows, table, hunted = compare(
         material,
@@ -240,18 +261,10 @@ def _demo(
         random_state=seed,
         progress=progress,
         workers=workers(size.n_draws, 4),
+        meanwhile=lambda: detector.fit(
+            acts["calibration"], frame_truth={v.name: v.truth.astype(int) for v in calibration}, fps=FPS
+        ),
     )
-
-    # Neither weighted nor calibrated, as the rows of the comparison.
-    detector = HeadHunt(
-        size.k,
-        segment_frames=SEGMENT_FRAMES,
-        sample_frames=CLIP_FRAMES,
-        class_weight=None,
-        calibrate=False,
-        random_state=seed,
-    )
-    detector.fit(acts["calibration"], frame_truth={v.name: v.truth.astype(int) for v in calibration}, fps=FPS)
     detector.save_pretrained(folder / "detector")
     rows.append(summary(SAVED, [evaluate_segments(material, detector.score(acts["test"]))]))
     shown = _shown(test)
@@ -268,7 +281,7 @@ def _demo(
         "experts_per_draw": hunted,
         "per_draw": table,
         "locator": {"sigma": detector.locator_.sigma, "tau": detector.locator_.tau} if detector.locator_ else None,
-        "data": _describe(calibration, test, segments, size),
+        "data": _describe(calibration, test, acts, size),
         "seconds": 0.0,
         "warnings": told,
         "provenance": {
@@ -311,60 +324,98 @@ def _forget(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _render(folder: Path, split: str, seed: int, size: Size, progress: bool) -> list[LabelledVideo]:
+class _Part(NamedTuple):
+    """Some videos, how much their clips change from frame to frame, and what was captured of the clips."""
+
+    videos: Sequence[LabelledVideo]
+    motion: np.ndarray
+    acts: Mapping[str, HeadActivations]
+
+
+@dataclass(frozen=True, eq=False)
+class _Reader:
+    """Captures clips from the models, in any process."""
+
+    model: Model
+    control: Model
+    batch_size: Batches
+
+    def __call__(self, split: str, clips: Sequence[Example]) -> dict[str, HeadActivations]:
+        def capture(model: Model, prompts: Mapping[str, str], **more: Any) -> HeadActivations:
+            return HeadTracer(model).capture(clips, prompts=prompts, batch_size=self.batch_size, progress=False, **more)
+
+        read = {"acts": capture(self.model, EMBEDDED_PROMPTS, resid_post=True, answers=ANSWERS)}
+        if split != "test":
+            return read | {"untrained": capture(self.control, EMBEDDED_PROMPTS)}
+        # Heads of the control are chosen under all prompts, and then read under the first.
+        untrained = capture(self.control, dict([next(iter(EMBEDDED_PROMPTS.items()))]))
+        asked = capture(self.model, DIRECT_QUESTIONS, heads=["L0H0"], answers=ANSWERS)
+        return read | {"untrained": untrained, "asked": asked}
+
+
+def _film(folder: Path, split: str, seed: int, size: Size, reader: _Reader, progress: bool) -> Iterator[_Part]:
+    """Render the videos of a split, read their clips and capture them, some videos at a time in several processes."""
     counts = {NORMAL: size.calibration_normal, **dict.fromkeys(SEEN_EVENTS, size.calibration_per_event)}
     if split == "test":
         counts = {NORMAL: size.test_normal, **dict.fromkeys(SEEN_EVENTS, size.test_per_event)}
         counts |= dict.fromkeys(HELD_OUT_EVENTS, size.test_per_held_out_event)
     number = seed * 10 + (split == "test")
-    several = workers(sum(counts.values()), 20)
-    return write_videos(
-        folder / split, split, counts, seed=number, n_frames=size.n_frames, progress=progress, workers=several
+    jobs = _planned(folder / split, split, counts, number, size.n_frames)
+    several = workers(len(jobs), 20)
+    # The processes share the processor with each other; a device of its own is used from here.
+    there = all(model.device.type == "cpu" for model in (reader.model, reader.control))
+    parts = [jobs[start : start + AT_A_TIME] for start in range(0, len(jobs), AT_A_TIME)]
+    done: Any = Parallel(n_jobs=several, return_as="generator")(
+        delayed(_film_some)(part, split, reader if there else None) for part in parts
     )
+    videos: list[LabelledVideo] = []
+    with tqdm(total=len(jobs), desc=f"{split} videos", unit="video", disable=not progress) as bar:
+        for some, clips, motion, acts, told in done:
+            for one in told:
+                warnings.warn_explicit(*one)
+            yield _Part(some, motion, acts if there else reader(split, clips))
+            videos += some
+            bar.update(len(some))
+    _annotate(folder / split, split, number, videos)
 
 
-def _read(videos: Sequence[LabelledVideo], progress: bool) -> tuple[list[Example], np.ndarray]:
-    """The clips in memory (about 0.3 MB each), each file opened once, and how much each changes from frame to frame."""
-    read: Any = Parallel(n_jobs=workers(len(videos), 20), return_as="generator")(
-        delayed(_read_one)(one) for one in videos
-    )
-    parts = list(tqdm(read, total=len(videos), desc="decode", unit="video", disable=not progress))
-    return [example for examples, _ in parts for example in examples], np.concatenate([motion for _, motion in parts])
+def _film_some(
+    jobs: Sequence[tuple[Any, ...]], split: str, reader: _Reader | None
+) -> tuple[list[LabelledVideo], list[Example], np.ndarray, dict[str, HeadActivations], list[Warned]]:
+    """Write videos, read their clips, each file opened once, and capture them or return them (about 0.3 MB each)."""
+    with recorded() as told:
+        videos = [_write_one(*job) for job in jobs]
+        clips = [
+            Example(_read_content(e), id=e.id, label=e.label, group=e.group, span=e.span)
+            for video in videos
+            for e in _label_segments(video, SEGMENT_FRAMES, CLIP_FRAMES)
+        ]
+        motion = np.stack([frame_differences(np.asarray(clip.content)) for clip in clips])
+        acts = {} if reader is None else reader(split, clips)
+    return videos, clips if reader is None else [], motion, acts, told
 
 
-def _read_one(video: LabelledVideo) -> tuple[list[Example], np.ndarray]:
-    clips = [
-        Example(_read_content(e), id=e.id, label=e.label, group=e.group, span=e.span)
-        for e in _label_segments(video, SEGMENT_FRAMES, CLIP_FRAMES)
-    ]
-    return clips, np.stack([frame_differences(np.asarray(clip.content)) for clip in clips])
+def _joined(parts: Sequence[_Part]) -> _Part:
+    acts = {name: concatenate([part.acts[name] for part in parts]) for name in parts[0].acts}
+    videos = [video for part in parts for video in part.videos]
+    return _Part(videos, np.concatenate([part.motion for part in parts]), acts)
 
 
-def _first_look(place: Path, model: Model, clips: Sequence[Example], size: Size, batch_size: Batches) -> None:
+def _first_look(place: Path, parts: Sequence[_Part], size: Size) -> None:
     """A map of all heads on the videos of one draw, under one prompt: something to look at while the rest runs."""
     from headprobe.demo._report import write_first_look
 
-    some = set(list(dict.fromkeys(clip.group for clip in clips))[: size.videos_per_draw])
-    clips = [clip for clip in clips if clip.group in some]
-    if len({clip.label for clip in clips}) == 2:
-        prompts = dict([next(iter(EMBEDDED_PROMPTS.items()))])
-        acts = HeadTracer(model).capture(clips, prompts=prompts, progress=False, batch_size=batch_size)
+    acts = _joined(parts).acts["acts"]
+    some = list(dict.fromkeys(acts.groups.tolist()))[: size.videos_per_draw]
+    acts = acts.subset(np.flatnonzero(np.isin(acts.groups, some)))
+    if len(set(acts.labels.tolist())) == 2:
         with quiet_scales():
-            found = identify(acts, k=size.k)
+            found = identify(acts.z[:1], acts.labels, k=size.k)
         logger.info("a first look at the heads: %s", write_first_look(found, len(some), place / "first_look.png"))
 
 
-def _capture(model: Model, examples: Sequence[Example], progress: bool, **more: Any) -> HeadActivations:
-    return HeadTracer(model).capture(examples, prompts=EMBEDDED_PROMPTS, progress=progress, **more)
-
-
-def _text(
-    model: Model, acts: HeadActivations, examples: Sequence[Example], progress: bool, batch_size: Batches
-) -> dict[str, np.ndarray]:
+def _text(acts: HeadActivations, asked: HeadActivations) -> dict[str, np.ndarray]:
     """What the model says: P(yes) against no, for the vague prompt and as the maximum over the direct questions."""
-    asked = HeadTracer(model).capture(
-        examples, prompts=DIRECT_QUESTIONS, heads=["L0H0"], answers=ANSWERS, batch_size=batch_size, progress=progress
-    )
 
     def p_yes(a: HeadActivations) -> np.ndarray:
         assert a.answer_logits is not None
@@ -384,11 +435,11 @@ def _shown(test: Sequence[LabelledVideo]) -> list[LabelledVideo]:
 def _describe(
     calibration: Sequence[LabelledVideo],
     test: Sequence[LabelledVideo],
-    segments: Mapping[str, Sequence[Example]],
+    acts: Mapping[str, HeadActivations],
     size: Size,
 ) -> dict[str, Any]:
     def part(name: str, videos: Sequence[LabelledVideo]) -> dict[str, Any]:
-        labels = [e.label for e in segments[name]]
+        labels = acts[name].labels
         return {
             "videos": {
                 event: sum(v.event == event for v in videos) for event in dict.fromkeys(v.event for v in videos)
@@ -397,7 +448,7 @@ def _describe(
             "frames": int(sum(len(v.truth) for v in videos)),
             "abnormal_frames": int(sum(v.truth.sum() for v in videos)),
             "segments": len(labels),
-            "abnormal_segments": int(sum(label or 0 for label in labels)),
+            "abnormal_segments": int(labels.sum()),
         }
 
     return {

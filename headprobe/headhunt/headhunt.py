@@ -22,7 +22,13 @@ from headprobe.headhunt._held_out import quiet_scales
 from headprobe.headhunt.detector import Detector
 from headprobe.headhunt.presets import _metrics_by_name, preset
 from headprobe.heads import OTHER_SAMPLES, Head, HeadSet
-from headprobe.metrics.saliency import Metric, _saliency_of_parts, combine, saliency
+from headprobe.metrics.saliency import (
+    Metric,
+    _saliency_of_labellings,
+    _saliency_of_parts,
+    combine,
+    saliency,
+)
 from headprobe.metrics.stability import rss
 from headprobe.scores import top_heads
 
@@ -137,7 +143,15 @@ def _identify_parts(
     return [_identified(scores.isel(part=i, drop=True), k, instability_penalty) for i in range(len(parts))]
 
 
-def _identified(scores: xr.DataArray, k: int, instability_penalty: float) -> Identification:
+def _identify_labellings(
+    acts: HeadActivations, labellings: Sequence[np.ndarray], k: int = 5, random_state: int = 0
+) -> list[Identification]:
+    """`identify` under several labellings of the same examples, such as shuffled ones, which share their work."""
+    scores = _saliency_of_labellings(acts, labellings, random_state=random_state)
+    return [_identified(scores.isel(labelling=i, drop=True), k) for i in range(len(labellings))]
+
+
+def _identified(scores: xr.DataArray, k: int, instability_penalty: float = 0.5) -> Identification:
     if "prompt" not in scores.dims:
         scores = scores.expand_dims({"prompt": ["none"]}, axis=1)
     combined = combine(scores)

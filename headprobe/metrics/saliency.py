@@ -177,6 +177,35 @@ def saliency(
     return head_map(values, features, [metric.name for metric in chosen], "saliency")
 
 
+def _saliency_of_labellings(
+    acts_or_z: Any,
+    labellings: Sequence[ArrayLike | Tensor],
+    metrics: Sequence[str | Metric | Callable[..., Any]] = ("lda", "kl", "mmd", "nmi"),
+    random_state: int = 0,
+    *,
+    progress: bool = False,
+) -> xr.DataArray:
+    """Score every head under several labellings of the examples, each as `saliency` does; kernels and clusters once."""
+    import xarray as xr
+
+    features, _ = read_features(acts_or_z, labellings[0])
+    n = len(features.ids)
+    targets = [read_target(y, n) for y in labellings]
+    chosen = _find_metrics(metrics, targets[0].kind)
+    numbers = _groups(acts_or_z, None, n, used=any("groups" in metric.takes for metric in chosen))
+
+    def score(batch: Batch) -> list[Tensor]:
+        labels = torch.stack([target.values for target in targets]).to(batch.device)
+        own = None if numbers is None else numbers.to(batch.device)
+        scores = [metric._over_labellings(batch, labels, random_state, own) for metric in chosen]
+        return list(torch.stack(scores).permute(2, 0, 1).flatten(0, 1))
+
+    values = np.split(_scored(score, features, chosen, progress), len(targets))
+    names = [metric.name for metric in chosen]
+    maps = [head_map(part, features, names, "saliency") for part in values]
+    return xr.concat(maps, "labelling", combine_attrs="override")
+
+
 def _saliency_of_parts(
     acts_or_z: Any,
     y: ArrayLike | Tensor | None,

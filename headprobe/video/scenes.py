@@ -252,7 +252,17 @@ def write_videos(
     InputError
         For an unknown split or event, or no videos at all.
     """
-    folder = Path(folder)
+    jobs = _planned(Path(folder), split, counts, seed, n_frames)
+    done: Any = Parallel(n_jobs=workers, return_as="generator")(delayed(_write_one)(*job) for job in jobs)
+    videos = list(tqdm(done, total=len(jobs), desc=f"render {split}", unit="video", disable=not progress))
+    _annotate(Path(folder), split, seed, videos)
+    return videos
+
+
+def _planned(
+    folder: Path, split: str, counts: Mapping[str, int], seed: int, n_frames: int
+) -> list[tuple[Path, str, str, list[int], int]]:
+    """What `_write_one` is given for each video, in any process; the folder is created."""
     folder.mkdir(parents=True, exist_ok=True)
     plan = [(event, i) for event, count in counts.items() for i in range(count)]
     if not plan:
@@ -262,9 +272,11 @@ def write_videos(
     for number, index in enumerate(order):
         event, i = plan[index]
         path = folder / f"{split}_{number:03d}.mp4"
-        jobs.append(delayed(_write_one)(path, split, event, [seed, list(counts).index(event), i], n_frames))
-    done: Any = Parallel(n_jobs=workers, return_as="generator")(jobs)
-    videos = list(tqdm(done, total=len(jobs), desc=f"render {split}", unit="video", disable=not progress))
+        jobs.append((path, split, event, [seed, list(counts).index(event), i], n_frames))
+    return jobs
+
+
+def _annotate(folder: Path, split: str, seed: int, videos: Sequence[LabelledVideo]) -> None:
     table = {
         v.path.name: {
             "event": v.event,
@@ -275,4 +287,3 @@ def write_videos(
         for v in videos
     }
     write_json(folder / "annotations.json", {"split": split, "fps": FPS, "seed": seed, "videos": table})
-    return videos

@@ -11,7 +11,15 @@ from hypothesis.extra import numpy as hnp
 from headprobe.errors import InputError
 from headprobe.heads import HeadSet
 from headprobe.metrics import _features as module
-from headprobe.metrics.saliency import METRICS, Metric, _saliency_of_parts, combine, min_max, saliency
+from headprobe.metrics.saliency import (
+    METRICS,
+    Metric,
+    _saliency_of_labellings,
+    _saliency_of_parts,
+    combine,
+    min_max,
+    saliency,
+)
 from headprobe.scores import score_map
 
 FOUR = ("lda", "kl", "mmd", "nmi")
@@ -475,6 +483,19 @@ def test_parts_that_share_work_have_the_scores_of_each_alone(n: int) -> None:
             np.testing.assert_allclose(
                 together[i].sel(metric=metric), alone.sel(metric=metric), rtol=tolerance, atol=tolerance
             )
+
+
+@pytest.mark.parametrize("n", [60, 900])
+def test_labellings_that_share_work_have_the_scores_of_each_alone(n: int) -> None:
+    rng = np.random.default_rng(1)
+    z = rng.normal(size=(2, n, 2, 3, 4))
+    labellings = [rng.permutation(n) % 3 == 0 for _ in range(3)]
+    z[:, :, 1, 2] += labellings[0][:, None]
+    names = ("lda", "kl", "mmd", "nmi", "auroc")
+    together = _saliency_of_labellings(z, labellings, names, random_state=1)
+    assert together.dims == ("labelling", "metric", "prompt", "layer", "head")
+    for scores, y in zip(together, labellings, strict=True):
+        np.testing.assert_allclose(scores, saliency(z, y, names, random_state=1), rtol=1e-9, atol=1e-12)
 
 
 def test_a_head_without_spread_in_a_part_is_named() -> None:

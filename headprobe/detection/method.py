@@ -528,6 +528,10 @@ _REGISTERED: dict[str, str | Callable[..., Method]] = {
     "probe-vad": "headprobe.baselines.answers:probe_vad",
     "shuffled labels": "headprobe.detection.blind:ShuffledLabels",
     "corevad": "headprobe.baselines.corevad:corevad",
+    "vadtree": "headprobe.baselines.vadtree:vadtree",
+    "vadtree published": "headprobe.baselines.vadtree:vadtree_published",
+    "node ratings": "headprobe.baselines.ratings:node_ratings",
+    "eventvad": "headprobe.baselines.eventvad:eventvad",
 }
 
 

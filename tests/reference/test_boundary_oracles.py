@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from headprobe.baselines.vadtree import vadtree_published
 from headprobe.detection.boundaries import BoundaryTree, EventCuts
 from headprobe.detection.method import VideoView
 
@@ -45,3 +46,17 @@ def test_planted_cuts_are_found_and_none_in_noise_where_the_reference_fails_both
     starts = [one.start for one in found][1:]
     assert len(starts) == len(case["true_cuts_frames"])
     assert all(abs(a - b) <= 0.3 * case["fps"] for a, b in zip(starts, case["true_cuts_frames"], strict=True))
+
+
+@pytest.mark.parametrize("name", list(trees()))
+def test_the_ensemble_of_a_video_of_msad_is_the_published_one(name) -> None:
+    given = trees()[name]
+    video = VideoView(name, given["frames"], given["fps"])
+    both = vadtree_published({name: given["coarse_refined_raw"]}, {name: given["fine_refined_raw"]}, beta=-0.4, short=1)
+    found = both.score(video).frames(video.n_frames)
+    starts, values = zip(*given["ensemble_runs"], strict=True)
+    expected = np.repeat(values, np.diff([*starts, video.n_frames]))
+    last = max(int(node.split(", ")[1]) for node in given["fine_refined_raw"])
+    assert (expected[last + 1 :] == 0).all()  # the reference leaves out frames after the last node
+    # Both inputs and the result are kept to four decimals; variances of nearly equal scores magnify that.
+    assert np.abs(found - expected)[: last + 1].max() < 2e-4

@@ -101,7 +101,7 @@ class FileRatings:
         return [Segment(first, end, (first, end)) for first, end in self._spans(video, self._nodes(video))]
 
     def fit(self, calibration: Calibration, segmenter: Segmenter) -> Self:
-        """Parameters and result as in `headprobe.detection.composed.Reader`; without effect."""
+        """Without effect; parameters as in `headprobe.detection.composed.Reader.fit`."""
         return self
 
     def read(self, video: VideoView, cut: Sequence[Segment]) -> Reading:

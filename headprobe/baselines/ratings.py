@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -14,8 +12,9 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from jaxtyping import Float
 
-from headprobe._files import parse_json, read_bytes
+from headprobe._files import parse_json, read_text
 from headprobe._validation import count
+from headprobe.datasets._annotations import match_names
 from headprobe.detection.composed import Composed, Reading, Segmenter, Step
 from headprobe.detection.method import Calibration, Needs, VideoView, fingerprint
 from headprobe.errors import InputError
@@ -27,7 +26,6 @@ Given = str | os.PathLike[str] | Mapping[str, Any]
 Embedder = Callable[[Sequence[str]], Float[np.ndarray, "text feature"]]
 _NODE = re.compile(r"\s*(\d+)\s*,\s*(\d+)\s*")
 _UNDER = ("vid_score", "vid_captions")  # where VADTree's files have the videos
-_MOST = 1 << 28  # bytes of an unpacked file
 
 
 class _Node(NamedTuple):
@@ -43,10 +41,10 @@ class FileRatings:
     Parameters
     ----------
     ratings
-        A JSON file, also packed with gzip, or what it holds: video to nodes, ``"first, last"`` to ``[score, ...]``,
+        A JSON file, also in gzip (.gz), or what it holds: video to nodes, ``"first, last"`` to ``[score, ...]``,
         both frames included; a text in the list is what was said. A frame that two nodes share belongs to the later
-        one. The videos may stand under ``vid_score``, as in the files of VADTree, and may have the endings of files. A
-        score below 0, and null, is unread.
+        one. The videos may stand under ``vid_score``, as in the files of VADTree, and are matched by the rule for score
+        files. A score below 0, and null, is unread.
     column
         Which number of a node is its score; in VADTree's refined files 0 is the refined and 1 the raw one.
     texts
@@ -191,47 +189,25 @@ def node_ratings(
 
 
 def _videos(given: Given) -> tuple[str, dict[str, Mapping[str, Any]]]:
-    """A fingerprint of the content, and the nodes by the names of videos without endings."""
+    """A fingerprint of the content, and the nodes of each video."""
     if isinstance(given, Mapping):
-        content, named, what = given, fingerprint(given), "the ratings"
+        content, what = given, "the ratings"
     else:
-        data, what = read_bytes(given), os.fspath(given)
-        if data[:2] == b"\x1f\x8b":
-            data = _unpacked(data, what)
-        content, named = parse_json(data, what, InputError), fingerprint(data.decode(errors="replace"))
+        what = os.fspath(given)
+        content = parse_json(read_text(given), what, InputError)
     found = next((content[key] for key in _UNDER if isinstance(content, Mapping) and key in content), content)
     if not isinstance(found, Mapping) or not found or not all(isinstance(one, Mapping) for one in found.values()):
         raise InputError(f'{what} must map videos to nodes, such as {{"video": {{"0, 99": [0.2, "text"]}}}}.')
-    out: dict[str, Mapping[str, Any]] = {}
-    for name, nodes in found.items():
-        stem = _stem(str(name))
-        if stem in out:
-            raise InputError(f"{what}: the video {stem!r} is there twice.")
-        out[stem] = nodes
-    return named, out
-
-
-def _unpacked(data: bytes, what: str) -> bytes:
-    try:
-        with gzip.open(io.BytesIO(data)) as file:
-            content = file.read(_MOST + 1)
-    except (OSError, EOFError) as error:
-        raise InputError(f"{what} cannot be unpacked: {error}.") from error
-    if len(content) > _MOST:
-        raise InputError(f"{what} holds more than {_MOST >> 20} MiB; unpack it, and give the part that is needed.")
-    return content
-
-
-def _stem(name: str) -> str:
-    stem, ending = os.path.splitext(name)
-    return stem if ending.lower() in (".mp4", ".avi", ".mkv", ".mov", ".webm", ".json") else name
+    return fingerprint(found), {str(name): nodes for name, nodes in found.items()}
 
 
 def _of(videos: Mapping[str, Mapping[str, Any]], video: VideoView, what: str) -> Mapping[str, Any]:
-    found = videos.get(_stem(video.name))
-    if found is None:
+    if video.name in videos:
+        return videos[video.name]
+    fits = list(match_names(videos, [video.name]))
+    if len(fits) != 1:
         raise InputError(f"there are no {what} of {video.name!r}; there are those of {sorted(videos)[:3]} and others.")
-    return found
+    return videos[fits[0]]
 
 
 def _ends(key: str, video: VideoView) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from headprobe import __version__
+from headprobe.cli import _benchmark as cli_benchmark
 from headprobe.cli import _data as cli_data
 from headprobe.cli import _extract as cli_extract
 from headprobe.cli import _headhunt as cli_headhunt
@@ -44,6 +45,7 @@ app.add_typer(cli_data.app, name="data")
 app.command()(cli_data.evaluate)
 app.command()(with_model_options(cli_extract.extract))
 app.command()(with_model_options(cli_probe.probe))
+app.command()(cli_benchmark.benchmark)
 app.command()(with_model_options(cli_headhunt.fit))
 app.command()(cli_headhunt.score)
 app.command()(with_model_options(cli_headhunt.watch))

@@ -597,6 +597,19 @@ def make_method(name: str, /, **settings: Any) -> Method:
     >>> make_method("position").needs
     'nothing'
     """
+    maker = _find_maker(name)
+    try:
+        made = maker(**settings)
+    except TypeError as error:
+        raise InputError(f"the method {name!r} was given {sorted(settings) or 'nothing'}: {error}.") from error
+    if not isinstance(made, Method):
+        lacks = [one for one in ("name", "needs", "causal", "fingerprint", "fit", "score") if not hasattr(made, one)]
+        raise InputError(f"{name!r} gave a {type(made).__name__}, which is no method: it lacks {', '.join(lacks)}.")
+    return made
+
+
+def _find_maker(name: str) -> Callable[..., Any]:
+    """The class or function behind a name, loaded."""
     maker = _REGISTERED.get(name)
     if maker is None and ":" not in name:
         raise InputError(
@@ -610,12 +623,4 @@ def make_method(name: str, /, **settings: Any) -> Method:
             maker = getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError) as error:
             raise InputError(f"the method {name!r} cannot be loaded: {error}.") from error
-    try:
-        made = maker(**settings)  # pyright: ignore[reportCallIssue]
-    except TypeError as error:
-        raise InputError(f"the method {name!r} was given {sorted(settings) or 'nothing'}: {error}.") from error
-    if not isinstance(made, Method):
-        raise InputError(
-            f"{name!r} gave a {type(made).__name__}, which lacks name, needs, causal, fingerprint, fit or score."
-        )
-    return made
+    return maker

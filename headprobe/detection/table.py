@@ -125,6 +125,36 @@ class Comparison:
         lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in (head, rule, *body)]
         return "\n".join(lines) + "\n"
 
+    def lines(self, width: int = 80) -> list[str]:
+        """The table for a terminal: method, AUC with its interval, AUC within videos, events found.
+
+        Parameters
+        ----------
+        width
+            Columns of the terminal; names that are too long are cut.
+
+        Returns
+        -------
+        list of str
+
+        Examples
+        --------
+        >>> found = Comparison([{"name": "a", "needs": "nothing", "auc": 0.75}], [], {"reference": "a"})
+        >>> [len(line) <= 80 for line in found.lines()]
+        [True, True]
+        """
+        keys = ("auc", "interval", "within_auc", "events_found")
+        heads = ("AUC", "95 % interval", "within", "events")
+        room = max(width - 39, 10)
+        wide = min(max(len(str(one["name"])) for one in self.rows), room)
+        out = [f"{'method':{wide}}  {heads[0]:>5}  {heads[1]:>14}  {heads[2]:>6}  {heads[3]:>6}"]
+        for one in self.rows:
+            name = str(one["name"])
+            name = name if len(name) <= wide else name[: wide - 1] + "…"
+            a, b, c, d = (_cell(one, key) for key in keys)
+            out.append(f"{name:{wide}}  {a:>5}  {b:>14}  {c:>6}  {d:>6}")
+        return out
+
     def csv(self) -> str:
         """All plain numbers of all rows.
 

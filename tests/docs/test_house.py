@@ -195,6 +195,27 @@ def test_every_comparison_of_bits_says_what_it_belongs_to() -> None:
     assert not found, f"{found}: use close, same_bits(..., of=...) or same of tests/equality.py"
 
 
+def test_no_comparison_is_made_and_dropped():
+    dropped = []
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        imported = {
+            one.asname or one.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and node.module == "equality"
+            for one in node.names
+        }
+        dropped += [
+            f"{path.name}:{node.lineno}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Expr)
+            and isinstance(node.value, ast.Call)
+            and isinstance(node.value.func, ast.Name)
+            and node.value.func.id in imported
+        ]
+    assert not dropped, f"{dropped}: write assert before it"
+
+
 def test_only_the_command_line_prints() -> None:
     speaking = set((PACKAGE / "cli").glob("*.py"))
     found = [

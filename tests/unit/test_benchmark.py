@@ -106,7 +106,7 @@ def test_numbers_are_those_of_evaluate():
     frames = {v.name: method.score(v.view).frames(len(v.truth)) for v in data.test}
     expected = evaluate(frames, {v.name: v.truth for v in data.test})
     for key in ("auc", "ap", "within_auc"):
-        close(row[key], expected[key])
+        assert close(row[key], expected[key])
     assert row["auc_low"] < row["auc"] < row["auc_high"]
 
 
@@ -130,8 +130,8 @@ def test_a_stopped_run_goes_on_and_gives_the_same(tmp_path):
     assert len(again.scored) == 24 - 17
     whole = Benchmark(data, [Noted(), Noted("other")], draws=2, videos_per_draw=8).run(progress=False)
     for one, other in zip(resumed.rows, whole.rows, strict=True):
-        same(one["name"], other["name"])
-        close(one["auc"], other["auc"])
+        assert same(one["name"], other["name"])
+        assert close(one["auc"], other["auc"])
     third = Noted()
     Benchmark(data, [third, Noted("other")], draws=2, videos_per_draw=8).run(tmp_path, progress=False)
     assert third.scored == third.told == []
@@ -173,8 +173,8 @@ def test_a_video_that_cannot_be_read_is_listed_and_in_no_number():
     assert "damaged" in found.lost["noted"]["v3"]
     frames = {v.name: Noted().score(v.view).frames(60) for v in data.test if v.name != "v3"}
     expected = evaluate(frames, {v.name: v.truth for v in data.test if v.name != "v3"})
-    close(found.row("noted")["auc"], expected["auc"])
-    close(found.differences[0]["auc"], 0.0)  # on the videos that both read
+    assert close(found.row("noted")["auc"], expected["auc"])
+    assert close(found.differences[0]["auc"], 0.0)  # on the videos that both read
 
 
 def test_unread_segments_are_counted_and_filled_from_their_neighbours():
@@ -189,10 +189,10 @@ def test_unread_segments_are_counted_and_filled_from_their_neighbours():
 
     videos = [AnnotatedVideo("a", truth, 10.0), AnnotatedVideo("b", calm, 10.0), AnnotatedVideo("silent", calm, 10.0)]
     row = Benchmark(BenchmarkVideos("made", videos), [Gaps(needs="nothing")]).run(progress=False).rows[0]
-    close(row["unread"], (1 / 3 + 1 / 3 + 1) / 3)
+    assert close(row["unread"], (1 / 3 + 1 / 3 + 1) / 3)
     assert row["silent_videos"] == ["silent"]
     filled = np.interp(np.arange(8), [0, 1, 4, 5, 6, 7], [0, 0, 1, 1, 1, 1])
-    close(row["auc"], evaluate({"a": filled, "b": filled}, {"a": truth, "b": calm})["auc"])
+    assert close(row["auc"], evaluate({"a": filled, "b": filled}, {"a": truth, "b": calm})["auc"])
 
 
 def test_a_method_never_sees_the_truth_of_what_it_scores():
@@ -251,8 +251,8 @@ def test_differences_hold_together_for_all_rows():
     )
     alone = Benchmark(data, [seen, Noted("a", "nothing")], folds=2).run(progress=False)
     wide, narrow = (next(d for d in found.differences if d["minus"] == "a") for found in (several, alone))
-    close(wide["auc"], narrow["auc"])
-    close(wide["auc"], several.row("seen")["auc"] - several.row("a")["auc"])
+    assert close(wide["auc"], narrow["auc"])
+    assert close(wide["auc"], several.row("seen")["auc"] - several.row("a")["auc"])
     assert wide["auc_low"] < narrow["auc_low"] < narrow["auc"] < narrow["auc_high"] < wide["auc_high"]
 
 
@@ -273,7 +273,7 @@ def test_shuffled_labels_lose_what_labels_say():
     truth = Calibration(list(data.pool), "segment labels")
     other = truth.shuffled(1)
     one, two = ([g.segment_labels(n, [(i, i + 1) for i in range(60)]) for n in g.names] for g in (truth, other))
-    same(sum(map(sum, one)), sum(map(sum, two)))  # as many abnormal frames
+    assert same(sum(map(sum, one)), sum(map(sum, two)))  # as many abnormal frames
     assert any((a != b).any() for a, b in zip(one, two, strict=True))
     assert truth.names == other.names
 
@@ -281,7 +281,7 @@ def test_shuffled_labels_lose_what_labels_say():
 def test_draws_are_balanced_seeded_and_differ():
     kinds = {video.name: video.class_name for video in made(40)}
     drawn = list(draw_videos(kinds, 4, 8, "Normal", 3))
-    same(drawn, list(draw_videos(kinds, 4, 8, "Normal", 3)))
+    assert same(drawn, list(draw_videos(kinds, 4, 8, "Normal", 3)))
     assert len({tuple(names) for names in drawn}) == 4
     for names in drawn:
         found = [kinds[name] for name in names]
@@ -352,7 +352,7 @@ def test_tables_as_files(tmp_path):
     assert "some_auc" in lines[0]
     assert lines[2].startswith("'=1+1,")
     again = Comparison.load(tmp_path)
-    same(again.markdown(), found.markdown())
+    assert same(again.markdown(), found.markdown())
     page = (tmp_path / "report.html").read_text()
     assert "Differences" in page
     assert "By part" in page
@@ -470,7 +470,7 @@ def test_rendered_videos_are_rendered_once(tmp_path):
     first = rendered_videos(tmp_path, normal=1, per_event=1, frames=16)
     times = {video.name: video.path.stat().st_mtime_ns for video in first.test if video.path}
     again = rendered_videos(tmp_path, normal=1, per_event=1, frames=16)
-    same({video.name: video.path.stat().st_mtime_ns for video in again.test if video.path}, times)
+    assert same({video.name: video.path.stat().st_mtime_ns for video in again.test if video.path}, times)
     other = rendered_videos(tmp_path, normal=1, per_event=1, frames=16, seed=1)
     assert {v.name: v.path.stat().st_mtime_ns for v in other.test if v.path} != times
 

@@ -436,7 +436,7 @@ def test_heads_that_are_no_rectangle_are_scored_and_the_others_are_nan():
     whole = saliency(acts)
     for layer, head in ((3, 1), (9, 5)):
         one = {"layer": layer, "head": head}
-        close(scores.sel(one).values, whole.sel(one).values)
+        assert close(scores.sel(one).values, whole.sel(one).values)
     assert np.isnan(scores.sel(layer=3, head=5).values).all()
     assert np.isnan(scores.values).mean() == 0.5
 

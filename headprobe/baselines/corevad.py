@@ -311,6 +311,13 @@ class ReplyFile(Reader):
         return self
 
     def read(self, video: VideoView, cut: Sequence[Segment]) -> Reading:
+        """The verdicts of a video; parameters as of `headprobe.detection.composed.Reader.read`.
+
+        Raises
+        ------
+        InputError
+            There are no replies of the video, or another number of them.
+        """
         name = self._name(video.name)
         said = self.replies[name]
         if len(said) != len(cut):

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from headprobe._files import read_text
-from headprobe.detection.composed import Composed, FixedSegments, Reading, Segmenter
+from headprobe.detection.composed import Composed, FixedSegments, Reader, Reading, Segmenter
 from headprobe.detection.method import (
     Calibration,
     Method,
@@ -33,8 +33,15 @@ from headprobe.video.spans import Span
 __all__ = ["Motion", "MotionReader", "Position", "PositionReader", "ScoreFile", "ShuffledLabels"]
 
 
-class PositionReader:
-    """The place of a segment in its video alone, highest in the middle; needs nothing and looks at nothing."""
+class PositionReader(Reader):
+    """The place of a segment in its video alone, highest in the middle; needs nothing and looks at nothing.
+
+    Examples
+    --------
+    >>> video = VideoView("a", 48, 10.0)
+    >>> PositionReader().read(video, FixedSegments(1.6)(video)).scores.round(2).tolist()
+    [0.8, 1.0, 0.8]
+    """
 
     needs: Needs = "nothing"
 
@@ -66,13 +73,18 @@ class Position(Composed):
         super().__init__(name, FixedSegments(seconds), PositionReader())
 
 
-class MotionReader:
+class MotionReader(Reader):
     """A probe on how much the sampled frames of a segment change, fitted on labelled segments.
 
     Parameters
     ----------
     n_samples
         Frames of a segment that are decoded, at least 2.
+
+    Examples
+    --------
+    >>> MotionReader().needs
+    'segment labels'
     """
 
     needs: Needs = "segment labels"
@@ -118,7 +130,7 @@ class Motion(Composed):
         super().__init__(name, FixedSegments(seconds), MotionReader(n_samples), causal=True)
 
 
-class ScoreFile:
+class ScoreFile(Method):
     """Scores that somebody else has computed.
 
     Parameters
@@ -213,7 +225,7 @@ class ScoreFile:
         return SegmentScores(spans, values)
 
 
-class ShuffledLabels:
+class ShuffledLabels(Method):
     """Any method, told labels of other videos: what is left is what its numbers owe to anything but the labels.
 
     Parameters

@@ -210,6 +210,14 @@ def truth_videos(
     ------
     InputError
         As in `read_truth`; or a file is missing, or neither files nor a frame rate are given.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as here:
+    ...     _ = Path(here, "truth.csv").write_text("video,abnormal,n_frames,start,end\\na,1,20,5,9\\nb,0,20,,\\n")
+    ...     [video.abnormal for video in truth_videos("table", "truth.csv", fps=10.0, root=here).test]
+    [True, False]
     """
     here = Path(root)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import logging
 import os
 import reprlib
 import sys
@@ -17,6 +18,10 @@ from jaxtyping import Bool
 from numpy.typing import ArrayLike
 
 from headprobe.errors import HeadprobeWarning, InputError
+
+_log = logging.getLogger(__name__)
+LONG_SECONDS = 30.0
+"""What takes so long is said beforehand."""
 
 PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
@@ -96,6 +101,19 @@ def choice(value: Any, name: str, options: Collection[Any]) -> Any:
     if not isinstance(value, str) or value not in options:
         raise InputError(f"{name} is {value!r}; choose one of {', '.join(map(repr, options))}.")
     return value
+
+
+def duration(seconds: float) -> str:
+    """A time that is about right, in the unit that fits."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def foretell(doing: str, seconds: float, *more: str) -> None:
+    """Log what work will take, where it is long."""
+    if seconds >= LONG_SECONDS:
+        _log.info("%s", ", ".join([f"{doing} about {duration(seconds)} to go", *more]))
 
 
 def notice(text: str) -> None:

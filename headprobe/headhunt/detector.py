@@ -105,8 +105,8 @@ class Detector(Settings, BaseEstimator):
 
     # What a subclass says.
 
-    def _choose(self, acts: HeadActivations, y: np.ndarray, progress: bool = False) -> Any:
-        """What to read, chosen on these examples; nothing is kept."""
+    def _choose(self, acts: HeadActivations, y: np.ndarray, progress: bool = False, n_folds: int = 0) -> Any:
+        """What to read, chosen on these examples, as it will be on folds of them; nothing is kept."""
         raise NotImplementedError
 
     def _choose_parts(self, acts: HeadActivations, y: np.ndarray, parts: Sequence[np.ndarray], progress: bool) -> Any:
@@ -525,7 +525,7 @@ class Detector(Settings, BaseEstimator):
                 "clips of whole videos say nothing about when: fit without frame_truth, then call "
                 "fit_locator with segments of other videos"
             )
-        choice = self._choose(acts, y, progress)
+        choice = self._choose(acts, y, progress, self.n_folds if self.calibrate or frame_truth is not None else 0)
         scorer = self._new_scorer().fit(self._read(acts, prompt, choice), y)
         self._keep(choice)
         self.scorer_ = scorer

@@ -6,6 +6,7 @@ Built from the generic parts alone: identification of expert heads, a scorer on 
 from __future__ import annotations
 
 import math
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -15,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
-from headprobe._validation import brief, count
+from headprobe._validation import brief, count, counted, foretell
 from headprobe.errors import ArtefactError, HeadprobeWarning, InputError
 from headprobe.headhunt._artefact import MAPS_FILE, dims, of_kind
 from headprobe.headhunt._held_out import quiet_scales
@@ -149,6 +150,37 @@ def _identify_labellings(
     """`identify` under several labellings of the same examples, such as shuffled ones, which share their work."""
     scores = _saliency_of_labellings(acts, labellings, random_state=random_state)
     return [_identified(scores.isel(labelling=i, drop=True), k) for i in range(len(labellings))]
+
+
+def _foretell_choice(
+    acts: HeadActivations,
+    y: np.ndarray,
+    metrics: Sequence[str | Metric | Callable[..., Any]],
+    random_state: int,
+    again: Mapping[str, int],
+) -> None:
+    """Say how long choosing heads will take with all its repetitions, by the time of a few heads, if that is long."""
+    heads = next(iter(acts.tensors))
+    few = list(heads)[: 5 + len(heads) // 100]
+    z = acts.select(few)[:1, :, None]
+
+    def seconds(n: int) -> float:
+        began = time.monotonic()
+        saliency(z[:, :, :, :n], y, metrics=metrics, random_state=random_state)
+        return time.monotonic() - began
+
+    try:
+        seconds(1)  # with what is imported and allocated once
+        one, several = seconds(1), seconds(len(few))
+    except InputError:
+        return  # the choice itself says so, by the names of the heads
+    each = (several - one) / max(len(few) - 1, 1)
+    n_heads = sum(map(len, acts.tensors))
+    rounds = 1 + sum(again.values()) - (again.get("fold", 0) > 0)  # all folds leave one of them out
+    named = " and ".join(counted(n, name) for name, n in again.items() if n)
+    foretell(
+        f"choose among {n_heads} heads{named and f', again in {named}'}:", each * n_heads * len(acts.prompts) * rounds
+    )
 
 
 def _identified(scores: xr.DataArray, k: int, instability_penalty: float = 0.5) -> Identification:
@@ -496,7 +528,9 @@ class HeadHunt(Detector):
         self._check_fitted()
         return self.scorer_.contributions(z)
 
-    def _choose(self, acts: HeadActivations, y: np.ndarray, progress: bool = False) -> Identification:
+    def _choose(self, acts: HeadActivations, y: np.ndarray, progress: bool = False, n_folds: int = 0) -> Identification:
+        again = {"fold": n_folds, "resample": count(self.n_resamples, "n_resamples", 0)} if self.heads is None else {}
+        _foretell_choice(acts, y, _metrics_by_name(self.metrics), self.random_state, again)
         found = identify(
             acts,
             y,

@@ -166,7 +166,7 @@ class LayerHunt(Detector):
         self._check_fitted()
         return _plot_layers(self.curves_, self.layer_, ax)
 
-    def _choose(self, acts: HeadActivations, y: np.ndarray, progress: bool = False) -> LayerChoice:
+    def _choose(self, acts: HeadActivations, y: np.ndarray, progress: bool = False, n_folds: int = 0) -> LayerChoice:
         return choose_layer(
             _hidden(acts).double().numpy(),
             y,

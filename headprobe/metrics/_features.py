@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from headprobe._validation import choice
+from headprobe._validation import choice, foretell
 from headprobe.activations import HeadActivations
 from headprobe.errors import InputError
 from headprobe.heads import Head, HeadSet
@@ -29,6 +30,9 @@ EXACT_UP_TO = 400
 
 BAR_DELAY = 3.0
 """Seconds before a bar is shown: most work is done by then."""
+
+SETTLED = 1.0
+"""Seconds after the first heads, which wait for what is imported and allocated, from which the rest is estimated."""
 
 # Working memory of the heads that are scored at a time: by all threads together; by one thread, where more than needed
 # to keep the overhead of small batches low would leave the caches; and on other devices.
@@ -438,7 +442,7 @@ def score_heads(
         return part, function(load_batch(features, *part, rows, CPU if threaded else _device(part[0].z)))
 
     threads, layers, heads = torch.get_num_threads(), features.layers, features.heads
-    values = np.empty(0)
+    values, outlook = np.empty(0), _Outlook(doing, features.places)
     with tqdm(
         total=features.places, desc=doing, unit="head", delay=BAR_DELAY, disable=not progress, leave=False
     ) as bar:
@@ -451,7 +455,27 @@ def score_heads(
                 scores
             )
             bar.update(len(part))
+            outlook(len(part))
     return values
+
+
+class _Outlook:
+    """Says once how long the other heads take, where that is long."""
+
+    def __init__(self, doing: str, total: int) -> None:
+        self.doing, self.total, self.done = doing, total, 0
+        self.start: tuple[float, int] | None = None
+        self.told = False
+
+    def __call__(self, n: int) -> None:
+        """Take note of some heads."""
+        self.done, now = self.done + n, time.monotonic()
+        if self.start is None:
+            self.start = now, self.done
+        elif not self.told and now - self.start[0] >= SETTLED:
+            seconds = (now - self.start[0]) / (self.done - self.start[1]) * (self.total - self.done)
+            foretell(f"{self.doing}: {self.done} of {self.total} heads done;", seconds)
+            self.told = True
 
 
 def _device(z: Any) -> torch.device:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 import torch
 from tqdm.auto import tqdm
 
-from headprobe._validation import Unsaved, notice
+from headprobe._validation import Unsaved, foretell, notice
 from headprobe.activations import HeadActivations
 from headprobe.errors import InputError, OutOfMemoryError
 from headprobe.examples import Example, _as_examples, _as_prompts
@@ -147,7 +147,6 @@ class BatchSize:
 
 # What can say how many examples go through the model at once.
 Batches = BatchSize | int | Literal["auto"]
-_LONG_SECONDS = 30.0
 _GB = 1e9
 
 
@@ -174,8 +173,7 @@ class _Forecast:
             return
         seconds = (time.monotonic() - self._began) / n_done * (n_total - n_done)
         kept, stored = self.kept * (n_total - n_done), self.stored * (n_total - n_done)
-        if seconds >= _LONG_SECONDS:
-            _log.info("%s", self._sentence(n_done, n_total, seconds, kept, stored))
+        foretell(f"{self.doing}: {n_done} of about {n_total} examples done;", seconds, *self._needs(kept, stored))
         available = _available_memory()
         if available is not None and kept > available:
             notice(
@@ -190,21 +188,15 @@ class _Forecast:
                 f"{os.fspath(self.folder or '')}: read fewer heads or prompts, or name another folder."
             )
 
-    def _sentence(self, n_done: int, n_total: int, seconds: float, kept: int, stored: int) -> str:
-        peak = _peak_memory(self.device)
-        parts = [f"about {_duration(seconds)} to go", f"about {(peak + kept) / _GB:.1f} GB of memory"]
+    def _needs(self, kept: int, stored: int) -> list[str]:
+        """Memory and disk that the rest takes."""
+        parts = [f"about {(_peak_memory(self.device) + kept) / _GB:.1f} GB of memory"]
         if self.device.type == "cuda":
             on_device = torch.cuda.max_memory_allocated(self.device)
             parts.append(f"{on_device / _GB:.1f} GB of it on {self.device} so far")
         if self.folder is not None:
             parts.append(f"{stored / _GB:.2f} GB of disk")
-        return f"{self.doing}: {n_done} of about {n_total} examples done; {', '.join(parts)}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+        return parts
 
 
 def _peak_memory(device: torch.device) -> int:

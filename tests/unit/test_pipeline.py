@@ -24,6 +24,7 @@ from sklearn.model_selection import PredefinedSplit, cross_val_predict
 from headprobe.activations import HeadActivations, example_table
 from headprobe.errors import ArtefactError, FingerprintError, HeadprobeWarning, InputError
 from headprobe.examples import Example
+from headprobe.headhunt import headhunt
 from headprobe.headhunt._artefact import DETECTOR_FILE, load_detector
 from headprobe.headhunt._calibration_set import frame_rate
 from headprobe.headhunt._fitting import verdicts
@@ -558,6 +559,32 @@ def test_stability_over_resamples_and_folds() -> None:
     assert noise.experts_.stability["resamples"]["value"] < 0.9
     assert "folds" not in noise.experts_.stability
     assert (noise.experts_.table["p"] > 0.05).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        # A head takes (4 - 1) / 4 s, and 16 of them are scored once, three quarters of the clips four times, ...
+        ({"n_resamples": 5}, "choose among 8 heads, again in 4 folds and 5 resamples: about 2 min to go"),
+        ({}, "choose among 8 heads, again in 4 folds: about 48 s to go"),
+        ({"calibrate": False, "n_resamples": 5}, "choose among 8 heads, again in 5 resamples: about 72 s to go"),
+        ({"heads": ["L1H1"]}, ""),
+    ],
+)
+def test_what_choosing_heads_will_take_is_said_before(monkeypatch, caplog, settings, said) -> None:
+    """By a clock that says how long some heads took, the first time with what is done once, one head, and five."""
+    clock = iter([0.0, 100.0, 200.0, 201.0, 300.0, 304.0])
+    monkeypatch.setattr(headhunt, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    with caplog.at_level("INFO", logger="headprobe"):
+        HeadHunt(k=2, segment_frames=LENGTH, n_permutations=0, **settings).fit(activations())
+    assert caplog.messages == ([said] if said else [])
+
+
+def test_heads_that_cannot_be_scored_are_named_by_the_choice_itself() -> None:
+    acts = activations()
+    acts.values[:, :, 2] = 1.0
+    with pytest.raises(InputError, match=r"L0H2"):
+        HeadHunt(k=2, segment_frames=LENGTH).fit(acts)
 
 
 def test_one_prompt_gives_maps_without_a_prompt(tmp_path) -> None:

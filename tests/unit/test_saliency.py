@@ -1,4 +1,5 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -42,6 +43,18 @@ def test_every_metric_finds_a_planted_head(metric):
     assert scores.dims == ("layer", "head")
     assert (int(scores.argmax(...)["layer"]), int(scores.argmax(...)["head"])) == (1, 2)
     assert (scores >= 0).all() or metric in ("selectivity", "mmd_unbiased")
+
+
+def test_what_the_other_heads_take_is_said_once_where_it_is_long(monkeypatch, caplog):
+    z, y = planted()
+    monkeypatch.setattr(module, "CHUNK_BYTES", 1)  # one head at a time
+    for step, said in ((10.0, ["score heads: 2 of 6 heads done; about 40 s to go"]), (1.0, [])):
+        clock = iter(np.arange(20) * step)
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda clock=clock: next(clock)))
+        caplog.clear()
+        with caplog.at_level("INFO", logger="headprobe"):
+            saliency(z, y, metrics=("lda",))
+        assert caplog.messages == said
 
 
 def test_input_as_numpy_torch_float32_and_list_labels_agree():

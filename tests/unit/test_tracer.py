@@ -14,7 +14,7 @@ from equality import close, same, same_bits, tolerance
 from tiny_models import FAMILIES, TEXTS, VOCAB_SIZE, contents, make_clips, make_model, make_module, make_tokenizer
 
 import headprobe
-from headprobe import Example, HeadSet, HeadSite, HeadTracer, positions
+from headprobe import Example, HeadSet, HeadSite, HeadTracer, _validation, positions
 from headprobe.errors import (
     HeadprobeError,
     HeadprobeWarning,
@@ -607,7 +607,7 @@ def test_a_long_run_is_told_after_its_first_batch_and_what_does_not_fit_is_warne
     with caplog.at_level("INFO", logger="headprobe"):
         tracer.capture(TEXTS, batch_size=1, progress=False)
         assert caplog.text == ""
-        monkeypatch.setattr(tracing, "_LONG_SECONDS", 0.0)
+        monkeypatch.setattr(_validation, "LONG_SECONDS", 0.0)
         tracer.capture(TEXTS, batch_size=4, progress=False)
         assert caplog.text == ""
         acts = tracer.capture(TEXTS, batch_size=1, progress=False)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+import warnings
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float
 from scipy.special import log_softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
@@ -23,6 +25,7 @@ from headprobe.activations import HeadActivations
 from headprobe.errors import InputError
 from headprobe.heads import Head
 from headprobe.metrics._features import example_groups
+from headprobe.probing.multiple_instance import fit_videos
 
 __all__ = ["KINDS", "HeadProbe"]
 
@@ -63,12 +66,12 @@ def _flatten(X: Any) -> tuple[Any, tuple[int, ...] | None]:
     return X.reshape(len(X), -1), layout
 
 
-KINDS = ("logistic", "ridge", "svm", "mlp", "sav")
+KINDS = ("logistic", "ridge", "svm", "mlp", "sav", "mil")
 """Kinds of probe."""
 
 
 def _gives_probabilities(probe: HeadProbe) -> bool:
-    if probe.kind in ("logistic", "mlp", "sav"):
+    if probe.kind in ("logistic", "mlp", "sav", "mil"):
         return True
     raise AttributeError(f"a probe of kind {probe.kind!r} gives no probabilities: use decision_function")
 
@@ -80,22 +83,23 @@ class HeadProbe(ClassifierMixin, BaseEstimator):
     ----------
     kind
         `"logistic"`: logistic regression with an L2 penalty. `"ridge"`: ridge regression on the labels. `"svm"`: linear
-        support vector machine. `"mlp"`: one hidden layer. All four see the heads' outputs concatenated and every
-        feature standardised. `"sav"`: every head votes for the class whose mean output is nearest by cosine (sparse
-        attention vectors), without standardising; a head between two classes gives half a vote to each, and ties go to
-        the larger mean cosine.
+        support vector machine. `"mlp"`: one hidden layer. `"mil"`: a linear classifier of segments fitted to labels of
+        whole videos, whose probability is the mean over their highest segments (multiple-instance learning). All five
+        see the heads' outputs concatenated and every feature standardised. `"sav"`: every head votes for the class
+        whose mean output is nearest by cosine (sparse attention vectors), without standardising; a head between two
+        classes gives half a vote to each, and ties go to the larger mean cosine.
     C
-        Inverse strength of the penalty of `logistic` and `svm`; `1 / C` is the penalty of `ridge`. Above 0.
+        Inverse strength of the penalty of `logistic`, `svm` and `mil`; `1 / C` is the penalty of `ridge`. Above 0.
     hidden
         Units of the hidden layer of `mlp`.
     alpha
         L2 penalty of `mlp`.
     max_iter
-        Iterations of `logistic`, `svm` and `mlp`.
+        Iterations of `logistic`, `svm`, `mlp` and `mil`.
     balanced
         Whether every class counts the same when the probe is fitted, whatever its size: by weights, and for `mlp` by
-        showing examples of smaller classes several times; otherwise every example counts the same. `sav` takes a mean
-        per class, so sizes do not matter to it.
+        showing examples of smaller classes several times; otherwise every example counts the same, with `mil` every
+        video. `sav` takes a mean per class, so sizes do not matter to it.
     standardise
         Whether every feature is divided by its spread over the examples, so that the penalty is the same for a head
         with small outputs; otherwise features are centred only. `sav` does neither.
@@ -117,6 +121,11 @@ class HeadProbe(ClassifierMixin, BaseEstimator):
     class_means_ : ndarray
         `[class, head, d_head]`; only with `sav`.
 
+    Warns
+    -----
+    sklearn.exceptions.ConvergenceWarning
+        `max_iter` was reached before the end; the loss of `mil` also has kinks, at which the search may stay.
+
     Notes
     -----
     `X` is `[example, layer, head, d_head]`, `[example, head, d_head]` or `[example, feature]`, an array or a tensor.
@@ -135,6 +144,9 @@ class HeadProbe(ClassifierMixin, BaseEstimator):
     >>> HeadProbe("sav").fit(z[:30], y[:30]).score(z[30:], y[30:])
     1.0
     """
+
+    # Where metadata are routed, groups reach the probe without being asked for; kinds but `mil` do not look at them.
+    __metadata_request__fit: ClassVar[dict[str, bool]] = {"groups": True}
 
     def __init__(
         self,
@@ -157,7 +169,7 @@ class HeadProbe(ClassifierMixin, BaseEstimator):
         self.standardise = standardise
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any) -> HeadProbe:
+    def fit(self, X: Any, y: Any, groups: Any = None) -> HeadProbe:
         """Fit the probe.
 
         Parameters
@@ -165,7 +177,10 @@ class HeadProbe(ClassifierMixin, BaseEstimator):
         X
             Head outputs, finite; see the notes of the class.
         y
-            `[example]`, two or more classes.
+            `[example]`, two or more classes; for `mil` two, and the label of its video for every example.
+        groups
+            `[example]`, the video of each. The other kinds do not look at it; without it, every example is a video of
+            its own to `mil`.
 
         Returns
         -------
@@ -175,7 +190,8 @@ class HeadProbe(ClassifierMixin, BaseEstimator):
         Raises
         ------
         InputError
-            If the kind is unknown, a number is out of range, or there is one class only.
+            If the kind is unknown, a number is out of range, there is one class only, or for `mil` more than two, or
+            examples of one video have two labels.
         """
         choice(self.kind, "kind", KINDS)
         number(self.C, "C", above=0)
@@ -204,6 +220,8 @@ class HeadProbe(ClassifierMixin, BaseEstimator):
                     times = round(sizes.max() / size)
                     rows = np.concatenate([rows, np.tile(np.flatnonzero(codes == code), times - 1)])
             self.model_ = make_pipeline(scale, self._classifier().fit(scale.transform(X[rows]), y[rows]))
+            if self.kind == "mil":
+                self._fit_videos(X, codes, groups)
             steps = getattr(self.model_[-1], "n_iter_", None)
             self.n_iter_ = 1 if steps is None else int(np.max(steps))
         return self
@@ -261,9 +279,9 @@ class HeadProbe(ClassifierMixin, BaseEstimator):
         Returns
         -------
         ndarray [example, head]
-            For `logistic`, `ridge` and `svm` the head's own terms of the sum, which with the intercept add up to the
-            decision; for `sav` its vote (-1, 0 or 1) over the number of heads; for `mlp` the decision less what it is
-            with this head at its mean over the examples fitted to, which does not add up.
+            For `logistic`, `ridge`, `svm` and `mil` the head's own terms of the sum, which with the intercept add up to
+            the decision; for `sav` its vote (-1, 0 or 1) over the number of heads; for `mlp` the decision less what it
+            is with this head at its mean over the examples fitted to, which does not add up.
 
         Raises
         ------
@@ -304,7 +322,7 @@ class HeadProbe(ClassifierMixin, BaseEstimator):
 
     def _classifier(self) -> Any:
         weights = "balanced" if self.balanced else None
-        if self.kind == "logistic":
+        if self.kind in ("logistic", "mil"):
             return LogisticRegression(C=self.C, max_iter=self.max_iter, class_weight=weights)
         if self.kind == "ridge":
             return RidgeClassifier(alpha=1 / self.C, class_weight=weights)
@@ -313,6 +331,37 @@ class HeadProbe(ClassifierMixin, BaseEstimator):
         return MLPClassifier(
             (self.hidden,), alpha=self.alpha, max_iter=self.max_iter, random_state=self.random_state, solver="lbfgs"
         )
+
+    def _fit_videos(self, X: np.ndarray, codes: np.ndarray, groups: Any) -> None:
+        """Take the classifier from where every segment has the label of its video to where its highest ones have."""
+        if len(self.classes_) != 2:
+            raise InputError(f"Only binary classification is supported by 'mil'; classes are {self.classes_.tolist()}.")
+        scale, linear = self._steps()
+        videos = list(range(len(codes))) if groups is None else np.asarray(groups).tolist()
+        weights, intercept, steps, done = fit_videos(
+            scale.transform(X),
+            codes,
+            videos,
+            linear.coef_[0],
+            float(linear.intercept_[0]),
+            self.C,
+            self.balanced,
+            self.max_iter,
+        )
+        linear.coef_, linear.intercept_ = weights[None], np.array([intercept])
+        linear.n_iter_ = np.array([max(steps, 1)])
+        if not done:
+            warnings.warn(
+                f"the probe was stopped after {steps} iterations, before the loss of the videos stopped falling; raise "
+                "max_iter or standardise.",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_class = self.kind != "mil"
+        return tags
 
     def _checked(self, X: Any) -> np.ndarray:
         check_is_fitted(self)

@@ -275,7 +275,10 @@ class _Fit(NamedTuple):
         features = z[:, layers, numbers]
         none = DummyRegressor() if self.numeric else DummyClassifier(strategy="prior")
         probe: Any = clone(self.probe) if len(heads) else none
-        fitted = probe.fit(features[split.train], y[split.train])
+        videos: Any = {}
+        if self.groups is not None and getattr(probe, "kind", None) == "mil":
+            videos = {"groups": self.groups[split.train]}
+        fitted = probe.fit(features[split.train], y[split.train], **videos)
         return float(self.scorer(fitted, features[split.test], y[split.test]))
 
 

@@ -14,6 +14,7 @@ from headprobe.baselines.corevad import EveryFrames, ReplyRefine, clean_replies,
 from headprobe.detection.composed import Reading, Segmented
 from headprobe.detection.method import VideoView
 from headprobe.detection.steps import PaddedGaussian
+from headprobe.probing.multiple_instance import class_loss, highest, video_loss
 
 FOLDER = Path(os.environ.get("HEADPROBE_ORACLES") or Path(__file__).parents[3] / "shared" / "oracles") / "methods"
 
@@ -79,3 +80,20 @@ def test_cleaning_and_refining_of_corevad() -> None:
         smooth = PaddedGaussian(said["size"], said["sigma"])(refined, seen)
         frames = np.repeat(smooth, said["segment_frames"])[: video.n_frames] * prior
         assert np.abs(frames - arrays[expected]).max() < 2e-3
+
+
+# VadCLIP
+
+
+def test_losses_and_chosen_segments_of_vadclip() -> None:
+    said, arrays = oracle("vadclip")
+    lengths = arrays["lengths"].tolist()
+    assert [highest(n) for n in lengths] == said["mil"]["k"]
+    videos = np.repeat(np.arange(3), lengths)
+    binary = np.concatenate([one[:n, 0] for one, n in zip(arrays["logits1"], lengths, strict=True)])
+    classes = np.concatenate([one[:n] for one, n in zip(arrays["logits2"], lengths, strict=True)])
+    labels = arrays["labels"][videos]
+    assert video_loss(binary, videos.tolist(), 1 - labels[:, 0].astype(int)) == pytest.approx(
+        said["mil"]["loss_binary"], abs=1e-5
+    )
+    assert class_loss(classes, videos.tolist(), labels) == pytest.approx(said["mil"]["loss_classes"], abs=1e-5)

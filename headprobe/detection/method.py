@@ -532,6 +532,7 @@ _REGISTERED: dict[str, str | Callable[..., Method]] = {
     "vadtree published": "headprobe.baselines.vadtree:vadtree_published",
     "node ratings": "headprobe.baselines.ratings:node_ratings",
     "eventvad": "headprobe.baselines.eventvad:eventvad",
+    "vad-llama": "headprobe.baselines.vad_llama:vad_llama",
 }
 
 

@@ -16,6 +16,7 @@ from headprobe.evaluation.controls import (
 from headprobe.evaluation.events import IOUS, bootstrap_events, evaluate_events
 from headprobe.evaluation.frames import FrameScores, evaluate, evaluate_by_class, to_frames
 from headprobe.evaluation.score_files import interval_scores, parse_scores, read_scores, read_video_scores
+from headprobe.evaluation.segment_map import class_events, segment_map
 from headprobe.evaluation.summary import evaluate_by_label, full_evaluation
 from headprobe.evaluation.videos import VIDEO_ROWS, evaluate_videos, rank_videos, video_labels, video_scores
 from headprobe.video.spans import Seconds, events_above, spans_in_seconds, temporal_iou
@@ -33,6 +34,7 @@ __all__ = [
     "bootstrap_difference",
     "bootstrap_events",
     "bootstrap_videos",
+    "class_events",
     "constant_per_video",
     "controls",
     "evaluate",
@@ -49,6 +51,7 @@ __all__ = [
     "rank_videos",
     "read_scores",
     "read_video_scores",
+    "segment_map",
     "shifted_in_time",
     "spans_in_seconds",
     "temporal_iou",

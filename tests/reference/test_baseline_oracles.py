@@ -11,9 +11,11 @@ import pytest
 from equality import same
 
 from headprobe.baselines.corevad import EveryFrames, ReplyRefine, clean_replies, split_reply, verdict
+from headprobe.baselines.vad_llama import ContextMemory
 from headprobe.detection.composed import Reading, Segmented
 from headprobe.detection.method import VideoView
 from headprobe.detection.steps import PaddedGaussian
+from headprobe.evaluation import class_events, segment_map
 from headprobe.probing.multiple_instance import class_loss, highest, video_loss
 
 FOLDER = Path(os.environ.get("HEADPROBE_ORACLES") or Path(__file__).parents[3] / "shared" / "oracles") / "methods"
@@ -97,3 +99,42 @@ def test_losses_and_chosen_segments_of_vadclip() -> None:
         said["mil"]["loss_binary"], abs=1e-5
     )
     assert class_loss(classes, videos.tolist(), labels) == pytest.approx(said["mil"]["loss_classes"], abs=1e-5)
+
+
+# VAD-LLaMA
+
+
+def test_memories_of_vad_llama() -> None:
+    said, arrays = oracle("vad_llama")
+    features = arrays["features"][0].reshape(said["n"], -1)
+    memory = ContextMemory(compatible=True)
+    correct = ContextMemory()
+    for clip, (row, likely) in enumerate(zip(features, said["abnormal_probability"], strict=True)):
+        assert memory.abnormal == tuple(said["chosen_abnormal"][clip])
+        assert memory.normal == tuple(said["chosen_normal"][clip])
+        assert len(correct.abnormal) == min(3, sum(p >= 0.5 for p in said["abnormal_probability"][:clip]))
+        _, long, recent = memory(row[None], [likely])[0]
+        correct(row[None], [likely])
+        assert np.abs(long - arrays["long_term"][0, clip].ravel()).max() < 1e-5
+        assert np.abs(recent - arrays["short_term"][0, clip].ravel()).max() < 1e-5
+
+
+def test_average_precision_of_the_events_of_vadclip() -> None:
+    said, arrays = oracle("vadclip")
+    said = said["map"]
+    rows = said["each_row_stands_for_frames"]
+    found, truth = {}, {}
+    for video, (segments, labels) in enumerate(zip(said["segments"], said["labels"], strict=True)):
+        curves = np.repeat(arrays[f"pred_{video}"], rows, axis=0)
+        found[str(video)] = class_events(curves, said["classes"], least=2)
+        # A normal video has a segment of class A in the reference's list, which is none of its classes.
+        truth[str(video)] = [
+            (int(a), int(b), label) for (a, b), label in zip(segments, labels, strict=True) if label != "A"
+        ]
+    result = segment_map(found, truth, said["iou"])
+    for row, iou, percent in zip(result["by_iou"], said["iou"], said["reference_percent"], strict=True):
+        expected = dict(zip(said["classes"], said["ap_by_class"][str(iou)], strict=True))
+        assert row["ap"] == pytest.approx({name: expected[name] for name in row["ap"]})
+        # The reference's mean is over 14 classes, of which 4 occur.
+        assert sum(row["ap"].values()) / 14 * 100 == pytest.approx(percent)
+        assert row["map"] == pytest.approx(sum(row["ap"].values()) / 4)

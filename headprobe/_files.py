@@ -109,11 +109,12 @@ def read_regular(
             raise kind(f"{path}: the file cannot be read: {error.strerror}.") from error
 
 
-def parse_json(data: bytes | str, what: object, kind: type[HeadprobeError] = ArtefactError) -> Any:
-    """Read JSON that names nothing twice and holds only finite numbers."""
+def parse_json(data: bytes | str, what: object, kind: type[HeadprobeError] = ArtefactError, nan: bool = False) -> Any:
+    """Read JSON that names nothing twice and holds only finite numbers; `nan`: NaN, which is no JSON, is None."""
+    constant = _nothing if nan else _no_number
     try:
         return json.loads(
-            data, object_pairs_hook=_unique, parse_constant=_no_number, parse_float=_finite, parse_int=_whole
+            data, object_pairs_hook=_unique, parse_constant=constant, parse_float=_finite, parse_int=_whole
         )
     except (ValueError, RecursionError) as error:  # ValueError: also bad UTF-8 and numbers of absurd length
         raise kind(f"{what}: no readable JSON: {str(error)[:200]}.") from error
@@ -212,6 +213,11 @@ def _whole(text: str) -> int:
     if len(text) > _DIGITS:
         raise ValueError(f"the number {text[:40]}... is too large")
     return int(text)
+
+
+def _nothing(text: str) -> None:
+    if text != "NaN":
+        _no_number(text)
 
 
 def _no_number(text: str) -> None:

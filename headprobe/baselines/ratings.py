@@ -44,7 +44,7 @@ class FileRatings:
         A JSON file, also in gzip (.gz), or what it holds: video to nodes, ``"first, last"`` to ``[score, ...]``,
         both frames included; a text in the list is what was said. A frame that two nodes share belongs to the later
         one. The videos may stand under ``vid_score``, as in the files of VADTree, and are matched by the rule for score
-        files. A score below 0, and null, is unread.
+        files. A score below 0, null and NaN are unread.
     column
         Which number of a node is its score; in VADTree's refined files 0 is the refined and 1 the raw one.
     texts
@@ -194,7 +194,9 @@ def _videos(given: Given) -> tuple[str, dict[str, Mapping[str, Any]]]:
         content, what = given, "the ratings"
     else:
         what = os.fspath(given)
-        content = parse_json(read_text(given), what, InputError)
+        content = parse_json(
+            read_text(given), what, InputError, nan=True
+        )  # VADTree's files have NaN in their summaries
     found = next((content[key] for key in _UNDER if isinstance(content, Mapping) and key in content), content)
     if not isinstance(found, Mapping) or not found or not all(isinstance(one, Mapping) for one in found.values()):
         raise InputError(f'{what} must map videos to nodes, such as {{"video": {{"0, 99": [0.2, "text"]}}}}.')

@@ -12,6 +12,7 @@ import numpy as np
 
 from headprobe._validation import number
 from headprobe.detection.method import Calibration, Method, Needs, SegmentScores, VideoView, fingerprint
+from headprobe.detection.steps import _level
 from headprobe.errors import InputError
 
 __all__ = ["VarianceEnsemble"]
@@ -127,7 +128,7 @@ class VarianceEnsemble(Generic[M]):
         pairs = [(coarse.windows[i], fine.windows[j]) for i, j in zip(in_coarse, in_fine, strict=True)]
         return SegmentScores(
             spans,
-            weight * coarse.scores[in_coarse] + (1 - weight) * fine.scores[in_fine],
+            _level(weight * coarse.scores[in_coarse] + (1 - weight) * fine.scores[in_fine]),
             [(min(a[0], b[0]), max(a[1], b[1])) for a, b in pairs],
             [str(fine.texts[i]) for i in in_fine] if fine.texts else (),
             coarse.seconds + fine.seconds,

@@ -178,7 +178,7 @@ class PaddedGaussian:
     def __call__(self, scores: Scores, seen: Segmented) -> Scores:
         half = self.size // 2
         kernel = np.exp(-0.5 * (np.linspace(half - self.size, half, self.size) / self.sigma) ** 2)
-        smooth = np.convolve(scores, kernel / kernel.sum(), "same")[: len(scores)]
+        smooth = _level(np.convolve(scores, kernel / kernel.sum(), "same")[: len(scores)])
         return smooth if self.decimals is None else smooth.round(self.decimals)
 
 
@@ -434,7 +434,13 @@ def _weighted(weights: Float[np.ndarray, "segment other"], scores: Scores) -> Sc
     kept = weights[:, there]
     total = kept.sum(1)
     found = kept @ scores[there] / np.where(total > 0, total, 1)
-    return np.where(total > 0, found, np.nan)
+    return _level(np.where(total > 0, found, np.nan))
+
+
+def _level(scores: Scores) -> Scores:
+    """Scores to twelve digits of the largest, so that equal means tie whatever the order of their sums."""
+    largest = np.abs(scores[~np.isnan(scores)]).max(initial=0)
+    return scores.round(12 - int(np.ceil(np.log10(largest)))) if largest > 0 else scores
 
 
 def _neighbours(n: int, reach: int, compatible: bool) -> Bool[np.ndarray, "segment other"]:

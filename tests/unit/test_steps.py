@@ -133,3 +133,12 @@ def test_mistakes_are_said() -> None:
     ):
         with pytest.raises(InputError):
             wrong()
+
+
+@pytest.mark.parametrize("size", [1e-20, 1.0, 1e20])
+@pytest.mark.parametrize("step", [WindowMean(2.0), NodeRefine(1), NodeRefine(1).plain], ids=repr)
+def test_means_of_the_same_scores_tie_whatever_their_order(step, size) -> None:
+    scores = np.array([0.1, 0.2, 0.3] * 4)
+    assert len({a + b + c for a, b, c in zip(scores, scores[1:], scores[2:], strict=False)}) > 1
+    scores *= size
+    assert len(set(step(scores, seen(12, np.ones((12, 2))))[1:-1].tolist())) == 1

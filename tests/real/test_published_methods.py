@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from headprobe.baselines.corevad import corevad
-from headprobe.datasets import read_truth
-from headprobe.detection.method import VideoView
-from headprobe.evaluation import evaluate
+from headprobe.datasets import UCF_CRIME_CLASSES, read_truth
+from headprobe.detection.method import AnnotatedVideo, VideoView
+from headprobe.detection.open_split import leave_one_class_out
+from headprobe.evaluation import evaluate, read_scores
 
 SHARED = Path(__file__).parents[3] / "shared"
 DATA = Path(os.environ.get("HEADPROBE_DATA") or SHARED / "data")
@@ -48,3 +49,20 @@ def test_corevad_on_ucf_crime(ucf) -> None:
             assert found[name][key] == pytest.approx(expected[name][key], abs=2e-4), (name, key)
         # The step takes the middle of a segment, the reference every frame.
         assert found["by segment"][key] == pytest.approx(expected["Gaussian x position"][key], abs=2e-3)
+
+
+def test_every_class_of_ucf_crime_is_left_out_of_scores_that_need_nothing(ucf) -> None:
+    labels = DATA / "ground_truth"
+    data = read_truth("ucf-crime", labels / "ucf_crime_temporal.txt", labels / "ucf_crime_frame_counts.txt")
+    videos = [AnnotatedVideo(v.name, ucf[v.name], 30.0, classes=v.classes) for v in data.videos]
+    lengths = {name: len(t) for name, t in ucf.items()}
+    scores = read_scores(DATA / "scores" / "vadtree_ucf_crime_coarse.json", lengths)
+    splits = leave_one_class_out(videos)
+    assert set(splits) == set(UCF_CRIME_CLASSES)
+    whole = evaluate(scores, ucf)["auc"]
+    for split in splits.values():
+        found = split.evaluate(scores, videos)
+        assert found["all"]["auc"] == pytest.approx(whole)
+        n_base, n_novel = found["base"]["n_abnormal_frames"], found["novel"]["n_abnormal_frames"]
+        assert n_base + n_novel == found["all"]["n_abnormal_frames"]
+        assert n_novel > 0

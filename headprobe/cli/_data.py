@@ -18,7 +18,9 @@ app = App(
 Root = Annotated[Path, typer.Argument(help="Folder that holds the videos, anywhere beneath it.", show_default=False)]
 Name = Annotated[
     str,
-    typer.Option("--dataset", help="ucf-crime, xd-violence, ped2, shanghaitech, folder or table.", show_default=False),
+    typer.Option(
+        "--dataset", help="ucf-crime, xd-violence, ped2, shanghaitech, tad, folder or table.", show_default=False
+    ),
 ]
 Annotations = Annotated[
     Path | None, typer.Option(help="Folder with the annotation files, if they are elsewhere.", show_default=False)
@@ -124,7 +126,7 @@ def evaluate(
         ),
     ],
     dataset: Annotated[
-        str, typer.Option(help="ucf-crime, xd-violence, ped2, shanghaitech, folder or table.", show_default=False)
+        str, typer.Option(help="ucf-crime, xd-violence, ped2, shanghaitech, tad, folder or table.", show_default=False)
     ],
     frame_counts: Annotated[
         Path | None, typer.Option(help="Lines 'name first last class', both ends inclusive.", show_default=False)

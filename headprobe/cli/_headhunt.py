@@ -22,7 +22,7 @@ ModelName = Annotated[str, typer.Option(help="The model the detector was fitted 
 def fit(
     root: Annotated[Path, typer.Argument(help="Folder with the videos, anywhere beneath it.", show_default=False)],
     dataset: Annotated[
-        str, typer.Option(help="ucf-crime, xd-violence, ped2, shanghaitech, folder or table.", show_default=False)
+        str, typer.Option(help="ucf-crime, xd-violence, ped2, shanghaitech, tad, folder or table.", show_default=False)
     ],
     out: Annotated[Path, typer.Option(help="Folder for the detector and its report.", show_default=False)],
     model: Annotated[str, typer.Option(help="A name, a checkpoint folder, or 'tiny'.", show_default=False)],
@@ -281,7 +281,8 @@ def report(
     dataset: Annotated[
         str,
         typer.Option(
-            help="With --ground-truth: ucf-crime, xd-violence, ped2, shanghaitech, folder or table; evaluates the run."
+            help="With --ground-truth: ucf-crime, xd-violence, ped2, shanghaitech, tad, folder or table; evaluates the "
+            "run."
         ),
     ] = "",
     ground_truth: Annotated[

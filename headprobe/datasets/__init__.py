@@ -13,6 +13,7 @@ from headprobe.datasets._tables import from_folders, from_table
 from headprobe.datasets.catalogue import DATASETS, load_dataset, match_videos, read_truth
 from headprobe.datasets.check import Check, check_dataset
 from headprobe.datasets.pedestrians import parse_ped2_ground_truth, parse_shanghaitech_list, ped2, shanghaitech
+from headprobe.datasets.tad import TAD_CLASSES, parse_tad, tad
 from headprobe.datasets.ucf_crime import UCF_CRIME_CLASSES, parse_ucf_crime_classes, parse_ucf_crime_temporal, ucf_crime
 from headprobe.datasets.videos import NORMAL, Dataset, Video, frame_labels
 from headprobe.datasets.xd_violence import (
@@ -25,6 +26,7 @@ from headprobe.datasets.xd_violence import (
 __all__ = [
     "DATASETS",
     "NORMAL",
+    "TAD_CLASSES",
     "UCF_CRIME_CLASSES",
     "XD_VIOLENCE_CLASSES",
     "Check",
@@ -44,6 +46,7 @@ __all__ = [
     "parse_list",
     "parse_ped2_ground_truth",
     "parse_shanghaitech_list",
+    "parse_tad",
     "parse_ucf_crime_classes",
     "parse_ucf_crime_temporal",
     "parse_xd_violence_temporal",
@@ -51,6 +54,7 @@ __all__ = [
     "read_text",
     "read_truth",
     "shanghaitech",
+    "tad",
     "ucf_crime",
     "xd_violence",
     "xd_violence_classes",

@@ -19,6 +19,7 @@ from headprobe.datasets._annotations import (
 )
 from headprobe.datasets._tables import from_folders, from_table
 from headprobe.datasets.pedestrians import _load_mask, _ped2_name, _shanghaitech_name, ped2, shanghaitech
+from headprobe.datasets.tad import tad
 from headprobe.datasets.ucf_crime import ucf_crime
 from headprobe.datasets.videos import NORMAL, Dataset
 from headprobe.datasets.xd_violence import xd_violence
@@ -26,7 +27,7 @@ from headprobe.errors import InputError
 
 __all__ = ["DATASETS", "load_dataset", "match_videos", "read_truth"]
 
-DATASETS = ("ucf-crime", "xd-violence", "ped2", "shanghaitech", "folder", "table")
+DATASETS = ("ucf-crime", "xd-violence", "ped2", "shanghaitech", "tad", "folder", "table")
 
 # Names under which the files of each role are passed around, our own first.
 _FILES: dict[str, dict[str, tuple[str, ...]]] = {
@@ -52,6 +53,7 @@ _FILES: dict[str, dict[str, tuple[str, ...]]] = {
         "train_list": ("SHANGHAI_train.txt",),
         "test_list": ("SHANGHAI_test.txt",),
     },
+    "tad": {"test_list": ("tad_test.txt", "tad_test.txt.gz", "TAD_test.txt")},
 }
 _MASKS = "test_frame_mask"
 RENAMED = {"ped2": _ped2_name, "shanghaitech": _shanghaitech_name}
@@ -126,6 +128,9 @@ def load_dataset(
         build = ucf_crime if dataset == "ucf-crime" else xd_violence
         _need(dataset, "temporal", found, held)
         return build(**_texts(found), sources=sources)
+    if dataset == "tad":
+        _need(dataset, "test_list", found, held)
+        return tad(read_text(found["test_list"]), sources)
     if dataset == "ped2":
         _need(dataset, "ground_truth", found, held)
         lengths = _lengths(_located(listing, _ped2_name))
@@ -147,8 +152,8 @@ def read_truth(
         One of `DATASETS`.
     ground_truth
         The temporal annotation (`"ucf-crime"`, `"xd-violence"`), the `.m` file (`"ped2"`), a table of frames
-        (`"shanghaitech"`), any table (`"table"`, as for `from_table`), or the folder whose folders are the classes
-        (`"folder"`, as for `from_folders`).
+        (`"shanghaitech"`), the list of test videos (`"tad"`), any table (`"table"`, as for `from_table`), or the folder
+        whose folders are the classes (`"folder"`, as for `from_folders`).
     normal
         For `"folder"`: the folder of the normal videos.
     frame_counts
@@ -196,10 +201,12 @@ def read_truth(
         lengths = {_ped2_name(name) or name: n for name, n in parse_frame_counts(counts or "").items()}
         return ped2(text, lengths, sources).split("test")
     choice(dataset, "the data set", DATASETS)
-    table = from_table(text, dataset)
+    if dataset == "tad":
+        test = tad(text, sources)
+    else:
+        test = Dataset(dataset, from_table(text, dataset).split("test").videos, 0, sources)
     if counts is None:
-        return Dataset(dataset, table.split("test").videos, 0, sources)
-    test = Dataset(dataset, table.split("test").videos, 0, sources)
+        return test
     known, lengths = [video.name for video in test.videos], parse_frame_counts(counts)
     named = one_each(match_names(list(lengths), known), known, "the frame counts")
     return test.with_frames({known[place]: lengths[name] for place, name in named.items()})

@@ -25,6 +25,7 @@ from headprobe.datasets import (
     list_folder,
     ped2,
     read_text,
+    tad,
     ucf_crime,
     xd_violence,
 )
@@ -177,7 +178,7 @@ def _layer(report: Report, detector: Any) -> Report:
 
 SELF = "this detector, smoothed"
 METRICS = ("auc", "ap", "within_auc")
-TRUTHS = ("ucf-crime", "xd-violence", "ped2", "shanghaitech", "folder", "table")
+TRUTHS = ("ucf-crime", "xd-violence", "ped2", "shanghaitech", "tad", "folder", "table")
 """Data sets whose annotation `truth_of` reads."""
 
 
@@ -230,6 +231,8 @@ def _dataset(dataset: str, source: Path, lengths: Mapping[str, int], normal: str
         return ucf_crime(text)
     if dataset == "ped2":
         return ped2(text, {name: n for name, n in lengths.items() if _ped2_name(name) == name})
+    if dataset == "tad":
+        return tad(text)
     if dataset != "xd-violence":
         return from_table(text, dataset)
     annotated = parse_xd_violence_temporal(text)

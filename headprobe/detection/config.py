@@ -31,7 +31,8 @@ def read_benchmark(path: str | os.PathLike[str], folder: str | os.PathLike[str])
         TOML with a table ``videos`` (``kind = "rendered"`` with the settings of `rendered_videos`, or ``"truth"`` with
         those of `truth_videos`), a table ``benchmark`` with settings of `Benchmark`, a table ``common`` with settings
         for all methods that know them, and a list ``method``: ``use`` is a name for `make_method`, the rest its
-        settings. Paths are relative to the file. ``"rendered"`` is `RENDERED`.
+        settings; with ``rows = true`` the parts that it is composed of are rows too. Paths are relative to the file.
+        ``"rendered"`` is `RENDERED`.
     folder
         Where rendered videos are written.
 
@@ -70,7 +71,7 @@ def read_benchmark(path: str | os.PathLike[str], folder: str | os.PathLike[str])
     if not isinstance(rows, list) or not rows:
         raise InputError(f"{file} names no method; write [[method]] with use = 'headhunt' or another name.")
     common = dict(given.get("common") or {})
-    methods = [_method(row, common, place, file.parent) for place, row in enumerate(rows, start=1)]
+    methods = [one for place, row in enumerate(rows, start=1) for one in _methods(row, common, place, file.parent)]
     settings = dict(given.get("benchmark") or {})
     _known(settings, _BENCHMARK, f"{file}: [benchmark]")
     makers = {"rendered": rendered_videos, "truth": truth_videos}
@@ -256,18 +257,23 @@ def _rate(path: Path) -> float:
     return probe(path).fps
 
 
-def _method(row: Any, common: Mapping[str, Any], place: int, here: Path) -> Method:
-    """A method from its table; settings for all go where they are known."""
+def _methods(row: Any, common: Mapping[str, Any], place: int, here: Path) -> list[Method]:
+    """The method of a table, or the rows of its parts; settings for all go where they are known."""
     if not isinstance(row, dict) or not isinstance(row.get("use"), str):
         raise InputError(f"method {place} has no use; write use = 'headhunt' or another name.")
-    given = {key: value for key, value in row.items() if key != "use"}
-    for key in ("path", "scores", "ratings", "replies", "captions"):
+    given = {key: value for key, value in row.items() if key not in ("use", "rows")}
+    for key in ("path", "ratings", "replies", "coarse", "fine", "texts"):
         if isinstance(given.get(key), str):
             given[key] = here / given[key]
     known = inspect.signature(_find_maker(row["use"])).parameters
     inner = inspect.signature(_find_maker(given["method"])).parameters if isinstance(given.get("method"), str) else {}
     shared = {key: value for key, value in common.items() if key in known or key in inner}
-    return make_method(row["use"], **(shared | given))
+    made: Any = make_method(row["use"], **(shared | given))
+    if not row.get("rows"):
+        return [made]
+    if not hasattr(made, "rows"):
+        raise InputError(f"method {place}, {row['use']!r}, is not made of parts; leave rows out.")
+    return list(made.rows())
 
 
 def _known(given: Mapping[str, Any], names: Any, where: str) -> None:

@@ -69,7 +69,8 @@ def _files(folder, footage) -> dict[str, dict]:
     }
     (folder / "replies.json").write_text(json.dumps(replies))
     return {
-        "file ratings": {"path": folder / "ratings.json"},
+        "node ratings": {"ratings": folder / "ratings.json"},
+        "vadtree published": {"coarse": folder / "ratings.json", "fine": folder / "ratings.json"},
         "corevad": {"replies": folder / "replies.json"},
     }
 

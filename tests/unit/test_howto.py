@@ -34,3 +34,11 @@ def test_the_family_of_the_page_takes_less_than_sixty_lines():
 @pytest.mark.parametrize("name", ["exaone4_5.py"])
 def test_the_page_shows_the_file_that_is_tested(name):
     assert f"{{literalinclude}} {name}" in (HOWTO / "add_a_family.md").read_text("utf-8")
+
+
+def test_the_page_on_adding_a_detector_runs(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(blocks("add_a_detector.md"), "add_a_detector.md", "exec"), {"__name__": "howto"})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("brightness ")
+    assert len((HOWTO / "add_a_detector.md").read_text("utf-8").splitlines()) <= 60

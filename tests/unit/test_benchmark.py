@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -486,3 +488,23 @@ def test_videos_by_their_annotation(tmp_path):
     assert list(found.subsets) == ["fall", "fight"]
     with pytest.raises(InputError, match=r"has no file of 4 of 4 videos|no video"):
         truth_videos("table", "truth.csv", folder=tmp_path, root=tmp_path)
+
+
+def test_the_file_on_the_page_about_detectors_is_read(tmp_path):
+    page = Path(__file__).resolve().parents[2] / "docs" / "concepts" / "detectors.md"
+    (text,) = re.findall(r"```toml\n(.*?)```", page.read_text("utf-8"), flags=re.DOTALL)
+    (tmp_path / "mine.toml").write_text(text)
+    (tmp_path / "Temporal_Anomaly_Annotation.txt").write_text(
+        "Abuse001_x264.mp4  Abuse  5  9  -1  -1\nNormal_Videos_001_x264.mp4  Normal  -1  -1  -1  -1\n"
+        "Arrest002_x264.mp4  Arrest  2  6  -1  -1\nNormal_Videos_002_x264.mp4  Normal  -1  -1  -1  -1\n"
+    )
+    names = ("Abuse001_x264", "Normal_Videos_001_x264", "Arrest002_x264", "Normal_Videos_002_x264")
+    (tmp_path / "frame_counts.txt").write_text("".join(f"{name} 0 19 0\n" for name in names))
+    scores = {name: [[0, 9, 0.1 + 0.5 * name.startswith("A")], [10, 19, 0.2]] for name in names}
+    (tmp_path / "scores.json").write_text(json.dumps(scores))
+    result = CliRunner().invoke(app, ["benchmark", str(tmp_path / "mine.toml"), "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    assert "theirs" in result.output
+    found = Comparison.load(tmp_path / "out")
+    assert [row["name"] for row in found.rows[:2]] == ["theirs", "position in the video"]
+    assert found.row("theirs")["auc"] > 0.8

@@ -11,7 +11,8 @@ VENV ?= .venv
 # Handed to every pip install, for example another index or a folder of wheels.
 PIP_ARGS ?=
 PYTEST_ARGS ?=
-# Processes that share the tests. A whole file goes to one process, as its fixtures are costly.
+# Processes that share the tests. A whole file goes to one process, as its fixtures are costly; those that take longest
+# go first (tests/conftest.py).
 TEST_WORKERS ?= 2
 # Threads of each of them.
 TEST_THREADS ?= 1
@@ -43,7 +44,7 @@ demo: $(VENV)/.installed-core
 	@MPLBACKEND=Agg OMP_WAIT_POLICY=PASSIVE HF_HUB_OFFLINE=1 $(PY) -m headprobe demo --out "$(DEMO_OUT)"
 
 test: $(VENV)/.installed-dev
-	@MPLBACKEND=Agg OMP_NUM_THREADS=$(TEST_THREADS) HF_HUB_OFFLINE=1 $(PY) -m pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
+	@MPLBACKEND=Agg OMP_NUM_THREADS=$(TEST_THREADS) HF_HUB_OFFLINE=1 $(PY) -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: ruff pyright
 

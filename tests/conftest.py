@@ -26,6 +26,42 @@ guard()
 # Shared helpers (tiny_models.py) are imported by name, whatever pytest is started from.
 sys.path.insert(0, str(Path(__file__).parent))
 
+# Where several processes share the files, these come first: at the end they would leave the other processes idle.
+LONGEST = (
+    "tests/notebooks/test_notebooks.py",
+    "tests/unit/test_cli_headhunt.py",
+    "tests/real/test_notebook_ped2.py",
+    "tests/docs/test_pages.py",
+    "tests/real/test_real_fit.py",
+    "tests/unit/test_headhunt_howto.py",
+    "tests/unit/test_pipeline.py",
+    "tests/docs/test_house.py",
+    "tests/unit/test_torchvision.py",
+    "tests/unit/test_cli.py",
+    "tests/unit/test_cli_mistakes.py",
+    "tests/unit/test_real_model_howto.py",
+    "tests/real/test_real_detect.py",
+    "tests/unit/test_extract_faults.py",
+    "tests/unit/test_tracer.py",
+    "tests/docs/test_readme.py",
+    "tests/real/test_ped2_analysis.py",
+    "tests/real/test_real_videos.py",
+    "tests/unit/test_init.py",
+    "tests/reference/test_demo.py",
+    "tests/unit/test_extract_decode.py",
+    "tests/unit/test_extract_cli.py",
+    "tests/real/test_extract_ped2.py",
+    "tests/real/test_paper_setting.py",
+    "tests/unit/test_probing.py",
+    "tests/reference/test_contract.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        places = {name: place for place, name in enumerate(LONGEST)}
+        items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0], len(LONGEST)))
+
 
 @pytest.fixture(scope="session")
 def demo_run(tmp_path_factory):

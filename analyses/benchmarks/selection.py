@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from readme_block import replace_block
 from scipy.stats import spearmanr
-from side_by_side import timed
+from side_by_side import interleaved, ratio, timed
 
 from headprobe.metrics.mmd import mmd
 from headprobe.metrics.nmi import nmi
@@ -44,6 +44,11 @@ EXACT_PROMPTS = 2
 SECONDS_ALLOWED = 180.0
 NAMES = ("lda", "kl", "mmd", "nmi")
 K = 20
+BESIDE, ROUNDS = 4, 3
+ALL_PAIRS = {
+    name: Metric(name, functools.partial(function, exact=True), ("binary",), numbers=METRICS[name].numbers)
+    for name, function in (("mmd", mmd), ("nmi", nmi))
+}
 
 
 def features(prompt: int, layers: int, clips: int) -> tuple[torch.Tensor, np.ndarray]:
@@ -82,6 +87,7 @@ def cost(layers: int) -> dict[str, Any]:
     saliency(torch.randn(500, 1, 2, D), np.arange(500) % 2, NAMES)
     before = os.getloadavg()[0]
     _, seconds = scores_of(PROMPTS, layers, CLIPS, NAMES)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return {
         "clips": CLIPS,
         "heads": LAYERS * HEADS,
@@ -89,17 +95,25 @@ def cost(layers: int) -> dict[str, Any]:
         "heads_measured": layers * HEADS,
         "process_seconds": seconds * LAYERS / layers,
         "load": [before, os.getloadavg()[0]],
-        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "peak_gib": peak,
+        "all_pairs": times_of_all_pairs(),
     }
+
+
+def times_of_all_pairs() -> dict[str, float]:
+    """How many times as long all pairs of the clips take, on a few heads in turns."""
+    z, y = features(0, 1, CLIPS)
+    few = z[None, :, :, :BESIDE]
+    ways = {
+        "all pairs": lambda: saliency(few, y, ("lda", "kl", *ALL_PAIRS.values())),
+        "quicker": lambda: saliency(few, y, NAMES),
+    }
+    return ratio(interleaved(ways, ROUNDS), "all pairs", "quicker")
 
 
 def beside_all_pairs(clips: int, layers: int) -> dict[str, Any]:
     """Errors and choices of the quicker metrics beside those of all pairs, with three seeds of the former."""
-    every = {
-        "mmd": Metric("mmd", functools.partial(mmd, exact=True), ("binary",), numbers=METRICS["mmd"].numbers),
-        "nmi": Metric("nmi", functools.partial(nmi, exact=True), ("binary",), numbers=METRICS["nmi"].numbers),
-    }
-    exact, slow = scores_of(EXACT_PROMPTS, layers, clips, ("lda", "kl", every["mmd"], every["nmi"]))
+    exact, slow = scores_of(EXACT_PROMPTS, layers, clips, ("lda", "kl", *ALL_PAIRS.values()))
     chosen = top_heads(rss(combine(exact)), K)
     out: dict[str, Any] = {"clips": clips, "heads": layers * HEADS, "prompts": EXACT_PROMPTS}
     out |= {"exact_seconds": slow, "seeds": []}
@@ -136,6 +150,7 @@ def table(results: dict[str, Any]) -> str:
     lines = []
     if "cost" in results:
         c = results["cost"]
+        longer = c["all_pairs"]
         seconds = c["process_seconds"]
         part = "" if c["heads_measured"] == c["heads"] else f", multiplied up from {c['heads_measured']} heads"
         lines.append(
@@ -143,7 +158,9 @@ def table(results: dict[str, Any]) -> str:
             f"`kl`, `mmd` and `nmi` takes {seconds:.0f} s of processor time of one thread{part} (required: less than "
             f"{SECONDS_ALLOWED:.0f}: {'met' if seconds < SECONDS_ALLOWED else 'missed'}), beside other work (load "
             f"{min(c['load']):.0f} to {max(c['load']):.0f} on {results['processors']} cores), with at most "
-            f"{c['peak_gib']:.1f} GiB in memory, {c['heads_measured']} heads under one prompt among them."
+            f"{c['peak_gib']:.1f} GiB in memory, {c['heads_measured']} heads under one prompt among them. All pairs of "
+            f"the clips take {longer['median']:.1f} times as long (quartiles {longer['lower_quartile']:.1f} to "
+            f"{longer['upper_quartile']:.1f}, {longer['rounds']} rounds in turns on {BESIDE} heads)."
         )
     if "exact" in results:
         e = results["exact"]

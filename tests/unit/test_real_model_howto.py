@@ -73,6 +73,6 @@ def test_the_estimates_are_the_arithmetic_of_the_page_on_scale() -> None:
     scale = (PAGE.parents[1] / "concepts" / "scale.md").read_text("utf-8")
     assert "r = 1.3" in scale
     choosing = (PAGE.parents[1] / "concepts" / "choosing_heads.md").read_text("utf-8")
-    assert "2400 clips then take 142 s" in choosing
+    assert "2400 clips then take 131 s" in choosing
     assert "about an hour of the processor, four folds and 20 resamples" in page
-    assert 0.8 < 142 / 5 * 3 / 2400 * clips * (1 + 4 + 20) / 3600 < 1.2
+    assert 0.8 < 131 / 5 * 3 / 2400 * clips * (1 + 4 + 20) / 3600 < 1.2

@@ -24,7 +24,10 @@ LARGE = 150_000  # bytes
 PAGES = (
     "../README.md",
     "gallery.md",
-    *(f"howto/{name}.md" for name in ("figures", "own_task", "own_scores", "transformer_lens", "own_model", "add_a_detector")),
+    *(
+        f"howto/{name}.md"
+        for name in ("figures", "own_task", "own_scores", "transformer_lens", "own_model", "add_a_detector")
+    ),
 )
 WINDOWS = {"explorer.html": "1400,1120", "report.html": "1000,1100"}  # in pixels
 

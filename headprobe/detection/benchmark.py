@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float
 from sklearn.model_selection import StratifiedKFold
 
+from headprobe._files import write_file
 from headprobe._validation import count, number, seed
 from headprobe.detection.method import NEEDS, AnnotatedVideo, Calibration, Method, SegmentScores, fingerprint
 from headprobe.detection.table import Comparison
@@ -562,7 +563,7 @@ def _lines(file: Path | None) -> dict[str, dict[str, Any]]:
     text = file.read_text(encoding="utf-8")
     whole, torn = text[: text.rfind("\n") + 1], text[text.rfind("\n") + 1 :]
     if torn:  # a run was killed while it wrote
-        file.write_text(whole, encoding="utf-8")
+        write_file(file, whole)
     for line in whole.splitlines():
         try:
             given = json.loads(line)

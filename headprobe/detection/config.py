@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from headprobe._files import read_json, read_text
 from headprobe._validation import choice, count
 from headprobe.datasets import list_folder, match_videos, read_truth
 from headprobe.detection.benchmark import Benchmark, BenchmarkVideos
@@ -58,11 +59,11 @@ def read_benchmark(path: str | os.PathLike[str], folder: str | os.PathLike[str])
     6
     """
     file = RENDERED if os.fspath(path) == "rendered" else Path(path)
+    if not file.is_file():
+        raise InputError(f"There is no file {os.fspath(file)!r}; check the name, or write 'rendered'.")
     try:
-        given = tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"There is no file {os.fspath(file)!r}; check the name, or write 'rendered'.") from error
-    except (OSError, ValueError) as error:
+        given = tomllib.loads(read_text(file))
+    except tomllib.TOMLDecodeError as error:
         raise InputError(f"{file} is no benchmark: {error}.") from error
     _known(given, ("videos", "benchmark", "common", "method"), f"{file}")
     videos = dict(given.get("videos") or {})
@@ -150,7 +151,6 @@ def _rendered(folder: Path, split: str, counts: Mapping[str, int], seed: int, fr
     """The videos of a split, rendered unless the folder has them."""
     import numpy as np
 
-    from headprobe._files import read_json
     from headprobe.video.scenes import FPS, NORMAL, write_videos
 
     place = folder / split

@@ -60,9 +60,11 @@ class FrameFeatures:
     def __call__(self, video: VideoView) -> Float[np.ndarray, "sample feature"]:
         n = min(max(round(video.seconds * self.rate), 1), video.n_frames)
         indices = _sampled(video.n_frames, n)
-        return np.concatenate([self._of(video.frames(indices[i : i + 64])) for i in range(0, n, 64)])
+        return np.concatenate([self._of(video.frames(indices[i : i + 16])) for i in range(0, n, 16)])
 
     def _of(self, frames: UInt8[np.ndarray, "frame height width 3"]) -> Float[np.ndarray, "frame feature"]:
+        step = max(min(frames.shape[1:3]) // (8 * self.side), 1)  # of large frames not every pixel
+        frames = frames[:, ::step, ::step]
         grey = _pooled(_pooled(frames.mean(-1) / 255, self.side, 1), self.side, 2).reshape(len(frames), -1) / self.side
         bins = frames.astype(int) * self.bins // 256 + self.bins * np.arange(3)
         counts = np.stack([np.bincount(one.ravel(), minlength=3 * self.bins) for one in bins])

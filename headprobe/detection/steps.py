@@ -440,7 +440,7 @@ def _weighted(weights: Float[np.ndarray, "segment other"], scores: Scores) -> Sc
 def _level(scores: Scores) -> Scores:
     """Scores to twelve digits of the largest, so that equal means tie whatever the order of their sums."""
     largest = np.abs(scores[~np.isnan(scores)]).max(initial=0)
-    return scores.round(12 - int(np.ceil(np.log10(largest)))) if largest > 0 else scores
+    return scores.round(12 - int(np.ceil(np.log10(largest)))) if largest > 1e-200 else scores
 
 
 def _neighbours(n: int, reach: int, compatible: bool) -> Bool[np.ndarray, "segment other"]:

@@ -143,6 +143,16 @@ def test_features_of_frames_are_small_images_and_colours() -> None:
     assert small.shape == (10, 32 * 32 + 24)
 
 
+def test_large_frames_look_like_small_ones() -> None:
+    class Large(Cut):
+        def frames(self, indices):
+            return super().frames(indices).repeat(40, 1).repeat(40, 2)
+
+    small, large = (kind("a", 60, 30.0) for kind in (Cut, Large))
+    features = FrameFeatures(side=8)
+    assert np.abs(features(small) - features(large)).max() < 0.02  # not every pixel is looked at
+
+
 def test_two_segmenters_with_one_repr_cut_alike() -> None:
     curve = {"a": np.array(CURVE)}
     assert repr(BoundaryTree(curve)) == repr(BoundaryTree({"a": CURVE}))

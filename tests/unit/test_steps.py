@@ -46,6 +46,11 @@ def test_a_constant_stays_constant_at_the_ends_too(step) -> None:
 
 
 @pytest.mark.parametrize("step", [SMOOTHING[0], SMOOTHING[1], SceneRefine(0.4), NodeRefine(2)], ids=repr)
+def test_scores_next_to_nothing_stay_numbers(step) -> None:
+    assert np.isfinite(step(np.full(7, 1e-310), seen(7, looks(7)))).all()
+
+
+@pytest.mark.parametrize("step", [SMOOTHING[0], SMOOTHING[1], SceneRefine(0.4), NodeRefine(2)], ids=repr)
 def test_turning_the_video_round_turns_the_scores_round(step) -> None:
     scores, features = np.random.default_rng(1).random(9), looks(9)
     assert close(step(scores[::-1], seen(9, features[::-1]))[::-1], step(scores, seen(9, features)))

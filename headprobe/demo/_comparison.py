@@ -118,7 +118,7 @@ def compare(
     )
     jobs = (delayed(_one_draw)(m, videos, k, random_state * 1000 + number) for number, videos in enumerate(plan))
     # As many draws at a time as are each process's own: the material is sent with every batch.
-    each = math.ceil(len(plan) / workers)
+    each: Any = math.ceil(len(plan) / workers)
     done: Any = Parallel(n_jobs=workers, return_as="generator", batch_size=each)(jobs)
     meanwhile()
     for numbers, heads, told in tqdm(done, total=len(plan), desc="compare", unit="draw", disable=not progress):

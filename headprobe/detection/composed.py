@@ -266,6 +266,8 @@ class Composed:
 
     def __post_init__(self) -> None:
         self.needs = self.reader.needs
+        # What a reader that is not fitted said, shared by all rows made of it.
+        self._said: dict[tuple[Any, ...], tuple[list[Segment], Reading, float]] = {}
 
     @property
     def fingerprint(self) -> str:
@@ -286,6 +288,8 @@ class Composed:
             Itself.
         """
         self.reader = copy.copy(self.reader).fit(calibration, self.segmenter)
+        if self.needs != "nothing":
+            self._said = {}
         return self
 
     def score(self, video: VideoView) -> SegmentScores:
@@ -300,9 +304,14 @@ class Composed:
         -------
         SegmentScores
         """
+        changed = video.path.stat().st_mtime_ns if video.path is not None and video.path.exists() else None
+        key = (video.name, video.n_frames, video.fps, video.path, changed)
+        if key not in self._said:
+            began = time.perf_counter()
+            cut = self.segmenter(video)
+            self._said[key] = cut, self.reader.read(video, cut), time.perf_counter() - began
+        cut, reading, spent = self._said[key]
         began = time.perf_counter()
-        cut = self.segmenter(video)
-        reading = self.reader.read(video, cut)
         seen, scores = Segmented(video, cut, reading), np.asarray(reading.scores, np.float64)
         for step in self.steps:
             scores = step(scores, seen)
@@ -311,7 +320,7 @@ class Composed:
             scores,
             [one.window for one in cut],
             reading.texts,
-            time.perf_counter() - began,
+            spent + time.perf_counter() - began,
             reading.calls,
         )
 
@@ -340,4 +349,6 @@ class Composed:
         return made
 
     def _with(self, name: str, steps: Sequence[Any]) -> Composed:
-        return Composed(name, self.segmenter, self.reader, list(steps), self.causal)
+        row = Composed(name, self.segmenter, self.reader, list(steps), self.causal)
+        row._said = self._said
+        return row

@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 
 from headprobe.cli.app import app
 from headprobe.detection.benchmark import Benchmark, BenchmarkVideos, draw_videos
-from headprobe.detection.blind import Position, ScoreFile, ShuffledLabels
+from headprobe.detection.blind import Position, PositionReader, ScoreFile, ShuffledLabels
+from headprobe.detection.composed import Composed, FixedSegments
 from headprobe.detection.config import read_benchmark, rendered_videos, truth_videos
 from headprobe.detection.method import (
     AnnotatedVideo,
@@ -28,6 +29,7 @@ from headprobe.detection.method import (
     make_method,
     register,
 )
+from headprobe.detection.steps import GaussianSmooth, Interpolate
 from headprobe.detection.table import Comparison
 from headprobe.errors import InputError, VideoError
 from headprobe.evaluation import evaluate
@@ -508,3 +510,22 @@ def test_the_file_on_the_page_about_detectors_is_read(tmp_path):
     found = Comparison.load(tmp_path / "out")
     assert [row["name"] for row in found.rows[:2]] == ["theirs", "position in the video"]
     assert found.row("theirs")["auc"] > 0.8
+
+
+def test_rows_of_one_method_read_a_video_once():
+    class Counts(PositionReader):
+        n = 0
+
+        def read(self, video, cut):
+            Counts.n += 1
+            return super().read(video, cut)
+
+    whole = Composed("place", FixedSegments(1.0), Counts(), [Interpolate(), GaussianSmooth(2.0)])
+    found = Benchmark(BenchmarkVideos("made", made()), whole.rows(), folds=2).run(progress=False)
+    assert Counts.n == 12
+    assert [row["name"] for row in found.rows[:4]] == [
+        "place",
+        "place + interpolate",
+        "place + gaussian 2 s",
+        "place + mean 4 s",
+    ]

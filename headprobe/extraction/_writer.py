@@ -43,7 +43,7 @@ def store_folders(out: Path, names: Iterable[str], single: bool) -> dict[str, Pa
     return folders
 
 
-class Keeper:
+class ShardWriter:
     """Gathers activations and appends them in shards; knows which clips are done, in every store."""
 
     def __init__(

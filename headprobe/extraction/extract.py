@@ -20,7 +20,7 @@ from headprobe.extraction._decoding import Finished, Opened, Skipped
 from headprobe.extraction._engines import LocalEngine, RayEngine
 from headprobe.extraction._reading import Wanted, sampling_text
 from headprobe.extraction._sources import Settings, Unit, default_workers, find_sources, units_of
-from headprobe.extraction._writer import Keeper, SkippedList, store_folders
+from headprobe.extraction._writer import ShardWriter, SkippedList, store_folders
 from headprobe.heads import Head, HeadSet
 from headprobe.models.loading import load
 from headprobe.models.model import Model
@@ -249,24 +249,24 @@ def extract(
     given = {"device": device, "dtype": dtype, "device_map": device_map, "attention": attention}
     loading = {name: value for name, value in given.items() if value is not None}
     with closing(_engine(engine, model, loading, wanted, settings, batch_size, actors, signals)) as runner:
-        keeper = Keeper(folders, runner.provenance(), runner.heads, store_dtype, resume, shard_examples)
-        units = [replace(unit, progress=tuple(map(keeper.progress, unit.videos))) for unit in units]
+        writer = ShardWriter(folders, runner.provenance(), runner.heads, store_dtype, resume, shard_examples)
+        units = [replace(unit, progress=tuple(map(writer.progress, unit.videos))) for unit in units]
         n_there = sum(len(part.spans) for unit in units for part in unit.progress)
         bar, start = _Bar(len(videos), n_there, progress), time.monotonic()
         with SkippedList(Path(out), [video.name for video in videos]) as skipped, signals:
             try:
-                _run(runner, units, keeper, skipped, bar, signals)
+                _run(runner, units, writer, skipped, bar, signals)
             except StoreError:  # to write the rest would only repeat it
                 raise
             except BaseException:
-                keeper.close()
+                writer.close()
                 raise
             else:
-                keeper.close()
+                writer.close()
             finally:
                 bar.close()
         result = Extraction(
-            folders, keeper.n_kept, n_there, tuple(skipped.items), runner.batch_size, time.monotonic() - start
+            folders, writer.n_kept, n_there, tuple(skipped.items), runner.batch_size, time.monotonic() - start
         )
     if signals.number:
         raise Interrupted(result, signals.number)
@@ -274,9 +274,14 @@ def extract(
 
 
 def _run(
-    runner: Any, units: Sequence[Unit], keeper: Keeper, skipped: SkippedList, bar: _Bar, stopped: Callable[[], bool]
+    runner: Any,
+    units: Sequence[Unit],
+    writer: ShardWriter,
+    skipped: SkippedList,
+    bar: _Bar,
+    stopped: Callable[[], bool],
 ) -> None:
-    forecast = _Forecast("extract", runner.device, 0, 0, keeper.folder, batches=2 * runner.n_models)
+    forecast = _Forecast("extract", runner.device, 0, 0, writer.folder, batches=2 * runner.n_models)
     with closing(runner.results(units)) as results:
         for result in results:
             if isinstance(result, Opened):
@@ -285,9 +290,9 @@ def _run(
                 skipped.add(result)
                 bar.skipped()
             elif not isinstance(result, Finished):
-                bar.read(keeper.add(result), runner.batch_size)
-                forecast.stored = keeper.bytes_per_clip
-                forecast(keeper.n_kept, bar.total)
+                bar.read(writer.add(result), runner.batch_size)
+                forecast.stored = writer.bytes_per_clip
+                forecast(writer.n_kept, bar.total)
             if stopped():
                 return
 

@@ -7,7 +7,6 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -23,7 +22,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from headprobe._files import parse_json, read_regular, replacing
+from headprobe._files import parse_json
 from headprobe._validation import choice, count, number, seed
 from headprobe.errors import ArtefactError, InputError
 from headprobe.probing.probe import HeadProbe
@@ -53,7 +52,7 @@ class Platt:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.slope) and self.slope > 0 and math.isfinite(self.intercept)):
-            raise InputError(f"a calibration needs a positive slope and finite numbers, got {self}")
+            raise InputError(f"a calibration needs a positive slope and finite numbers, got {self}.")
 
     def __call__(self, decision: ArrayLike) -> Float[np.ndarray, " example"]:
         """Turn decisions into probabilities."""
@@ -64,16 +63,16 @@ class Platt:
         """Fit by maximum likelihood with Platt's smoothed targets."""
         d, labels = np.asarray(decision, dtype=np.float64), np.asarray(y)
         if d.ndim != 1 or d.shape != labels.shape or not np.isfinite(d).all():
-            raise InputError(f"decisions must be one finite number per label, got {d.shape} and {labels.shape}")
+            raise InputError(f"decisions must be one finite number per label, got {d.shape} and {labels.shape}.")
         n1, n0 = int((labels == 1).sum()), int((labels == 0).sum())
         if not n1 or not n0 or n0 + n1 != len(d):
-            raise InputError(f"labels must be 0 and 1, and both occur; got {n0} of 0 and {n1} of 1 among {len(d)}")
+            raise InputError(f"labels must be 0 and 1, and both occur; got {n0} of 0 and {n1} of 1 among {len(d)}.")
         target = np.where(labels == 1, (n1 + 1) / (n1 + 2), 1 / (n0 + 2))
         centre, unit = float(d.mean()), float(d.std())
         if unit == 0 or float(d[labels == 1].mean()) <= float(d[labels == 0].mean()):
             raise InputError(
                 "the held-out decisions do not rise with the label, so they cannot be made probabilities: the heads "
-                "know nothing of the labels, or there are too few calibration videos; calibrate=False goes on without"
+                "know nothing of the labels, or there are too few calibration videos; calibrate=False goes on without."
             )
         # A soft target is both labels, each with its weight.
         rows, labelled = np.tile((d - centre) / unit, 2)[:, None], np.repeat([1, 0], len(d))
@@ -109,13 +108,13 @@ def features(z: np.ndarray | Tensor) -> Float[np.ndarray, "example feature"]:
     array = z.detach().cpu().double().numpy() if isinstance(z, Tensor) else np.asarray(z, dtype=np.float64)
     if array.ndim != 3 or 0 in array.shape:
         raise InputError(
-            f"expected the selected heads as [example, head, d_head], none of size 0, got shape {array.shape}"
+            f"expected the selected heads as [example, head, d_head], none of size 0, got shape {array.shape}."
         )
     bad = np.argwhere(~np.isfinite(array).all(-1))
     if len(bad):
         raise InputError(
             f"{len(bad)} head outputs hold NaN or infinite values, the first at example {bad[0][0]}, "
-            f"selected head {bad[0][1]}: find out why the model gave them, or leave the example out"
+            f"selected head {bad[0][1]}: find out why the model gave them, or leave the example out."
         )
     return array.reshape(len(array), -1)
 
@@ -209,7 +208,7 @@ class Scorer(BaseEstimator):
         if labels.shape != (len(x),) or not np.isin(labels, (0, 1)).all() or len(set(labels.tolist())) < 2:
             raise InputError(
                 f"a scorer needs a label 0 (normal) or 1 (abnormal) for each of the {len(x)} examples, and both occur; "
-                f"got {sorted(set(labels.ravel().tolist()))} in shape {labels.shape}"
+                f"got {sorted(set(labels.ravel().tolist()))} in shape {labels.shape}."
             )
         labels = labels.astype(np.int64)
         self.shape_: tuple[int, int] = (int(z.shape[1]), int(z.shape[2]))
@@ -381,13 +380,13 @@ class Scorer(BaseEstimator):
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "probe_"):
-            raise InputError("the scorer is not fitted: call fit(z, labels) first")
+            raise InputError("the scorer is not fitted: call fit(z, labels) first.")
 
     def _checked(self, z: np.ndarray | Tensor) -> np.ndarray:
         self._check_fitted()
         x = features(z)
         if tuple(z.shape[1:]) != self.shape_:
-            raise InputError(f"the scorer was fitted to [head, d_head] = {self.shape_}, got {tuple(z.shape[1:])}")
+            raise InputError(f"the scorer was fitted to [head, d_head] = {self.shape_}, got {tuple(z.shape[1:])}.")
         return x.reshape(len(x), *self.shape_)
 
 
@@ -413,24 +412,15 @@ FORMAT = "headprobe.scorer/2"
 SETTINGS, NUMBERS = "scorer.json", "scorer.safetensors"
 
 
-def _save_scorer(scorer: Scorer, folder: str | os.PathLike[str]) -> None:
-    """Write a fitted scorer as `scorer.safetensors` (numbers) and `scorer.json` (settings and the digest of these)."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    files = _scorer_files(scorer)
-    with ExitStack() as stack:  # which puts them in place in the other order: the settings last
-        for name, data in files.items():
-            stack.enter_context(replacing(Path(folder) / name)).write_bytes(data)
-
-
 def _scorer_files(scorer: Scorer) -> dict[str, bytes]:
-    """What `save_scorer` writes."""
+    """Name to content of the files of a fitted scorer: numbers, and settings with the digest of these."""
     from safetensors.numpy import save
 
     scorer._check_fitted()
     arrays, (k, d) = scorer.arrays_, scorer.shape_
     problem = _problem(arrays, scorer.kind, k, d)
     if problem:
-        raise InputError(f"the scorer cannot be saved: {problem}")
+        raise InputError(f"the scorer cannot be saved: {problem}.")
     platt = scorer.platt_
     settings = {
         "format": FORMAT,
@@ -449,14 +439,8 @@ def _scorer_files(scorer: Scorer) -> dict[str, bytes]:
     return {SETTINGS: (json.dumps(settings, indent=2) + "\n").encode(), NUMBERS: numbers}
 
 
-def _load_scorer(folder: str | os.PathLike[str]) -> Scorer:
-    """Read a scorer written by `save_scorer`; its numbers are the original's, so that scores are equal to rounding."""
-    text, numbers = (read_regular(Path(folder) / name, follow=True) for name in (SETTINGS, NUMBERS))
-    return _parse_scorer(text, numbers, folder)
-
-
 def _parse_scorer(written: bytes, numbers: bytes, folder: str | os.PathLike[str]) -> Scorer:
-    """A scorer from the content of its files, as `load_scorer` reads it."""
+    """A scorer from the content of its files; its numbers are the original's, so that scores are equal to rounding."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
@@ -464,7 +448,7 @@ def _parse_scorer(written: bytes, numbers: bytes, folder: str | os.PathLike[str]
     settings: Any = parse_json(written, text)
     if not isinstance(settings, dict) or settings.get("format") != FORMAT:
         found = settings.get("format") if isinstance(settings, dict) else type(settings).__name__
-        raise ArtefactError(f"{text}: format is {found!r}, expected {FORMAT!r}; save the scorer with this version")
+        raise ArtefactError(f"{text}: format is {found!r}; it must be {FORMAT!r}: save the scorer with this version.")
     # Scorers of earlier versions always standardised.
     given: dict[str, Any] = {name: settings.get(name) for name in Scorer().get_params()}
     scorer = Scorer(**given | {"standardise": settings.get("standardise", True)})
@@ -481,7 +465,7 @@ def _parse_scorer(written: bytes, numbers: bytes, folder: str | os.PathLike[str]
         raise ArtefactError(f"{tensors}: not a readable safetensors file ({error}); save the scorer again.") from error
     problem = _problem(arrays, scorer.kind, *scorer.shape_)
     if problem:
-        raise ArtefactError(f"{tensors}: {problem}")
+        raise ArtefactError(f"{tensors}: {problem}.")
     scorer.arrays_ = arrays
     scorer.platt_ = _platt(settings.get("calibration"), text)
     return scorer
@@ -491,7 +475,9 @@ def _platt(given: Any, where: Path) -> Platt | None:
     if given is None:
         return None
     if not isinstance(given, dict) or not all(_is_number(given.get(name)) for name in ("slope", "intercept")):
-        raise ArtefactError(f"{where}: calibration must be null or hold the numbers slope and intercept, got {given!r}")
+        raise ArtefactError(
+            f"{where}: calibration is {given!r:.80}; it must be null or hold the numbers slope and intercept."
+        )
     try:
         return Platt(float(given["slope"]), float(given["intercept"]))
     except InputError as error:

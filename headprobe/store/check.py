@@ -19,8 +19,8 @@ from headprobe._validation import count
 from headprobe.activations import _dense
 from headprobe.errors import InputError, StoreError
 from headprobe.store._columns import Columns
-from headprobe.store._holdings import Catalog, Entry, read_manifest, write_manifest
 from headprobe.store._io import MANIFEST, abandoned, exclusive, listing, publish, writing
+from headprobe.store._manifest import Catalog, Entry, read_manifest, write_manifest
 from headprobe.store._shard import Record, Shard, check_digest, differences, read_shard
 
 if TYPE_CHECKING:

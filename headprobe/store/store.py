@@ -20,8 +20,8 @@ from headprobe.examples import _as_prompts
 from headprobe.heads import Head, HeadSet
 from headprobe.provenance import Provenance
 from headprobe.store._columns import Columns, Numbers, check_range, numbers_of
-from headprobe.store._holdings import Entry, Holdings, begin
 from headprobe.store._io import exclusive, is_name
+from headprobe.store._manifest import Entry, StoreFiles, begin
 from headprobe.store._reading import Index, gather, read_columns
 from headprobe.store._shard import KINDS, READ_KINDS, Contents, Record, entries_by_size
 
@@ -168,7 +168,7 @@ class Store:
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self._files = Holdings(Path(folder))
+        self._files = StoreFiles(Path(folder))
 
     def __repr__(self) -> str:
         return (

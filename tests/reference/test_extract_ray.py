@@ -61,7 +61,7 @@ def test_a_killed_worker_changes_nothing(
     workers: list[int] = []
     engines: list[RayEngine] = []
     count = itertools.count(1)
-    results, add = RayEngine.results, extract_module.Keeper.add
+    results, add = RayEngine.results, extract_module.ShardWriter.add
 
     def noting(self, units):
         engines.append(self)
@@ -75,7 +75,7 @@ def test_a_killed_worker_changes_nothing(
         return add(self, acts)
 
     monkeypatch.setattr(RayEngine, "results", noting)
-    monkeypatch.setattr(extract_module.Keeper, "add", killing)
+    monkeypatch.setattr(extract_module.ShardWriter, "add", killing)
     done = extract(folder, model, PROMPTS, tmp_path / "ray", engine="ray", actors=2, **SMALL)
 
     assert len(set(workers)) == 2

@@ -180,7 +180,7 @@ def test_a_killed_run_goes_on_to_the_same_store_bit_for_bit(
         pass
 
     count = itertools.count()
-    real = extract_module.Keeper.add
+    real = extract_module.ShardWriter.add
 
     def add(self, acts):
         if next(count) == after:
@@ -189,7 +189,7 @@ def test_a_killed_run_goes_on_to_the_same_store_bit_for_bit(
         return real(self, acts)
 
     with monkeypatch.context() as patch:
-        patch.setattr(extract_module.Keeper, "add", add)
+        patch.setattr(extract_module.ShardWriter, "add", add)
         with pytest.raises(Killed):
             go(folder, model, tmp_path / "z", shard_examples=4)
     there = len(Store.open(tmp_path / "z"))
@@ -224,17 +224,17 @@ def test_a_store_that_is_there_is_continued_only_when_asked(
 def test_two_runs_that_fill_one_store_at_once_store_each_clip_once(
     model, folder: Path, tmp_path: Path, plain: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = extract_module.Keeper.add
+    real = extract_module.ShardWriter.add
     count = itertools.count()
 
     def add(self, acts):
         if next(count) == 2:  # meanwhile another run does the first videos
             with monkeypatch.context() as patch:
-                patch.setattr(extract_module.Keeper, "add", real)
+                patch.setattr(extract_module.ShardWriter, "add", real)
                 go([folder / "v0.mp4", folder / "v1.mp4"], model, tmp_path / "z", resume=True)
         return real(self, acts)
 
-    monkeypatch.setattr(extract_module.Keeper, "add", add)
+    monkeypatch.setattr(extract_module.ShardWriter, "add", add)
     go(folder, model, tmp_path / "z")
     assert same(Store.open(tmp_path / "z"), plain)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from headprobe import _files
-from headprobe._files import csv_records, parse_json, read_json, read_text, replacing, write_file
+from headprobe._files import csv_records, parse_json, read_json, read_text, replacing, write_file, write_json
 from headprobe.errors import ArtefactError, InputError, StoreError
 
 PACKAGE = Path(_files.__file__).parent
@@ -61,7 +61,6 @@ def test_a_link_is_replaced_and_not_written_through(tmp_path: Path) -> None:
 def test_every_file_has_the_mode_of_the_users_mask(tmp_path: Path, mask: int) -> None:
     import numpy as np
 
-    from headprobe.headhunt.scorer import Scorer, _save_scorer
     from headprobe.heads import HeadSet
     from headprobe.report._html import Section, write_report
     from headprobe.scores import score_map, to_csv
@@ -70,20 +69,20 @@ def test_every_file_has_the_mode_of_the_users_mask(tmp_path: Path, mask: int) ->
     before = os.umask(mask)
     try:
         write_video(tmp_path / "a.mp4", np.zeros((2, 16, 16, 3), np.uint8), fps=5)
-        _save_scorer(Scorer().fit(np.arange(4.0).reshape(4, 1, 1), [0, 0, 1, 1]), tmp_path)
+        write_json(tmp_path / "events.json", {"videos": {}})
         HeadSet(["L0H0"]).save(tmp_path / "heads.json")
         to_csv(score_map([[0.5]]), tmp_path / "map.csv")
         write_report(tmp_path / "report.html", "A run", [Section("Result", ["It ran."])])
     finally:
         os.umask(before)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
-    assert len(modes) == 6
+    assert len(modes) == 5
     assert set(modes.values()) == {0o666 & ~mask}, modes
 
 
 def test_no_other_code_puts_a_file_in_the_place_of_another() -> None:
     # Finished files get a new name: under the lock of the store, and out of the folder in which a demo was staged.
-    elsewhere = ("store/_holdings.py", "store/check.py", "demo/_run.py")
+    elsewhere = ("store/_manifest.py", "store/check.py", "demo/_run.py")
     calls = ("os.replace(", ".write_text(", ".write_bytes(", "os.rename(")
     found = []
     for source in sorted(PACKAGE.rglob("*.py")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,17 +16,29 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
+from headprobe._files import read_regular
 from headprobe.errors import ArtefactError, InputError
 from headprobe.headhunt.scorer import (
     KINDS,
     Platt,
     Scorer,
-    _load_scorer,
-    _save_scorer,
+    _parse_scorer,
+    _scorer_files,
     expected_calibration_error,
     features,
 )
 from headprobe.probing.probe import HeadProbe
+
+
+def save(scorer: Scorer, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in _scorer_files(scorer).items():
+        (folder / name).write_bytes(data)
+
+
+def load(folder: Path) -> Scorer:
+    parts = (read_regular(folder / name, follow=True) for name in ("scorer.json", "scorer.safetensors"))
+    return _parse_scorer(*parts, folder)
 
 
 def material(n=60, k=3, d=4, seed=0, share=0.5):
@@ -103,8 +116,8 @@ def test_raw_features_are_centred_only_and_come_back(tmp_path, kind):
     if kind == "logistic":  # the published scorer: no scaler at all
         plain = LogisticRegression(max_iter=1000).fit(features(z), y)
         np.testing.assert_allclose(made.decision(new), plain.decision_function(features(new)), rtol=1e-3, atol=1e-3)
-    _save_scorer(made, tmp_path)
-    back = _load_scorer(tmp_path)
+    save(made, tmp_path)
+    back = load(tmp_path)
     assert back.standardise is False
     np.testing.assert_allclose(back.decision(new), made.decision(new))
 
@@ -143,8 +156,8 @@ def test_a_file_brings_back_the_same_scores_bit_for_bit(tmp_path, kind, calibrat
     made = Scorer(kind, C=0.5, class_weight="balanced", random_state=3).fit(z, y)
     if calibrated:
         made.calibrate(np.linspace(-1, 1, 60), np.arange(60) > 20)
-    _save_scorer(made, tmp_path / "new" / "folder")
-    again = _load_scorer(tmp_path / "new" / "folder")
+    save(made, tmp_path / "new" / "folder")
+    again = load(tmp_path / "new" / "folder")
     assert close(again.probability(new), made.probability(new))
     assert close(again.decision(new), made.decision(new))
     assert close(again.contributions(new), made.contributions(new))
@@ -171,7 +184,7 @@ def test_what_a_scorer_refuses():
     with pytest.raises(InputError, match=r"fitted to \[head, d_head\] = \(3, 4\), got \(2, 6\)"):
         Scorer().fit(z, y).decision(new.reshape(7, 2, 6))
     with pytest.raises(InputError, match="not fitted"):
-        _save_scorer(Scorer(), "nowhere")
+        _scorer_files(Scorer())
 
 
 @pytest.mark.parametrize(
@@ -191,22 +204,22 @@ def test_what_a_scorer_refuses():
 )
 def test_damaged_numbers_are_refused_before_use(tmp_path, kind, change, text):
     z, y, _ = material()
-    _save_scorer(Scorer(kind).fit(z, y), tmp_path)
+    save(Scorer(kind).fit(z, y), tmp_path)
     arrays = load_file(tmp_path / "scorer.safetensors") | change
     save_file({k: v for k, v in arrays.items() if v is not None}, tmp_path / "scorer.safetensors")
     with pytest.raises(ArtefactError, match=r"this is not the file that scorer\.json was saved with"):
-        _load_scorer(tmp_path)
+        load(tmp_path)
     settings = json.loads((tmp_path / "scorer.json").read_text())
     del settings["numbers"]  # as in one of an earlier version
     (tmp_path / "scorer.json").write_text(json.dumps(settings))
     with pytest.raises(ArtefactError, match=text):
-        _load_scorer(tmp_path)
+        load(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"format": "headprobe.scorer/99"}, "format is 'headprobe.scorer/99', expected 'headprobe.scorer/2'"),
+        ({"format": "headprobe.scorer/99"}, "format is 'headprobe.scorer/99'; it must be 'headprobe.scorer/2'"),
         ({"kind": "forest"}, "kind is 'forest'; choose one of"),
         ({"class_weight": "even"}, "class_weight is 'even'; it must be 'balanced' or None"),
         ({"C": -1}, "C is -1; it must be a number above 0"),
@@ -215,29 +228,29 @@ def test_damaged_numbers_are_refused_before_use(tmp_path, kind, change, text):
         ({"n_heads": 2}, r"'mean' has shape \(12,\), expected \(8,\)"),
         ({"head_dim": 0}, "head_dim is 0; it must be an integer of at least 1"),
         ({"calibration": {"slope": -1, "intercept": 0}}, "positive slope"),
-        ({"calibration": [1, 2]}, "calibration must be null or hold the numbers slope and intercept"),
+        ({"calibration": [1, 2]}, "calibration is .*; it must be null or hold the numbers slope and intercept"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(tmp_path, change, text):
     z, y, _ = material()
-    _save_scorer(Scorer().fit(z, y), tmp_path)
+    save(Scorer().fit(z, y), tmp_path)
     settings = json.loads((tmp_path / "scorer.json").read_text(encoding="utf-8"))
     (tmp_path / "scorer.json").write_text(json.dumps(settings | change), encoding="utf-8")
     with pytest.raises(ArtefactError, match=text):
-        _load_scorer(tmp_path)
+        load(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["scorer.json", "scorer.safetensors"])
 @pytest.mark.parametrize("content", [None, b"", b"\x80\x04garbage"])
 def test_missing_and_damaged_files_are_named(tmp_path, name, content):
     z, y, _ = material()
-    _save_scorer(Scorer().fit(z, y), tmp_path)
+    save(Scorer().fit(z, y), tmp_path)
     if content is None:
         (tmp_path / name).unlink()
     else:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ArtefactError, match=name.replace(".", r"\.")):
-        _load_scorer(tmp_path)
+        load(tmp_path)
 
 
 # Calibration

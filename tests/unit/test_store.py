@@ -514,7 +514,7 @@ def test_the_manifest_may_lag_or_be_behind_by_all(store, folder):
 def test_opening_reads_no_shard(store, folder, monkeypatch):
     store.append(make(["a", "b"]))
     store.write_index()
-    monkeypatch.setattr("headprobe.store._holdings.read_shard", lambda _path: pytest.fail("a shard was read"))
+    monkeypatch.setattr("headprobe.store._manifest.read_shard", lambda _path: pytest.fail("a shard was read"))
     assert Store.open(folder).missing(["a", "c"]) == ["c"]
 
 

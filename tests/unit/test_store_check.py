@@ -17,7 +17,7 @@ from headprobe.errors import InputError, StoreError
 from headprobe.heads import HeadSet
 from headprobe.provenance import Provenance
 from headprobe.store import Store, export, repair, verify
-from headprobe.store import _holdings as holdings
+from headprobe.store import _manifest as manifest
 from headprobe.store import check as pack_module
 
 run = CliRunner().invoke
@@ -218,8 +218,8 @@ def test_a_reader_goes_on_while_the_shards_go(store):
 def test_shards_that_go_while_a_store_is_opened(store, monkeypatch):
     names = [path.name for path in shards(store)]
     store.pack(remove_shards=True)
-    real, before = holdings.listing, [names]
-    monkeypatch.setattr(holdings, "listing", lambda folder: before.pop() if before else real(folder))
+    real, before = manifest.listing, [names]
+    monkeypatch.setattr(manifest, "listing", lambda folder: before.pop() if before else real(folder))
     assert [entry.name[:4] for entry in right(store.folder).files] == ["pack"]
     assert before == []
 

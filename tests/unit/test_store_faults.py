@@ -133,7 +133,7 @@ def test_an_error_at_any_step_leaves_the_store_as_it_was(store, monkeypatch, ste
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"headprobe.store._holdings.{step}", refuse)
+        patch.setattr(f"headprobe.store._manifest.{step}", refuse)
         with pytest.raises(StoreError) as caught:
             store.append(make(KEYS[2:5]))
     told = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up", errno.EIO: "Input/output error"}
@@ -155,7 +155,7 @@ def test_a_manifest_that_cannot_be_written_costs_nothing(store, monkeypatch):
         raise StoreError("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr("headprobe.store._holdings.write_manifest", refuse)
+        patch.setattr("headprobe.store._manifest.write_manifest", refuse)
         with pytest.warns(HeadprobeWarning, match=r"shard-000002.* is stored, but the index .* the disk is full"):
             store.append(make(KEYS[2:4]))
     assert Store.open(store.folder).missing(KEYS[:5]) == [KEYS[4]]
@@ -167,7 +167,7 @@ def test_a_folder_that_cannot_be_synced_is_told(store, monkeypatch):
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr("headprobe.store._holdings.sync_folder", refuse)
+        patch.setattr("headprobe.store._manifest.sync_folder", refuse)
         with pytest.raises(StoreError, match=r"shard-000002-\w+\.safetensors is stored, but may not outlast"):
             store.append(make(KEYS[2:4]))
     assert store.missing(KEYS[:4]) == KEYS[2:4]

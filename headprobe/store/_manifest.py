@@ -210,7 +210,7 @@ def _entry(item: Any, record: Record, path: Path) -> Entry:
     return Entry(name, n_bytes, rows, tuple(item["prompts"]), tuple(item["examples"]), tuple(replaces))
 
 
-class Holdings:
+class StoreFiles:
     """The files of a store."""
 
     def __init__(self, folder: Path) -> None:

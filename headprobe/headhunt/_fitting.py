@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from headprobe.datasets import NORMAL, Dataset, frame_labels, list_folder, load_
 from headprobe.datasets._annotations import match_names, one_each
 from headprobe.errors import FingerprintError, InputError, OutOfMemoryError, UnsupportedModelError
 from headprobe.evaluation.controls import frame_differences
-from headprobe.examples import Example, _read_content
+from headprobe.examples import Example
 from headprobe.extraction.prompts import read_prompts
 from headprobe.headhunt._calibration_set import binary_labels, file_digests, with_labels
 from headprobe.headhunt._held_out import DETECTOR, MOTION, fold_numbers
@@ -132,6 +132,30 @@ def _check(store: Store, detector: HeadHunt, model: Model) -> None:
         )
 
 
+@dataclass(frozen=True)
+class _Watched(Clip):
+    """A clip that notes how much it changes from frame to frame when it is decoded, whatever for."""
+
+    noted: list[np.ndarray | InputError] = field(default_factory=list, compare=False, repr=False)
+
+    def read(self) -> np.ndarray:
+        frames = super().read()
+        if not self.noted:
+            try:
+                self.noted.append(frame_differences(frames))
+            except InputError as error:  # said where the numbers are wanted
+                self.noted.append(error)
+        return frames
+
+    def differences(self) -> np.ndarray:
+        """`frame_differences` of the clip, which is decoded only if nobody did."""
+        if not self.noted:
+            self.read()
+        if isinstance(self.noted[0], InputError):
+            raise self.noted[0]
+        return self.noted[0]
+
+
 VIDEOS_FILE = "calibration_videos.json"
 CONTROLS = ("subset", "full", "none")
 CONTROL_CLIPS = 96
@@ -222,6 +246,7 @@ def fit_detector(
         sample_frames=detector.sample_frames,
         truth=truth or None,
     )
+    examples = [replace(one, content=_Watched(**vars(one.content))) for one in examples]
     annotated = [name for name, one in truth.items() if one.any()]
     complete = set(truth) == set(chosen.videos) and bool(annotated)
     if store is not None and layer:
@@ -230,7 +255,7 @@ def fit_detector(
     if heads is not None:
         _check_published(heads, loaded)
     located_by = truth if complete and locator is None else None
-    detector.check_examples(loaded, examples, located=located_by is not None)
+    detector._check_examples(loaded, examples, located=located_by is not None)
     if store is None:
         acts = detector.capture(loaded, examples, batch_size=batch_size, progress=progress)
     else:
@@ -386,13 +411,10 @@ def _control(
     except InputError as error:
         return f"no held-out number and no controls: {error}"
     motion, untrained, without = None, None, []
+    clips = [example.content for example in examples if isinstance(example.content, _Watched)]
     try:
-        motion = np.stack(
-            [
-                frame_differences(np.asarray(_read_content(example)))
-                for example in tqdm(examples, desc="frame differences", unit="clip", disable=not progress)
-            ]
-        )
+        bar = tqdm(clips, desc="frame differences", unit="clip", disable=not progress)
+        motion = np.stack([clip.differences() for clip in bar])
     except InputError as error:
         without.append(f"no frame differences: {error}")
     if controls == "none":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from headprobe.headhunt.headhunt import HeadHunt
 from headprobe.headhunt.layerhunt import LayerHunt
 from headprobe.scores import score_map, to_csv
 from headprobe.store import Store
+from headprobe.video.clips import Clip
 
 run = CliRunner().invoke
 NORMAL, ABNORMAL = 6, 6
@@ -181,7 +183,9 @@ def test_the_report_says_where_labels_come_from(folder, tmp_path, known, text) -
     assert page.count(">has none</td>") == NORMAL
 
 
-def test_prompts_from_a_file_and_some_of_the_videos(folder, tmp_path) -> None:
+def test_prompts_from_a_file_and_some_of_the_videos(folder, tmp_path, monkeypatch) -> None:
+    decoded, read = [], Clip.read
+    monkeypatch.setattr(Clip, "read", lambda clip: decoded.append((clip.path, clip.segment)) or read(clip))
     names = sorted(path.stem for path in folder.glob("*.mp4"))
     (tmp_path / "prompts.txt").write_text("is something wrong ?\nis anyone running ?\n")
     (tmp_path / "videos.txt").write_text("\n".join(names[:9]) + "\n")
@@ -197,6 +201,9 @@ def test_prompts_from_a_file_and_some_of_the_videos(folder, tmp_path) -> None:
     fitted = HeadHunt.from_pretrained(tmp_path / "d")
     assert list(fitted.provenance_.prompts.values()) == ["is something wrong ?", "is anyone running ?"]
     assert fitted.calibration_groups_ == tuple(names[:9])
+    # Every clip was decoded once: for the heads, and its frame differences were taken then.
+    assert set(Counter(decoded).values()) == {1}
+    assert "frame differences" in [row["name"] for row in fitted.controls_]
 
 
 @pytest.mark.parametrize(

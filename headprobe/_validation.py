@@ -32,7 +32,7 @@ class Unsaved:
     _instead = "Save what was computed from it."
 
     def save(self, *_given: Any) -> None:
-        raise InputError(f"A {type(self).__name__} is not saved. {self._instead}")
+        raise InputError(f"A {type(self).__name__} is not saved. {self._instead}.")
 
 
 def rows_as_html(title: str, rows: Mapping[str, Any], after: str = "") -> str:
@@ -56,6 +56,11 @@ def brief(self: Any) -> str:
 
     named = getattr(self, "_fields", None) or [one.name for one in dataclasses.fields(self) if one.repr]
     return f"{type(self).__name__}({', '.join(f'{name}={said(getattr(self, name))}' for name in named)})"
+
+
+def some(names: Sequence[str], n: int = 5) -> str:
+    """The first names of a list, to be shown."""
+    return f"{', '.join(map(repr, names[:n]))}{', ...' if len(names) > n else ''}"
 
 
 def count(value: Any, name: str, least: int = 1, most: int | None = None) -> int:
@@ -117,29 +122,7 @@ def foretell(doing: str, seconds: float, *more: str) -> None:
 
 
 def notice(text: str) -> None:
-    """Warn, at the innermost line outside of this package.
-
-    A fixed number of frames would be right for one way in only: the same function is called by users, and by others of
-    this package.
-
-    Parameters
-    ----------
-    text
-        What to say.
-
-    Warns
-    -----
-    HeadprobeWarning
-        Always, as far as the filters of `warnings` let it through.
-
-    Examples
-    --------
-    >>> with warnings.catch_warnings(record=True) as caught:
-    ...     warnings.simplefilter("always")
-    ...     notice("half of the heads tie")
-    >>> caught[0].category.__name__, caught[0].filename == __file__
-    ('HeadprobeWarning', False)
-    """
+    """Warn, at the innermost line outside of this package, which users and other functions of it come from alike."""
     level, frame = 2, sys._getframe(1)
     # A thread of this package has no other frames: its outermost one is named then.
     while frame.f_code.co_filename.startswith(PACKAGE) and frame.f_back is not None:
@@ -158,7 +141,7 @@ def check_spans(
     """Return spans as integer pairs if they are in order, without overlap, and as many as there are scores."""
     where = f"video {video!r}: " if video is not None else ""
     if len(spans) != n_segments:
-        raise InputError(f"{where}{n_segments} segment scores but {len(spans)} spans: give one span per score")
+        raise InputError(f"{where}{n_segments} segment scores but {len(spans)} spans: give one span per score.")
     checked: list[tuple[int, int]] = []
     for place, span in enumerate(spans):
         start, end = int(span[0]), int(span[1])
@@ -166,18 +149,18 @@ def check_spans(
         if (start, end) != (span[0], span[1]) or end <= start or start < before:
             raise InputError(
                 f"{where}span {place} is {tuple(span)}; spans are (start, end) in whole frames, end "
-                f"exclusive, in temporal order, and this one must start at {before} or later"
+                f"exclusive, in temporal order, and this one must start at {before} or later."
             )
         if n_frames is not None and start != before:
             raise InputError(
-                f"{where}frames {before} to {start - 1} are in no span: every frame is scored exactly once"
+                f"{where}frames {before} to {start - 1} are in no span: every frame is scored exactly once."
             )
         checked.append((start, end))
     last = checked[-1][1] if checked else 0
     if n_frames is not None and last != n_frames:
         raise InputError(
             f"{where}the spans end at frame {last} but the video has {n_frames} frames: "
-            "every frame is scored exactly once, the last ones included"
+            "every frame is scored exactly once, the last ones included."
         )
     return checked
 
@@ -186,15 +169,15 @@ def check_truth(truth: ArrayLike, video: str) -> Bool[np.ndarray, " frame"]:
     """Return the frame labels of a video as booleans if they are 0 and 1, one per frame."""
     array = np.asarray(truth)
     if array.ndim != 1 or len(array) == 0:
-        raise InputError(f"video {video!r}: frame labels must be one 0 or 1 per frame, got shape {array.shape}")
+        raise InputError(f"video {video!r}: frame labels must be one 0 or 1 per frame, got shape {array.shape}.")
     if array.dtype == bool:
         return array
     if array.dtype.kind not in "iuf":
-        raise InputError(f"video {video!r}: frame labels must be numbers 0 or 1, got dtype {array.dtype}")
+        raise InputError(f"video {video!r}: frame labels must be numbers 0 or 1, got dtype {array.dtype}.")
     wrong = np.flatnonzero((array != 0) & (array != 1))
     if len(wrong):
         raise InputError(
-            f"video {video!r}: frame {wrong[0]} has the label {array[wrong[0]]}, expected 0 (normal) or 1 (abnormal)"
+            f"video {video!r}: frame {wrong[0]} has the label {array[wrong[0]]}, expected 0 (normal) or 1 (abnormal)."
         )
     return array.astype(bool)
 
@@ -209,10 +192,9 @@ def check_same_videos(first: Iterable[str], second: Iterable[str], first_name: s
         known = set(there)
         missing = [video for video in here if video not in known]
         if missing:
-            more = ", ..." if len(missing) > 5 else ""
             raise InputError(
-                f"{len(missing)} videos are in {here_name} but not in {there_name}: {missing[:5]}{more}; "
-                "no video is dropped silently, so remove or add them on both sides"
+                f"{len(missing)} videos are in {here_name} but not in {there_name}: {some(missing)}; no video is "
+                "dropped silently, so remove or add them on both sides."
             )
     if not a:
-        raise InputError(f"there are no videos in {first_name} and {second_name}")
+        raise InputError(f"there are no videos in {first_name} and {second_name}.")

@@ -441,10 +441,8 @@ class HeadSet(Sequence[Head]):
 
         Parameters
         ----------
-        candidates
-            Heads to draw from.
-        random_state
-            Seed or generator; the same seed draws the same heads.
+        candidates, random_state
+            As in `random`.
 
         Returns
         -------

@@ -12,16 +12,11 @@ from headprobe.datasets._annotations import Found, Listing, list_folder, name_of
 from headprobe.datasets._tables import from_folders, from_table
 from headprobe.datasets.catalogue import DATASETS, load_dataset, match_videos, read_truth
 from headprobe.datasets.check import Check, check_dataset
-from headprobe.datasets.pedestrians import parse_ped2_ground_truth, parse_shanghaitech_list, ped2, shanghaitech
+from headprobe.datasets.pedestrians import parse_ped2_ground_truth, ped2, shanghaitech
 from headprobe.datasets.tad import TAD_CLASSES, parse_tad, tad
-from headprobe.datasets.ucf_crime import UCF_CRIME_CLASSES, parse_ucf_crime_classes, parse_ucf_crime_temporal, ucf_crime
+from headprobe.datasets.ucf_crime import UCF_CRIME_CLASSES, ucf_crime
 from headprobe.datasets.videos import NORMAL, Dataset, Video, frame_labels
-from headprobe.datasets.xd_violence import (
-    XD_VIOLENCE_CLASSES,
-    parse_xd_violence_temporal,
-    xd_violence,
-    xd_violence_classes,
-)
+from headprobe.datasets.xd_violence import XD_VIOLENCE_CLASSES, xd_violence, xd_violence_classes
 
 __all__ = [
     "DATASETS",
@@ -45,11 +40,7 @@ __all__ = [
     "parse_frame_counts",
     "parse_list",
     "parse_ped2_ground_truth",
-    "parse_shanghaitech_list",
     "parse_tad",
-    "parse_ucf_crime_classes",
-    "parse_ucf_crime_temporal",
-    "parse_xd_violence_temporal",
     "ped2",
     "read_text",
     "read_truth",

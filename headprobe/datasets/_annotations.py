@@ -55,7 +55,7 @@ def match_names(
             if place in taken:
                 raise InputError(
                     f"the names {taken[place]!r} and {name!r} both mean {os.fspath(paths[place])}: name every video "
-                    "once, by its path"
+                    "once, by its path."
                 )
             taken[place] = name
         if fits:
@@ -72,7 +72,7 @@ def one_each(found: dict[str, list[int]], paths: Sequence[str | os.PathLike[str]
             raise InputError(
                 f"the name {name!r} in {what} fits {len(places)} videos: {held}{more}; write "
                 "there the path of each, from the folder that holds them all, such as "
-                f"{'/'.join(_parts(os.fspath(paths[places[0]]))[0][-2:])!r}"
+                f"{'/'.join(_parts(os.fspath(paths[places[0]]))[0][-2:])!r}."
             )
     return {places[0]: name for name, places in found.items()}
 
@@ -87,11 +87,11 @@ def _parts(entry: str) -> tuple[tuple[str, ...], str]:
 def number_pairs(fields: Sequence[str], number: int, line: str) -> list[tuple[int, int]]:
     """The fields of a line as pairs of whole numbers."""
     if not fields or len(fields) % 2:
-        raise InputError(f"line {number}: expected pairs of start and end frame, got {len(fields)} numbers in {line!r}")
+        raise InputError(f"line {number} is {line!r}; it must have a start and an end frame for each event.")
     try:
         values = [int(field) for field in fields]
     except ValueError as error:
-        raise InputError(f"line {number}: expected whole frame numbers in {line!r} ({error})") from error
+        raise InputError(f"line {number} is {line!r}; its frames must be whole numbers ({error}).") from error
     return list(zip(values[::2], values[1::2], strict=True))
 
 
@@ -101,21 +101,21 @@ def add_events(
     """Add a video with its events, given with both ends inclusive, to `videos`."""
     name = name_of(entry)
     if name in videos:
-        raise InputError(f"line {number}: video {name!r} occurs twice")
+        raise InputError(f"line {number}: video {name!r} occurs twice.")
     for start, end in inclusive:
         if start < 0 or end < start:
-            raise InputError(f"line {number}: {start} to {end} is no range of frames in {line!r}")
+            raise InputError(f"line {number} is {line!r}; {start} to {end} must be a range of frames from 0 on.")
     ordered = sorted(inclusive)
     for before, after in itertools.pairwise(ordered):
         if after[0] <= before[1]:
-            raise InputError(f"line {number}: the events {before} and {after} share frames in {line!r}: make them one")
+            raise InputError(f"line {number} is {line!r}; the events {before} and {after} share frames: make them one.")
     videos[name] = [(start, end + 1) for start, end in ordered]
 
 
 def not_empty(videos: Any) -> Any:
     """What was parsed, if it is anything."""
     if not videos:
-        raise InputError("the annotation is empty: no line names a video")
+        raise InputError("the annotation is empty: no line names a video.")
     return videos
 
 
@@ -125,13 +125,13 @@ def parse_frame_counts(text: str) -> dict[str, int]:
     for number, line in lines(text):
         fields = line.split()
         if len(fields) != 4:
-            raise InputError(f"line {number}: expected 'name first last class', got {line!r}")
+            raise InputError(f"line {number} is {line!r}; it must be 'name first last class'.")
         (first, last) = number_pairs(fields[1:3], number, line)[0]
         if first != 0 or last < 0:
-            raise InputError(f"line {number}: frames must run from 0 to last, got {first} to {last} in {line!r}")
+            raise InputError(f"line {number} is {line!r}; its frames must run from 0 on, not from {first} to {last}.")
         name = name_of(fields[0])
         if name in counts:
-            raise InputError(f"line {number}: video {name!r} occurs twice")
+            raise InputError(f"line {number}: video {name!r} occurs twice.")
         counts[name] = last + 1
     return not_empty(counts)
 
@@ -142,7 +142,7 @@ def parse_list(text: str) -> dict[str, str]:
     for number, line in lines(text):
         name = name_of(line)
         if name in found:
-            raise InputError(f"line {number}: video {name!r} occurs twice ({found[name]!r} and {line!r})")
+            raise InputError(f"line {number}: video {name!r} occurs twice ({found[name]!r} and {line!r}).")
         found[name] = line
     return not_empty(found)
 
@@ -173,7 +173,7 @@ class Listing:
         if len(found) > 1:
             raise InputError(
                 f"{len(found)} files could be the same annotation: {', '.join(map(str, found[:4]))}; "
-                "name the folder that holds the right one (--annotations)"
+                "name the folder that holds the right one (--annotations)."
             )
         return found[0] if found else None
 
@@ -182,7 +182,7 @@ def list_folder(root: str | os.PathLike[str]) -> Listing:
     """List the videos and other files beneath a folder; links are followed, names with a leading dot left out."""
     top = Path(root)
     if not top.is_dir():
-        raise InputError(f"{top} is no folder: name the one that holds the data set")
+        raise InputError(f"{top} is no folder: name the one that holds the data set.")
 
     def refuse(error: OSError) -> None:
         where = error.filename or os.fspath(root)

@@ -117,7 +117,7 @@ def load_dataset(
     listing = list_folder(root) if listing is None else listing
     if dataset == "table":
         if table is None:
-            raise InputError("the data set 'table' needs the table's file (--table)")
+            raise InputError("the data set 'table' needs the table's file (--table).")
         return from_table(read_text(table), source=os.fspath(table))
     if dataset == "folder":
         return from_folders([video.path for video in listing.videos], root, normal=normal)
@@ -184,7 +184,7 @@ def read_truth(
     if os.path.isdir(ground_truth):
         raise InputError(
             f"{os.fspath(ground_truth)} is a folder: the ground truth of {dataset!r} is a file (a folder with a folder "
-            "per class is the data set 'folder')"
+            "per class is the data set 'folder')."
         )
     text = read_text(ground_truth)
     counts = None if frame_counts is None else read_text(frame_counts)
@@ -192,7 +192,9 @@ def read_truth(
     if frame_counts is not None:
         sources["frame_counts"] = os.fspath(frame_counts)
     if dataset in ("ucf-crime", "xd-violence", "ped2") and counts is None:
-        raise InputError(f"the annotation of {dataset} does not say how many frames a video has: give the frame counts")
+        raise InputError(
+            f"the annotation of {dataset} does not say how many frames videos have: give the frame counts."
+        )
     if dataset == "ucf-crime":
         return ucf_crime(text, counts, sources=sources)
     if dataset == "xd-violence":
@@ -209,7 +211,7 @@ def read_truth(
         return test
     known, lengths = [video.name for video in test.videos], parse_frame_counts(counts)
     named = one_each(match_names(list(lengths), known), known, "the frame counts")
-    return test.with_frames({known[place]: lengths[name] for place, name in named.items()})
+    return test._with_frames({known[place]: lengths[name] for place, name in named.items()})
 
 
 def match_videos(dataset: Dataset, listing: Listing) -> tuple[dict[str, tuple[Found, ...]], list[Path]]:
@@ -270,7 +272,7 @@ def _located(listing: Listing, rename: Callable[[str], str | None]) -> dict[str,
         if name is None:
             continue
         if name in found:
-            raise InputError(f"two videos are the clip {name!r}: {found[name].path} and {one.path}; keep one of them")
+            raise InputError(f"two videos are the clip {name!r}: {found[name].path} and {one.path}; keep one of them.")
         found[name] = one
     return found
 
@@ -279,7 +281,7 @@ def _lengths(located: Mapping[str, Found]) -> dict[str, int]:
     counts, failed = count_frames(list(located.values()))
     if failed:
         path, reason = next(iter(failed.items()))
-        raise InputError(f"{len(failed)} clips cannot be read, and no file lists their frames: {path}: {reason}")
+        raise InputError(f"{len(failed)} clips cannot be read, and no file lists their frames: {path}: {reason}.")
     return {name: count for name, count in zip(located, counts, strict=True) if count is not None}
 
 
@@ -295,7 +297,7 @@ def _shanghaitech(
     else:
         raise InputError(
             f"{held.root} holds neither a folder {_MASKS} with the test clips' labels nor one of "
-            f"{', '.join(_FILES['shanghaitech']['frame_table'])}"
+            f"{', '.join(_FILES['shanghaitech']['frame_table'])}."
         )
     train = {name: one for name, one in _located(listing, _shanghaitech_name).items() if len(name) == len("01_001")}
     lists = {}
@@ -314,7 +316,7 @@ def _need(dataset: str, role: str, found: Mapping[str, Path], held: Listing) -> 
     if role not in found:
         raise InputError(
             f"{held.root} holds no annotation of {dataset}: none of {', '.join(_FILES[dataset][role])} is in it or in "
-            "a folder beneath; name the folder that has it (--annotations)"
+            "a folder beneath; name the folder that has it (--annotations)."
         )
 
 

@@ -165,7 +165,7 @@ def check_dataset(dataset: Dataset, listing: Listing, *, open_files: bool = Fals
     empty = [name for name, found in single.items() if found.n_images is None and not found.path.stat().st_size]
     usable = {name: found for name, found in single.items() if name not in empty}
     lengths, unreadable, counted = _opened(dataset, usable) if open_files else ({}, {}, {})
-    dataset = dataset.with_frames(counted)
+    dataset = dataset._with_frames(counted)
     readable = [name for name, found in usable.items() if os.fspath(found.path) not in unreadable]
     return Check(
         dataset=dataset,

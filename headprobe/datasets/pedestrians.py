@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike
 
-from headprobe._validation import check_same_videos, check_truth
+from headprobe._validation import check_same_videos, check_truth, some
 from headprobe.datasets._annotations import add_events, lines, name_of, not_empty
 from headprobe.datasets.videos import Dataset, Video
 from headprobe.errors import InputError
@@ -16,7 +16,6 @@ from headprobe.video.spans import Span, stretches
 
 __all__ = [
     "parse_ped2_ground_truth",
-    "parse_shanghaitech_list",
     "ped2",
     "shanghaitech",
 ]
@@ -63,7 +62,9 @@ def parse_ped2_ground_truth(text: str) -> dict[str, list[Span]]:
             [_PED2_RANGE.fullmatch(part) for part in re.split(r"[,\s]+", match[1].strip()) if part] if match else []
         )
         if match is None or not all(ranges):
-            raise InputError(f"line {number}: expected 'TestVideoFile{{end+1}}.gt_frame = [first:last];', got {line!r}")
+            raise InputError(
+                f"line {number} is {line!r}; it must be 'TestVideoFile{{end+1}}.gt_frame = [first:last];'."
+            )
         pairs = [(int(r[1]) - 1, int(r[2] or r[1]) - 1) for r in ranges if r]
         add_events(videos, f"test_{len(videos) + 1:02d}", pairs, number, line)
     return not_empty(videos)
@@ -108,7 +109,7 @@ def ped2(ground_truth: str, n_frames: Mapping[str, int], sources: Mapping[str, s
     wrong = [v for v in n_frames if _ped2_name(v) != v or (v.startswith("test") and v not in events)]
     if wrong:
         raise InputError(
-            f"{wrong[:5]} are no clips of Ped2 that are annotated; the test clips are {', '.join(events)}, "
+            f"{some(wrong)} must be annotated clips of Ped2; the test clips are {', '.join(events)}, "
             "training clips are named train_01, train_02, ..."
         )
     videos = [
@@ -125,39 +126,18 @@ def _shanghaitech_name(entry: str) -> str | None:
     return test[1] if test else name if _SHANGHAI_TRAIN.fullmatch(name) else None
 
 
-def parse_shanghaitech_list(text: str) -> dict[str, bool]:
-    """Read a list of the weakly supervised split (Zhong et al., CVPR 2019): `folder/01_0014 0 265 1`.
-
-    Parameters
-    ----------
-    text
-        Content of the file; the last field of a line is 1 (abnormal) or 0 (normal).
-
-    Returns
-    -------
-    dict
-        Clip name to whether it is abnormal.
-
-    Raises
-    ------
-    InputError
-        Naming the first line that does not follow the grammar, or a clip that occurs twice.
-
-    Examples
-    --------
-    >>> parse_shanghaitech_list("SHANGHAI_TRAIN/frames/01_0014 0 265 1")
-    {'01_0014': True}
-    """
+def _parse_shanghaitech_list(text: str) -> dict[str, bool]:
+    """Whether each clip of a weakly supervised split is abnormal (Zhong et al., CVPR 2019): `x/01_0014 0 265 1`."""
     found: dict[str, bool] = {}
     for number, line in lines(text):
         first, *rest = line.replace(",", " ").split()
         name = _shanghaitech_name(first)
         if name is None or not rest or rest[-1] not in ("0", "1"):
             raise InputError(
-                f"line {number}: expected 'folder/01_0014 first last label' with label 0 or 1, got {line!r}"
+                f"line {number} is {line!r}; it must be 'folder/01_0014 first last label' with label 0 or 1."
             )
         if name in found:
-            raise InputError(f"line {number}: clip {name!r} occurs twice")
+            raise InputError(f"line {number}: clip {name!r} occurs twice.")
         found[name] = rest[-1] == "1"
     return not_empty(found)
 
@@ -204,25 +184,27 @@ def shanghaitech(
     for given, mask in masks.items():
         labels = check_truth(mask, given)
         events = tuple(stretches(labels))
-        name = _shanghai(given, 7, "a test clip is named like 01_0014")
+        name = _shanghai(given, 7, "01_0014, as test clips are")
         if name in videos:
-            raise InputError(f"clip {name!r} occurs twice among the masks")
+            raise InputError(f"clip {name!r} occurs twice among the masks.")
         videos[name] = Video(name, "test", bool(events), ("Anomaly",) if events else (), events, len(labels))
     for given, n_frames in train.items():
-        name = _shanghai(given, 6, "a training clip is named like 01_001")
+        name = _shanghai(given, 6, "01_001, as training clips are")
         videos[name] = Video(name, "train", False, n_frames=n_frames)
     if (train_list is None) != (test_list is None):
         raise InputError(
-            "the weakly supervised split of ShanghaiTech needs both lists, SHANGHAI_train and SHANGHAI_test"
+            "the weakly supervised split of ShanghaiTech needs both lists, SHANGHAI_train and SHANGHAI_test."
         )
     chosen = list(videos.values())
     if train_list is not None and test_list is not None:
-        splits = {"test": parse_shanghaitech_list(test_list), "train": parse_shanghaitech_list(train_list)}
+        splits = {"test": _parse_shanghaitech_list(test_list), "train": _parse_shanghaitech_list(train_list)}
         listed = {name: label for part in splits.values() for name, label in part.items()}
         check_same_videos(listed, videos, "the two lists", "the masks and training clips")
         wrong = [name for name, abnormal in listed.items() if abnormal != videos[name].abnormal]
         if wrong:
-            raise InputError(f"clip {wrong[0]!r} is labelled {int(listed[wrong[0]])} in its list, unlike its mask")
+            raise InputError(
+                f"the label of clip {wrong[0]!r} is {int(listed[wrong[0]])} in its list; it must be that of its mask."
+            )
         chosen = [
             Video(name, split, v.abnormal, v.classes, v.events, v.n_frames)
             for split, part in splits.items()
@@ -235,7 +217,7 @@ def shanghaitech(
 def _shanghai(given: str, length: int, form: str) -> str:
     name = _shanghaitech_name(given)
     if name is None or len(name) != length:
-        raise InputError(f"{given!r}: {form}")
+        raise InputError(f"the clip is {given!r}; it must be named like {form}.")
     return name
 
 
@@ -244,4 +226,4 @@ def _load_mask(path: str) -> np.ndarray:
     try:
         return np.load(path, allow_pickle=False)
     except ValueError as error:
-        raise InputError(f"{path} is no array of frame labels ({error})") from error
+        raise InputError(f"{path} must be an array of frame labels ({error}).") from error

@@ -18,7 +18,7 @@ from headprobe.datasets.videos import NORMAL, Dataset, Video
 from headprobe.errors import InputError
 from headprobe.video.spans import Span
 
-__all__ = ["UCF_CRIME_CLASSES", "parse_ucf_crime_classes", "parse_ucf_crime_temporal", "ucf_crime"]
+__all__ = ["UCF_CRIME_CLASSES", "ucf_crime"]
 
 UCF_CRIME_CLASSES = (
     "Abuse",
@@ -42,32 +42,8 @@ _CLASS_OF = {name: (name,) for name in UCF_CRIME_CLASSES} | {name: () for name i
 _MAX_OVERRUN = 3
 
 
-def parse_ucf_crime_temporal(text: str) -> dict[str, list[Span]]:
-    """Read the temporal annotation of UCF-Crime: `name  class  start1 end1 start2 end2`, -1 for none.
-
-    Both ends are inclusive (Sultani et al. 2018), counted from 0.
-
-    Parameters
-    ----------
-    text
-        Content of the file; more than two pairs are read as well.
-
-    Returns
-    -------
-    dict
-        Video name to its events; every line gives one entry, normal videos an empty list.
-
-    Raises
-    ------
-    InputError
-        Naming the first line that does not follow the grammar, a video that occurs twice, or events that
-        share frames.
-
-    Examples
-    --------
-    >>> parse_ucf_crime_temporal("Arson011_x264.mp4  Arson  150  420  680  1267")
-    {'Arson011_x264': [(150, 421), (680, 1268)]}
-    """
+def _parse_ucf_crime_temporal(text: str) -> dict[str, list[Span]]:
+    """Events of every video: `name  class  start1 end1 ...`, inclusive, from 0, -1 for none (Sultani et al. 2018)."""
     videos: dict[str, list[Span]] = {}
     for number, line in lines(text):
         name, *fields = line.split()
@@ -76,29 +52,8 @@ def parse_ucf_crime_temporal(text: str) -> dict[str, list[Span]]:
     return not_empty(videos)
 
 
-def parse_ucf_crime_classes(text: str) -> dict[str, tuple[str, ...]]:
-    """Read the class of every video, from the temporal annotation or from a train or test list.
-
-    Parameters
-    ----------
-    text
-        Lines `name  class  ...`, or `class folder/name`.
-
-    Returns
-    -------
-    dict
-        Video name to its one class, or to nothing for a normal video.
-
-    Raises
-    ------
-    InputError
-        Naming the line whose class is not among the thirteen and not one of the names for normal ones.
-
-    Examples
-    --------
-    >>> parse_ucf_crime_classes("Training_Normal_Videos_Anomaly/Normal_Videos001_x264.mp4")
-    {'Normal_Videos001_x264': ()}
-    """
+def _parse_ucf_crime_classes(text: str) -> dict[str, tuple[str, ...]]:
+    """The class of every video, or nothing for a normal one, from lines `name  class  ...` or `class folder/name`."""
     classes: dict[str, tuple[str, ...]] = {}
     for number, line in lines(text):
         first, *rest = line.split()
@@ -107,11 +62,11 @@ def parse_ucf_crime_classes(text: str) -> dict[str, tuple[str, ...]]:
         if given not in _CLASS_OF:
             raise InputError(
                 f"line {number}: the class {given!r} is none of {', '.join(_CLASS_OF)} in {line!r}; "
-                "a line is 'name class start end ...' or 'class/name'"
+                "a line is 'name class start end ...' or 'class/name'."
             )
         name = name_of(first)
         if name in classes:
-            raise InputError(f"line {number}: video {name!r} occurs twice")
+            raise InputError(f"line {number}: video {name!r} occurs twice.")
         classes[name] = _CLASS_OF[given]
     return not_empty(classes)
 
@@ -152,14 +107,14 @@ def ucf_crime(
     >>> [(video.name, video.split, video.class_name) for video in data.videos]
     [('Abuse028_x264', 'test', 'Abuse'), ('Arson001_x264', 'train', 'Arson')]
     """
-    events, classes = parse_ucf_crime_temporal(temporal), parse_ucf_crime_classes(temporal)
+    events, classes = _parse_ucf_crime_temporal(temporal), _parse_ucf_crime_classes(temporal)
     if test_list is not None:
-        listed = parse_ucf_crime_classes(test_list)
+        listed = _parse_ucf_crime_classes(test_list)
         check_same_videos(events, listed, "the temporal annotation", "the test list")
         for name, given in listed.items():
             if given != classes[name]:
                 raise InputError(
-                    f"video {name!r} is {_shown(given)} in the test list and {_shown(classes[name])} in the annotation"
+                    f"video {name!r} is {_shown(given)} in the test list and {_shown(classes[name])} in the annotation."
                 )
     counts: dict[str, int] = {}
     if frame_counts is not None:
@@ -171,7 +126,7 @@ def ucf_crime(
     ]
     if train_list is not None:
         parse_list(train_list)  # names that occur twice
-        trained = parse_ucf_crime_classes(train_list)
+        trained = _parse_ucf_crime_classes(train_list)
         videos += [Video(name, "train", bool(given), given) for name, given in trained.items()]
     return Dataset("ucf-crime", tuple(videos), _MAX_OVERRUN, dict(sources or {}))
 

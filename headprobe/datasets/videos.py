@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from jaxtyping import Bool
 
-from headprobe._validation import number
+from headprobe._validation import number, some
 from headprobe.errors import InputError
 from headprobe.video.spans import Span
 
@@ -66,29 +66,29 @@ class Video:
     def __post_init__(self) -> None:
         where = f"video {self.name!r}: "
         if not self.name:
-            raise InputError("a video has no name")
+            raise InputError("a video has no name.")
         if NORMAL in self.classes:
-            raise InputError(f"{where}{NORMAL!r} is no class of an event: a normal video has no classes")
+            raise InputError(f"{where}{NORMAL!r} is no class of an event: a normal video has no classes.")
         if self.n_frames is not None and self.n_frames < 1:
-            raise InputError(f"{where}a video has at least one frame, got n_frames {self.n_frames}")
+            raise InputError(f"{where}a video has at least one frame, got n_frames {self.n_frames}.")
         if not self.abnormal:
             if self.classes or self.events:
                 held = (
                     f"the class {self.classes[0]!r}" if self.classes else f"the event {next(iter(self.events or ()))}"
                 )
-                raise InputError(f"{where}it is labelled normal but has {held}; one of the two is wrong")
+                raise InputError(f"{where}it is labelled normal but has {held}; one of the two is wrong.")
             object.__setattr__(self, "events", ())
         elif self.events is not None and not self.events:
-            raise InputError(f"{where}it is labelled abnormal but has no event; give None if it is not known when")
+            raise InputError(f"{where}it is labelled abnormal but has no event; give None if it is not known when.")
         before: Span | None = None
         for event in self.events or ():
             start, end = event
             if start < 0 or end <= start:
-                raise InputError(f"{where}{event} is no range of frames (start, end) with the end exclusive")
+                raise InputError(f"{where}{event} is no range of frames (start, end) with the end exclusive.")
             if before is not None and start < before[1]:
                 raise InputError(
                     f"{where}the events {before} and {event} are out of order or share frames: "
-                    "sort them, or make them one"
+                    "sort them, or make them one."
                 )
             before = event
 
@@ -136,8 +136,8 @@ class Dataset:
         if twice:
             splits = sorted({v.split for v in self.videos if v.name == twice[0]})
             raise InputError(
-                f"{self.name}: {len(twice)} names occur more than once: {_some(twice)} "
-                f"({twice[0]!r} in {' and '.join(splits)}); a video belongs to one split, once"
+                f"{self.name}: {len(twice)} names occur more than once: {some(twice)} "
+                f"({twice[0]!r} in {' and '.join(splits)}); a video belongs to one split, once."
             )
         for video in self.videos:
             if video.n_frames is not None:
@@ -169,7 +169,7 @@ class Dataset:
         chosen = tuple(v for v in self.videos if v.split == name)
         if not chosen:
             known = sorted({v.split for v in self.videos})
-            raise InputError(f"{self.name} has no videos of the split {name!r}; it has {known}")
+            raise InputError(f"{self.name} has no videos of the split {name!r}; it has {known}.")
         return Dataset(self.name, chosen, self.max_overrun, self.sources)
 
     def only(self, names: Iterable[str]) -> Dataset:
@@ -193,26 +193,11 @@ class Dataset:
         wanted = set(names)
         unknown = sorted(wanted - {v.name for v in self.videos})
         if unknown:
-            raise InputError(f"{self.name} has no video {_some(unknown)}")
+            raise InputError(f"{self.name} has no video {some(unknown)}.")
         return Dataset(self.name, tuple(v for v in self.videos if v.name in wanted), self.max_overrun, self.sources)
 
-    def with_frames(self, n_frames: Mapping[str, int]) -> Dataset:
-        """The same videos with numbers of frames that were counted elsewhere, for those that have none yet.
-
-        Parameters
-        ----------
-        n_frames
-            Name of a video to its number of frames.
-
-        Returns
-        -------
-        Dataset
-
-        Raises
-        ------
-        InputError
-            If a count contradicts one that is known, or an event lies beyond its video.
-        """
+    def _with_frames(self, n_frames: Mapping[str, int]) -> Dataset:
+        """The same videos with numbers of frames that were counted elsewhere, for those that have none yet."""
         filled: list[Video] = []
         for video in self.videos:
             count = n_frames.get(video.name)
@@ -222,7 +207,7 @@ class Dataset:
                 filled.append(replace(video, n_frames=count))
             else:
                 raise InputError(
-                    f"video {video.name!r} has {video.n_frames} frames by its annotation and {count} by count"
+                    f"video {video.name!r} has {video.n_frames} frames by its annotation and {count} by count."
                 )
         return Dataset(self.name, tuple(filled), self.max_overrun, self.sources)
 
@@ -243,7 +228,7 @@ class Dataset:
         if unknown:
             raise InputError(
                 f"{self.name}: when events happen or how many frames there are is not known of {len(unknown)} videos: "
-                f"{_some(unknown)}; take the split with temporal annotation, and give a file of frame counts"
+                f"{some(unknown)}; take the split with temporal annotation, and give a file of frame counts."
             )
         return {
             v.name: frame_labels(v.events or (), v.n_frames or 0, max_overrun=self.max_overrun) for v in self.videos
@@ -325,7 +310,7 @@ def frame_labels(events: Sequence[Span], n_frames: int, *, max_overrun: int = 0)
     [False, True, True, False]
     """
     if n_frames < 1:
-        raise InputError(f"a video has at least one frame, got n_frames {n_frames}")
+        raise InputError(f"a video has at least one frame, got n_frames {n_frames}.")
     labels = np.zeros(n_frames, dtype=bool)
     for start, end in events:
         if not 0 <= start < min(end, n_frames) or end - n_frames > max_overrun:
@@ -337,10 +322,6 @@ def frame_labels(events: Sequence[Span], n_frames: int, *, max_overrun: int = 0)
             )
         labels[start:end] = True
     return labels
-
-
-def _some(names: Sequence[str], n: int = 5) -> str:
-    return f"{', '.join(map(repr, names[:n]))}{', ...' if len(names) > n else ''}"
 
 
 def _sample_size(n_pool: int, fraction: float) -> int:

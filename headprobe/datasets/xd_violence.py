@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from headprobe._validation import check_same_videos
+from headprobe._validation import check_same_videos, some
 from headprobe.datasets._annotations import add_events, lines, not_empty, number_pairs, parse_frame_counts, parse_list
 from headprobe.datasets.videos import Dataset, Video
 from headprobe.errors import InputError
 from headprobe.video.spans import Span
 
-__all__ = ["XD_VIOLENCE_CLASSES", "parse_xd_violence_temporal", "xd_violence", "xd_violence_classes"]
+__all__ = ["XD_VIOLENCE_CLASSES", "xd_violence", "xd_violence_classes"]
 
 XD_VIOLENCE_CLASSES = {
     "B1": "Fighting",
@@ -26,32 +26,8 @@ XD_VIOLENCE_CLASSES = {
 _CODES = re.compile(r"_label_([A-Z0-9]+(?:-[A-Z0-9]+)*)$")
 
 
-def parse_xd_violence_temporal(text: str) -> dict[str, list[Span]]:
-    """Read the temporal annotation of XD-Violence: `name start1 end1 [start2 end2 ...]`, any number of pairs.
-
-    Both ends are inclusive (Wu et al. 2020), counted from 0. Only abnormal videos are listed.
-
-    Parameters
-    ----------
-    text
-        Content of the file.
-
-    Returns
-    -------
-    dict
-        Video name to its events, at least one each.
-
-    Raises
-    ------
-    InputError
-        Naming the first line that does not follow the grammar, a video that occurs twice, or events that
-        share frames.
-
-    Examples
-    --------
-    >>> parse_xd_violence_temporal("v=u5SF4__#00-00-00_label_G-0-0 624 912 950 1441")
-    {'v=u5SF4__#00-00-00_label_G-0-0': [(624, 913), (950, 1442)]}
-    """
+def _parse_xd_violence_temporal(text: str) -> dict[str, list[Span]]:
+    """Events of abnormal videos: `name start1 end1 [start2 end2 ...]`, inclusive, from 0 (Wu et al. 2020)."""
     videos: dict[str, list[Span]] = {}
     for number, line in lines(text):
         name, *fields = line.split()
@@ -90,8 +66,8 @@ def xd_violence_classes(name: str) -> tuple[str, ...]:
     if not classes or not set(classes) <= XD_VIOLENCE_CLASSES.keys() or len(set(classes)) < len(classes):
         known = ", ".join(XD_VIOLENCE_CLASSES)
         raise InputError(
-            f"video {name!r}: the name must end in '_label_A' (normal) or in '_label_' and up to three of "
-            f"{known} filled up with 0, such as '_label_B2-0-0'"
+            f"the video's name is {name!r}; it must end in '_label_A' (normal) or in '_label_' and up to three of "
+            f"{known} filled up with 0, such as '_label_B2-0-0'."
         )
     return tuple(XD_VIOLENCE_CLASSES[code] for code in classes)
 
@@ -134,19 +110,19 @@ def xd_violence(
     >>> {name: int(labels.sum()) for name, labels in data.truth().items()}
     {'v=a__#1_label_G-0-0': 3, 'Film__#1_label_A': 0}
     """
-    events = parse_xd_violence_temporal(temporal)
+    events = _parse_xd_violence_temporal(temporal)
     counts = parse_frame_counts(frame_counts) if frame_counts is not None else {}
     names = list(parse_list(test_list)) if test_list is not None else list(counts)
     if not names:
         raise InputError(
             "the temporal annotation of XD-Violence lists abnormal videos only: give the frame counts or a list of "
-            "all test videos, so that the normal ones are known"
+            "all test videos, so that the normal ones are known."
         )
     if counts and test_list is not None:
         check_same_videos(names, counts, "the test list", "the frame counts")
     unlisted = [name for name in events if name not in set(names)]
     if unlisted:
-        raise InputError(f"{len(unlisted)} annotated videos are not among the test videos: {unlisted[:5]}")
+        raise InputError(f"{len(unlisted)} annotated videos are not among the test videos: {some(unlisted)}.")
     videos = [_test_video(name, tuple(events.get(name, ())), counts.get(name)) for name in names]
     for name in parse_list(train_list) if train_list is not None else ():
         videos.append(Video(name, "train", bool(xd_violence_classes(name)), xd_violence_classes(name)))

@@ -15,7 +15,7 @@ from headprobe.evaluation.controls import (
 )
 from headprobe.evaluation.events import IOUS, bootstrap_events, evaluate_events
 from headprobe.evaluation.frames import FrameScores, evaluate, evaluate_by_class, to_frames
-from headprobe.evaluation.score_files import interval_scores, parse_scores, read_scores, read_video_scores
+from headprobe.evaluation.score_files import parse_scores, read_scores, read_video_scores
 from headprobe.evaluation.segment_map import class_events, segment_map
 from headprobe.evaluation.summary import evaluate_by_label, full_evaluation
 from headprobe.evaluation.videos import VIDEO_ROWS, evaluate_videos, rank_videos, video_labels, video_scores
@@ -44,7 +44,6 @@ __all__ = [
     "evaluate_videos",
     "events_above",
     "full_evaluation",
-    "interval_scores",
     "of_another_video",
     "parse_scores",
     "position_prior",

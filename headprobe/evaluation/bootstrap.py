@@ -24,7 +24,6 @@ __all__ = [
     "bootstrap_difference",
     "bootstrap_videos",
     "pair_wins",
-    "weighted_precision",
 ]
 
 
@@ -70,30 +69,8 @@ def pair_wins(videos: Sequence[_Counts], block: int = 1 << 20) -> Float[np.ndarr
     return wins
 
 
-def weighted_precision(videos: Sequence[_Counts]) -> Callable[[np.ndarray], tuple[float, float] | None]:
-    """Prepare average precision and trapezoid area for any number of copies of each video.
-
-    Only levels that hold an abnormal frame move recall, so counts are kept there alone.
-
-    Parameters
-    ----------
-    videos
-        Frames of each video by score; at least one abnormal frame among them.
-
-    Returns
-    -------
-    callable
-        From copies per video, `[video]`, to (average precision, trapezoid area) as `precision_recall` gives them
-        for the copied videos; None if there is no abnormal or no normal frame among them.
-
-    Examples
-    --------
-    >>> from headprobe.evaluation.frames import _count_videos as count_videos
-    >>> videos = count_videos({"a": [0.9, 0.1], "b": [0.9, 0.9]}, {"a": [1, 1], "b": [0, 0]})
-    >>> number = weighted_precision(videos)
-    >>> number(np.array([1, 1])), number(np.array([1, 0]))
-    ((0.41666666666666663, 0.5416666666666666), None)
-    """
+def _weighted_precision(videos: Sequence[_Counts]) -> Callable[[np.ndarray], tuple[float, float] | None]:
+    """From copies per video, `[video]`, to average precision and trapezoid area; None where one class is missing."""
     levels, abnormal = _abnormal_levels(videos)
     n_levels, n = len(levels), len(videos)
     score, count, video = _rows(videos, "normal")
@@ -437,7 +414,7 @@ def _mean_number(wins: np.ndarray, pairs: np.ndarray) -> Number:
 
 
 def _precision_number(videos: list[_Counts], which: int) -> Number:
-    areas = weighted_precision(videos)
+    areas = _weighted_precision(videos)
 
     def number(weight: np.ndarray) -> float | None:
         found = areas(weight)

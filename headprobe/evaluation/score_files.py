@@ -15,7 +15,7 @@ from headprobe._validation import choice, count
 from headprobe.datasets._annotations import match_names, one_each
 from headprobe.errors import InputError
 
-__all__ = ["interval_scores", "parse_scores", "read_scores", "read_video_scores"]
+__all__ = ["parse_scores", "read_scores", "read_video_scores"]
 
 FrameArrays = dict[str, Float[np.ndarray, " frame"]]
 
@@ -164,38 +164,8 @@ def read_video_scores(path: str | os.PathLike[str], videos: Sequence[str]) -> di
     return out
 
 
-def interval_scores(rows: Sequence[Sequence[float]], n_frames: int, video: str = "") -> Float[np.ndarray, " frame"]:
-    """Spread the scores of intervals over the frames of a video.
-
-    Two conventions are in use and told apart by the intervals themselves. Either the next interval starts one frame
-    after the last frame of this one, so both ends belong to it; or it starts at the same number, so that this frame
-    belongs to the later interval. The last interval ends with the last frame, given as its number or, in the second
-    convention, as the number of frames.
-
-    Parameters
-    ----------
-    rows
-        `(first, last, score)` in temporal order.
-    n_frames
-        Frames of the video.
-    video
-        Name for error text.
-
-    Returns
-    -------
-    numpy.ndarray
-        `[n_frames]`.
-
-    Raises
-    ------
-    InputError
-        If a frame has no score or two, or the conventions are mixed.
-
-    Examples
-    --------
-    >>> interval_scores([(0, 2, 0.1), (2, 3, 0.9)], 4).tolist()
-    [0.1, 0.1, 0.9, 0.9]
-    """
+def _interval_scores(rows: Sequence[Sequence[float]], n_frames: int, video: str = "") -> Float[np.ndarray, " frame"]:
+    """Spread `(first, last, score)` over frames; a last frame at which the next interval starts belongs to that one."""
     where = f"video {video!r}: " if video else ""
     if not len(rows):
         raise InputError(f"{where}there are no intervals for {n_frames} frames")
@@ -227,7 +197,7 @@ def _frames(rows: list[Any], n_frames: int, video: str, frames_per_score: int | 
     if rows and isinstance(rows[0], list):
         if not all(isinstance(row, list) for row in rows):
             raise InputError(f"video {video!r}: scores and intervals are mixed")
-        values = interval_scores(rows, n_frames, video)
+        values = _interval_scores(rows, n_frames, video)
     else:
         wrong = [x for x in rows if isinstance(x, bool) or not isinstance(x, int | float)]
         if wrong:

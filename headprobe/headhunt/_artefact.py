@@ -83,14 +83,14 @@ def load_detector(folder: str | os.PathLike[str], cls: type | None = None) -> An
     state = read_json(file, fix=_FIX)
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         found = state.get("format") if isinstance(state, dict) else type(state).__name__
-        raise ArtefactError(f"{file}: format is {found!r}, expected {FORMAT!r}; fit the detector with this version")
+        raise ArtefactError(f"{file}: format is {found!r}; it must be {FORMAT!r}: fit the detector with this version.")
     kind = str(state.get("kind"))
     if kind not in _DETECTORS:
-        raise ArtefactError(f"{file}: kind must be one of {list(_DETECTORS)}, got {state.get('kind')!r}")
+        raise ArtefactError(f"{file}: kind is {state.get('kind')!r}; it must be {' or '.join(map(repr, _DETECTORS))}.")
     module, name = _DETECTORS[kind]
     made: Any = getattr(importlib.import_module(module), name)
     if cls is not None and not issubclass(made, cls):
-        raise ArtefactError(f"{file}: this is a {made.__name__}, not a {cls.__name__}: use {made.__name__}")
+        raise ArtefactError(f"{file}: this is a {made.__name__}, not a {cls.__name__}: use {made.__name__}.")
     parts = {name: read_regular(Path(folder) / name, follow=True) for name in (SETTINGS, NUMBERS, MAPS_FILE)}
     _check_digests(file, state, parts)
     try:
@@ -100,7 +100,7 @@ def load_detector(folder: str | os.PathLike[str], cls: type | None = None) -> An
     except KeyError as error:
         raise ArtefactError(f"{file}: {error} is missing; {_AGAIN}.") from error
     except (AttributeError, OverflowError, TypeError, ValueError) as error:
-        raise ArtefactError(f"{file}: {error}; {_AGAIN}.") from error
+        raise ArtefactError(f"{file}: {str(error).rstrip('.')}; {_AGAIN}.") from error
     detector.scorer_ = _parse_scorer(parts[SETTINGS], parts[NUMBERS], folder)
     n_features = math.prod(detector.scorer_.shape_)
     k = detector.k if detector.kind == "heads" else 1
@@ -108,7 +108,7 @@ def load_detector(folder: str | os.PathLike[str], cls: type | None = None) -> An
     if n_heads != k or n_features != k * head_dim:
         raise ArtefactError(
             f"{file}: k is {k}, with {n_heads} heads of {head_dim} numbers and a scorer of "
-            f"{n_features} features, which do not fit together; fit and save the detector again"
+            f"{n_features} features, which do not fit together; fit and save the detector again."
         )
     return detector
 
@@ -148,7 +148,7 @@ def _detector(made: Any, state: Any) -> Any:
     known = made().get_params()
     unknown = sorted(set(settings) - set(known))
     if unknown:
-        raise InputError(f"unknown settings {unknown}")
+        raise InputError(f"{', '.join(unknown)} are no settings of it.")
     detector = made(
         **{name: _setting(value, known[name], name) for name, value in settings.items()},
         prompts=dict(Provenance.from_dict(state["provenance"]).prompts) or None,
@@ -186,7 +186,7 @@ def of_kind(value: Any, kind: type, name: str) -> Any:
     """The value if it is of this kind; a whole number is a number too, and true is none."""
     fits = isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
     if not fits:
-        raise InputError(f"{name} must be {_KINDS[kind]}, got {value!r:.80}")
+        raise InputError(f"{name} is {value!r:.80}; it must be {_KINDS[kind]}.")
     return value
 
 
@@ -199,10 +199,10 @@ def _fill(detector: Any, state: Any, maps: Any) -> None:
     detector.locator_ = None
     if locator is not None:
         if not {"sigma", "tau"} <= set(of_kind(locator, dict, "locator")) <= set(_LOCATOR):
-            raise InputError(f"locator must hold {', '.join(_LOCATOR)}, got {', '.join(sorted(locator))}")
+            raise InputError(f"locator has {', '.join(sorted(locator))}; it must have {', '.join(_LOCATOR)}.")
         detector.locator_ = Locator(**{name: float(of_kind(value, float, name)) for name, value in locator.items()})
     if fps is not None and not of_kind(fps, float, "fps") > 0:
-        raise InputError(f"fps must be a positive number or null, got {fps!r}")
+        raise InputError(f"fps is {fps!r}; it must be a number above 0 or null.")
     detector.fps_ = None if fps is None else float(fps)
     detector.balance_ = {n: of_kind(v, int, "balance") for n, v in of_kind(state["balance"], dict, "balance").items()}
     held_out = of_kind(state["held_out"], dict, "held_out")
@@ -220,13 +220,13 @@ def _fill(detector: Any, state: Any, maps: Any) -> None:
 
 def dims(score_map: Any, dims: tuple[str, ...]) -> Any:
     if score_map.dims != dims:
-        raise InputError(f"a map in {MAPS_FILE} has the dims {score_map.dims}, expected {dims}")
+        raise InputError(f"the dims of a map in {MAPS_FILE} are {score_map.dims}; they must be {dims}.")
     return score_map
 
 
 def _row(row: Any) -> dict[str, Any]:
     if not isinstance(row, dict) or not isinstance(row.get("name"), str) or not isinstance(row.get("auc"), float):
-        raise InputError(f"a row of controls must have a name and an auc, got {row!r}")
+        raise InputError(f"a row of controls is {row!r:.80}; it must have a name and an auc.")
     return dict(row)
 
 
@@ -234,5 +234,5 @@ def _plain(value: Any, name: str) -> Any:
     if name != "metrics":
         return list(value) if isinstance(value, tuple | list) else value
     if not all(isinstance(metric, str) for metric in value):
-        raise InputError("a detector with a metric that is a function cannot be saved: name metrics, or leave it out")
+        raise InputError("a detector with a metric that is a function cannot be saved: name metrics, or leave it out.")
     return list(value)

@@ -102,7 +102,7 @@ def detect_video(detector: Detector, model: Model, path: str | os.PathLike[str],
     path = Path(path)
     reader = shared_reader(path)
     info = reader.info
-    length = detector.segment_length(info.fps)
+    length = detector._segment_length(info.fps)
     examples = clip_examples(path, length, detector.sample_frames, name=shown_name(path.stem))
     acts = HeadTracer(model).capture(
         examples,
@@ -306,14 +306,14 @@ def _read_record(file: Path) -> dict[str, Any]:
         raise ArtefactError(f"{file}: there is no entry videos or run. {_FIX}")
     failed, interrupted = data.setdefault("failed", {}), data.setdefault("interrupted", False)
     if not isinstance(failed, dict) or not all(isinstance(why, str) for why in failed.values()):
-        raise ArtefactError(f"{file}: failed must hold a text for each video, got {failed!r:.80}. {_FIX}")
+        raise ArtefactError(f"{file}: failed is {failed!r:.80}; it must hold a text for each video. {_FIX}")
     if not isinstance(interrupted, bool):
-        raise ArtefactError(f"{file}: interrupted must be true or false, got {interrupted!r:.80}. {_FIX}")
+        raise ArtefactError(f"{file}: interrupted is {interrupted!r:.80}; it must be true or false. {_FIX}")
     asked = data.setdefault("asked", [])
     if not isinstance(asked, list) or not all(isinstance(name, str) for name in asked):
-        raise ArtefactError(f"{file}: asked must be a list of videos, got {asked!r:.80}. {_FIX}")
+        raise ArtefactError(f"{file}: asked is {asked!r:.80}; it must be a list of videos. {_FIX}")
     if not isinstance(data.setdefault("detector", {}), dict):
-        raise ArtefactError(f"{file}: detector must be an object, got {data['detector']!r:.80}. {_FIX}")
+        raise ArtefactError(f"{file}: detector is {data['detector']!r:.80}; it must be an object. {_FIX}")
     return data
 
 
@@ -322,14 +322,14 @@ def _number(record: Any, name: str, low: float, high: float, kind: type = float)
     value: Any = record.get(name) if isinstance(record, dict) else None
     fits = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
     if not fits or not low <= value <= high:
-        raise _Wrong(f"{name} must be a number from {low:g} to {high:g}, got {value!r:.80}")
+        raise _Wrong(f"{name} is {value!r:.80}; it must be a number from {low:g} to {high:g}")
     return kind(value)
 
 
 def _list(record: Any, name: str) -> list[Any]:
     value = record.get(name) if isinstance(record, dict) else None
     if not isinstance(value, list):
-        raise _Wrong(f"{name} must be a list, got {value!r:.80}")
+        raise _Wrong(f"{name} is {value!r:.80}; it must be a list")
     return value
 
 

@@ -32,7 +32,7 @@ from headprobe.datasets import (
 from headprobe.datasets._annotations import match_names, name_of, one_each
 from headprobe.datasets.catalogue import RENAMED
 from headprobe.datasets.pedestrians import _ped2_name
-from headprobe.datasets.xd_violence import parse_xd_violence_temporal, xd_violence_classes
+from headprobe.datasets.xd_violence import _parse_xd_violence_temporal, xd_violence_classes
 from headprobe.errors import InputError
 from headprobe.evaluation import (
     VIDEO_ROWS,
@@ -235,7 +235,7 @@ def _dataset(dataset: str, source: Path, lengths: Mapping[str, int], normal: str
         return tad(text)
     if dataset != "xd-violence":
         return from_table(text, dataset)
-    annotated = parse_xd_violence_temporal(text)
+    annotated = _parse_xd_violence_temporal(text)
     # The annotation lists abnormal videos only; the code in a name says which others are normal.
     names = [name_of(path) for path in lengths]
     calm = [name for name in names if name not in annotated and "_label_" in name and not xd_violence_classes(name)]

@@ -160,7 +160,7 @@ class _Cutter:
     def begin(self, first: Frame) -> None:
         """A connection began: numbers start anew, and what was before says nothing of what comes."""
         rate = self.feed.rate()
-        self.length = self.detector.segment_frames if rate is None else self.detector.segment_length(rate)
+        self.length = self.detector.segment_frames if rate is None else self.detector._segment_length(rate)
         self.connection, self.ended = first.connection, first.seconds
         self.step = 0.0 if rate is None else 1 / rate
 

@@ -287,24 +287,8 @@ class Detector(Settings, BaseEstimator):
             )
         self._check_origin(model.name, model.weights_hash, model.processor_hash)
 
-    def segment_length(self, fps: float) -> int:
-        """Frames of a segment on video of this frame rate, so that a segment lasts as long as in calibration.
-
-        Parameters
-        ----------
-        fps
-            Frames per second of the video.
-
-        Returns
-        -------
-        int
-            ``segment_frames`` where ``match_frame_rate`` is off or the rate in calibration is not known.
-
-        Warns
-        -----
-        HeadprobeWarning
-            The rate differs, and the difference is not corrected for.
-        """
+    def _segment_length(self, fps: float) -> int:
+        """Frames of a segment that lasts as long on video of this frame rate as in calibration."""
         if self.fps_ is None or abs(fps / self.fps_ - 1) < 1e-3:
             return self.segment_frames
         if self.match_frame_rate:
@@ -510,7 +494,7 @@ class Detector(Settings, BaseEstimator):
             if clips is None:
                 raise InputError("fit(model, ...) needs calibration clips")
             examples = labelled_examples(clips, labels, groups, self.segment_frames, self.sample_frames, whole)
-            self.check_examples(model, examples, located=frame_truth is not None)
+            self._check_examples(model, examples, located=frame_truth is not None)
             if frame_truth is not None:
                 check_same_videos(dict.fromkeys(str(e.group) for e in examples), frame_truth, "clips", "frame truth")
             acts = self._capture(model, examples, batch_size, progress)
@@ -628,23 +612,8 @@ class Detector(Settings, BaseEstimator):
         self.locator_ = self._locate(self.score(acts), acts, frame_truth)
         return self
 
-    def check_examples(self, model: Model, examples: Sequence[Example], located: bool = False) -> None:
-        """Refuse what `fit` would refuse after reading the clips, which can take hours.
-
-        Parameters
-        ----------
-        model
-            The model.
-        examples
-            The calibration clips.
-        located
-            Whether a locator is to be calibrated.
-
-        Raises
-        ------
-        InputError
-            Labels of one class, too few videos, or more heads asked for than the model has.
-        """
+    def _check_examples(self, model: Model, examples: Sequence[Example], located: bool = False) -> None:
+        """Refuse what `fit` would refuse after reading the clips, which can take hours."""
         y = binary_labels(np.array([example.label for example in examples]))
         if self.calibrate or located:
             fold_numbers(y, np.array([example.group for example in examples]), self.n_folds, self.random_state)

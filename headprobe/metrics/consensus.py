@@ -390,10 +390,8 @@ def robust_rank_aggregation(
 
     Parameters
     ----------
-    score_map
-        Dims (`dim`, layer, head), two heads or more; a head that is NaN in all maps is left out.
-    dim
-        The dim of the repeats.
+    score_map, dim
+        As in `borda`.
     correction
         `"bonferroni"`, or `"exact"` for up to 50 maps (`EXACT_MAPS`).
 

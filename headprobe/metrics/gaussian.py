@@ -201,12 +201,8 @@ def kl(
 
     Parameters
     ----------
-    x
-        Outputs of the heads, `[head, example, d]`, or a prepared batch of them.
-    y
-        Classes `[example]`: booleans or whole numbers, two or more different ones.
-    names
-        Names of the heads for errors; their numbers if not given.
+    x, y, names
+        As in `lda_plain`.
 
     Returns
     -------
@@ -406,12 +402,8 @@ def rsa(
 
     Parameters
     ----------
-    x
-        `[head, example, d]`, float64; or a batch.
-    y
-        `[example]`, True for class 1 of two; or class numbers from 0.
-    names
-        Label of each head, for error text.
+    x, y, names
+        As in `lda`.
 
     Returns
     -------

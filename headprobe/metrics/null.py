@@ -27,7 +27,6 @@ __all__ = [
     "compare_with_null",
     "holm",
     "max_statistic_p",
-    "null_scale",
     "permutation_p",
     "q_values",
     "step_down_p",
@@ -184,10 +183,8 @@ def max_statistic_p(
 
     Parameters
     ----------
-    observed
-        `[head]`.
-    null
-        `[permutation, head]`, scores of the same heads under relabellings.
+    observed, null
+        As in `permutation_p`.
 
     Returns
     -------
@@ -376,7 +373,7 @@ class MaxStatistic:
         """
         if not self.studentised:
             return self.scores, self.null
-        mean, spread = null_scale(self.scores, self.null)
+        mean, spread = _null_scale(self.scores, self.null)
         return (self.scores - mean) / spread, (self.null - mean) / spread
 
     def limit(self, alpha: float = 0.05) -> float:
@@ -419,37 +416,14 @@ class MaxStatistic:
             If alpha is not between 0 and 1, or smaller than the permutations can show.
         """
         allowed = self._allowed(alpha)
-        mean, spread = null_scale(self.scores, self.null) if self.studentised else (0.0, 1.0)
+        mean, spread = _null_scale(self.scores, self.null) if self.studentised else (0.0, 1.0)
         there = self.scores.notnull()
         familywise = (there * self.limit(alpha) * spread + mean).where(there)
         per_head = self.scores.copy(data=-np.sort(-self.null.values, axis=0)[allowed])
         return Thresholds(familywise.rename("family-wise threshold"), per_head.rename("threshold"))
 
-    def one_prompt(self, prompt: str | None = None) -> str | None:
-        """The prompt that is meant: the named one, or the only one.
-
-        Parameters
-        ----------
-        prompt
-            Its name, or None.
-
-        Returns
-        -------
-        str or None
-            None where the scores have no prompts.
-
-        Raises
-        ------
-        InputError
-            If there are several prompts and none of them is named, or there is none of this name.
-
-        Examples
-        --------
-        >>> from headprobe.metrics.significance import max_statistic
-        >>> z = np.random.default_rng(0).normal(size=(1, 20, 2, 3, 4))
-        >>> max_statistic(z, np.arange(20) % 2, n_permutations=19).one_prompt()
-        'p1'
-        """
+    def _one_prompt(self, prompt: str | None = None) -> str | None:
+        """The prompt that is meant: the named one, or the only one; None where the scores have no prompts."""
         if "prompt" not in self.scores.dims:
             if prompt is not None:
                 raise InputError(f"the scores have no prompts, got prompt={prompt!r}")
@@ -493,7 +467,7 @@ class MaxStatistic:
         self._allowed(alpha)
         choice(method, "method", METHODS)
         p, scores = self._adjusted(method), self.scores
-        name = self.one_prompt(prompt)
+        name = self._one_prompt(prompt)
         if name is not None:
             p, scores = p.sel(prompt=name), scores.sel(prompt=name)
         found = scores.where(p <= alpha)
@@ -605,7 +579,7 @@ def compare_with_null(
     if not there.any() or not np.isfinite(flat).all() or not np.isnan(null.values[:, ~there]).all():
         raise InputError("every head with a score needs a finite score in every permutation, and no other head has one")
     if studentise:
-        mean, scale = (part.values[there] for part in null_scale(scores, null))
+        mean, scale = (part.values[there] for part in _null_scale(scores, null))
         tested, tested_null = (observed - mean) / scale, (flat - mean) / scale
     else:
         tested, tested_null = observed, flat
@@ -630,31 +604,8 @@ def compare_with_null(
     )
 
 
-def null_scale(scores: xr.DataArray, null: xr.DataArray) -> NullScale:
-    """Mean and spread of each head over the observed and the permuted scores, which the null treats alike.
-
-    With `studentise`, heads are compared by `(score - mean) / spread`, and so are their scores under relabellings.
-
-    Parameters
-    ----------
-    scores
-        Dims ([prompt,] layer, head).
-    null
-        Dims (permutation, [prompt,] layer, head).
-
-    Returns
-    -------
-    NullScale
-        Maps of the means and of the (population) standard deviations.
-
-    Examples
-    --------
-    >>> from headprobe.scores import score_map
-    >>> null = score_map([[2.0, 5.0]]).expand_dims(permutation=2)
-    >>> mean, spread = null_scale(score_map([[8.0, 5.0]]), null)
-    >>> mean.values.tolist(), spread.values.round(3).tolist()
-    ([[4.0, 5.0]], [[2.828, 1.0]])
-    """
+def _null_scale(scores: xr.DataArray, null: xr.DataArray) -> NullScale:
+    """Mean and (population) spread of each head over observed and permuted scores, which the null treats alike."""
     both = np.concatenate([scores.values[None], null.values])
     spread = both.std(0)
     # A head whose score never changes says nothing, whatever it is divided by.

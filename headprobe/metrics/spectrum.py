@@ -91,12 +91,10 @@ def entropy(
 
     Parameters
     ----------
-    x
-        `[head, example, d]`, float64; or a batch.
+    x, names
+        As in `ldr`.
     y
         Not used.
-    names
-        Label of each head, for error text.
 
     Returns
     -------

@@ -239,14 +239,12 @@ def stable_selection(
 
     Parameters
     ----------
-    score_map
-        Dims (`dim`, layer, head): scores, or with k=None a selection of 1 and 0.
+    score_map, dim
+        As in `kuncheva`.
     k
         Number of heads taken from each map; None if the map is a selection.
     threshold
         Share of the repeats, above 0.5, at most 1. The authors advise 0.6 to 0.9.
-    dim
-        The dim of the repeats.
 
     Returns
     -------

@@ -143,12 +143,10 @@ def layers(
         As in `headprobe.plotting.heatmap.heatmap`; heads without a score are left out.
     mark, annotate_top
         Heads to draw larger and to name, and how many of the highest to name too.
-    ax, title
-        Where to draw, a figure of its own if not given; title of the Axes.
+    ax, title, chance
+        As in `sweep`.
     label
         What the scores are; the DataArray's name if not given.
-    chance
-        Score that chance gives, for a line.
 
     Returns
     -------

@@ -154,8 +154,8 @@ def consensus_plot(
         Dims (`dim`, layer, head): one ranking for each prompt, resample or model. Ties share their mean rank.
     heads
         The chosen heads; each gets a line, and its name where the lines end. From the eighth on, lines are dashed.
-    ax, title
-        Where to draw, a figure of its own if not given; title of the Axes.
+    ax, title, log
+        As in `rank_plot`.
     dim
         The dim of the rankings.
     final
@@ -163,8 +163,6 @@ def consensus_plot(
         `headprobe.metrics.consensus.consensus_scores`, for a last ranking set apart.
     k
         Number of heads that a ranking would choose: a line below the k-th.
-    log
-        Whether the axis of ranks is logarithmic; by default from 100 heads on.
 
     Returns
     -------
@@ -279,8 +277,8 @@ def stability_plot(
         Dims (`dim`, layer, head); a head that is NaN in all maps is left out.
     mark, annotate_top
         Heads to draw larger and to name, and how many of the highest RSS to name too.
-    ax, title
-        Where to draw, a figure of its own if not given; title of the Axes.
+    ax, title, label
+        As in `rank_plot`.
     dim
         The dim of the repeats.
     instability_penalty
@@ -288,8 +286,6 @@ def stability_plot(
         (`headprobe.metrics.stability.rss`): the slope of the lines.
     k
         Number of heads that were chosen: a heavier line through the k-th highest RSS.
-    label
-        What the scores are; the DataArray's name if not given.
 
     Returns
     -------
@@ -437,7 +433,7 @@ def null_plot(
         raise InputError("alpha is empty: give one level or more, such as 0.05")
     limits = [result.limit(level) for level in levels]
     observed, null = result.compared()
-    name = result.one_prompt(prompt)
+    name = result._one_prompt(prompt)
     if name is not None:
         observed, null = observed.sel(prompt=name, drop=True), null.sel(prompt=name, drop=True)
     import seaborn

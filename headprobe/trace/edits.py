@@ -123,27 +123,7 @@ def mean_difference(
 
 
 def _vectors(model: Model, heads: HeadSet, direction: Direction) -> dict[Head, Tensor]:
-    """One vector for each head.
-
-    Parameters
-    ----------
-    model
-        The model.
-    heads
-        Heads of it.
-    direction
-        One vector [d_head], one for each head [k, d_head], or a mapping from head to vector.
-
-    Returns
-    -------
-    dict
-        Head to vector [d_head], float64 on the CPU.
-
-    Raises
-    ------
-    InputError
-        A vector has the wrong size, is not finite or is missing.
-    """
+    """Head to its vector `[d_head]`, float64 on the CPU, from one, one for each head `[k, d_head]` or a mapping."""
     if isinstance(direction, Mapping):
         named = dict(zip(HeadSet(direction), direction.values(), strict=True))
         absent = [head.label for head in heads if head not in named]
@@ -216,14 +196,10 @@ def scale(model: Model, heads: Heads, factor: float, positions: Position | None 
 
     Parameters
     ----------
-    model
-        From `headprobe.load`.
-    heads
-        Heads to edit.
+    model, heads, positions
+        As in `zero`.
     factor
         A finite number; 0 leaves NaN where there was NaN, which `zero` removes.
-    positions
-        Where; None is every token.
 
     Returns
     -------
@@ -260,15 +236,11 @@ def mean(model: Model, heads: Heads, reference: HeadActivations, positions: Posi
 
     Parameters
     ----------
-    model
-        From `headprobe.load`.
-    heads
-        Heads to edit.
+    model, heads, positions
+        As in `zero`.
     reference
         Captured from the same model; each head gets its mean over all examples and prompts of it, taken in float64.
         For the mean under one prompt, capture the reference under that prompt alone.
-    positions
-        Where; None is every token.
 
     Returns
     -------
@@ -312,16 +284,12 @@ def resample(
 
     Parameters
     ----------
-    model
-        From `headprobe.load`.
-    heads
-        Heads to edit.
+    model, heads, positions
+        As in `zero`.
     reference
         Captured from the same model. One prompt serves every prompt; of several, the one of the same name is taken.
     random_state
         Seed of the draw.
-    positions
-        Where; None is every token.
 
     Returns
     -------
@@ -384,17 +352,13 @@ def patch(
 
     Parameters
     ----------
-    model
-        From `headprobe.load`.
-    heads
-        Heads to edit.
+    model, heads, positions
+        As in `zero`.
     source
         Captured from the same model. A source of one example serves every example. Of several, an example of the run
         gets the one of the same id (texts without ids are numbered in order); where the run has no ids, as in
         `HeadTracer.read`, the one of the same row. Likewise one prompt serves every prompt; of several, the
         one of the same name is taken.
-    positions
-        Where; None is every token.
     pairs
         Id of an example of the run to id of its source, where they differ.
 
@@ -461,18 +425,14 @@ def steer(model: Model, heads: Heads, direction: Direction, strength: float, pos
 
     Parameters
     ----------
-    model
-        From `headprobe.load`.
-    heads
-        Heads to edit.
+    model, heads, positions
+        As in `zero`.
     direction
         One vector [d_head] for all heads, one per head [k, d_head] in their order, or a mapping from head to vector,
         as `mean_difference` gives; only a mapping can hold heads of different sizes. It is used as it is, not
         normalised.
     strength
         A finite number.
-    positions
-        Where; None is every token.
 
     Returns
     -------

@@ -113,10 +113,10 @@ def test_labels_of_videos_alone_give_numbers_over_videos(tmp_path, invoke):
 @pytest.mark.parametrize(
     ("file", "content", "text"),
     [
-        ("scores.json", '{"Abuse028_x264": [0,0,0,0,0,0]}', "in truth but not in scores: ['Normal_Videos_003_x264']"),
+        ("scores.json", '{"Abuse028_x264": [0,0,0,0,0,0]}', "in truth but not in scores: 'Normal_Videos_003_x264'"),
         ("scores.json", '{"Abuse028_x264": [0,0]}', "6 scores are expected with one for every frame, got 2"),
         ("scores.json", "{", "no readable JSON"),
-        ("temporal.txt", "Abuse028_x264.mp4  Abuse  2  3  5", "line 1: expected pairs"),
+        ("temporal.txt", "Abuse028_x264.mp4  Abuse  2  3  5", "it must have a start and an end frame"),
         ("counts.txt", "Abuse028_x264 0 5 0", "not in the frame counts"),
     ],
 )

@@ -181,7 +181,7 @@ def test_shanghaitech_from_masks_or_from_a_table(tmp_path):
     with pytest.raises(InputError, match="neither a folder test_frame_mask"):
         load_dataset("shanghaitech", tmp_path / "training")
     (masks / "01_0015.npy").write_bytes(b"\x80\x04K\x01.")
-    with pytest.raises(InputError, match=r"01_0015.npy is no array of frame labels"):
+    with pytest.raises(InputError, match=r"01_0015.npy must be an array of frame labels"):
         load_dataset("shanghaitech", tmp_path)
 
 
@@ -221,7 +221,7 @@ def test_the_truth_alone_from_files(tmp_path):
     assert read_truth("ped2", at["ped2.m"], at["clips.txt"]).truth()["test_01"].tolist() == [False, True, True, False]
     assert read_truth("shanghaitech", at["frames.csv"]).truth()["a"].tolist() == [True, False]
     assert read_truth("table", at["events.csv"], at["lengths.txt"]).truth()["a"].sum() == 2
-    with pytest.raises(InputError, match="does not say how many frames a video has: give the frame counts"):
+    with pytest.raises(InputError, match="does not say how many frames videos have: give the frame counts"):
         read_truth("xd-violence", at["ucf.txt"])
     with pytest.raises(InputError, match=r"frames.csv is no folder: name the one that holds the data set"):
         read_truth("folder", at["frames.csv"])

@@ -79,10 +79,10 @@ def test_a_data_set_names_what_is_wrong():
 
 
 def test_counts_from_elsewhere_fill_gaps_and_contradict_nothing():
-    filled = data().with_frames({"c": 9, "a": 6, "other": 3})
+    filled = data()._with_frames({"c": 9, "a": 6, "other": 3})
     assert [v.n_frames for v in filled.videos] == [6, 3, 9]
     with pytest.raises(InputError, match="video 'b' has 3 frames by its annotation and 4 by count"):
-        data().with_frames({"b": 4})
+        data()._with_frames({"b": 4})
 
 
 TEMPORAL = "Abuse028_x264.mp4  Abuse  2  3  -1  -1\nNormal_Videos_003_x264.mp4  Normal  -1  -1  -1  -1\n"
@@ -107,8 +107,8 @@ def test_ucf_crime_from_its_files():
 @pytest.mark.parametrize(
     ("temporal", "more", "text"),
     [
-        (TEMPORAL, {"test_list": "Abuse/Abuse028_x264.mp4"}, "annotation but not in the test list: \\['Normal_Vid"),
-        (TEMPORAL, {"frame_counts": "Abuse028_x264 0 9 0"}, "annotation but not in the frame counts: \\['Normal_Vid"),
+        (TEMPORAL, {"test_list": "Abuse/Abuse028_x264.mp4"}, "annotation but not in the test list: 'Normal_Vid"),
+        (TEMPORAL, {"frame_counts": "Abuse028_x264 0 9 0"}, "annotation but not in the frame counts: 'Normal_Vid"),
         (
             TEMPORAL,
             {"test_list": "Testing_Normal_Videos_Anomaly/Normal_Videos_003_x264.mp4\nArson/Abuse028_x264.mp4"},
@@ -140,7 +140,7 @@ def test_xd_violence_from_its_files():
     ("more", "text"),
     [
         ({}, "lists abnormal videos only: give the frame counts"),
-        ({"frame_counts": "b 0 9 0"}, "1 annotated videos are not among the test videos: \\['a_label_G-0-0'\\]"),
+        ({"frame_counts": "b 0 9 0"}, "1 annotated videos are not among the test videos: 'a_label_G-0-0'"),
         (
             {"frame_counts": "a_label_G-0-0 0 9 2\nb_label_B1-0-0 0 9 3"},
             "'b_label_B1-0-0': it is labelled abnormal but has no event",
@@ -149,7 +149,7 @@ def test_xd_violence_from_its_files():
             {"frame_counts": "a_label_G-0-0 0 9 2", "test_list": "a_label_G-0-0\nb_label_A"},
             "in the test list but not in the frame counts",
         ),
-        ({"frame_counts": "a_label_G-0-0 0 9 2", "train_list": "b"}, "the name must end in '_label_A'"),
+        ({"frame_counts": "a_label_G-0-0 0 9 2", "train_list": "b"}, "it must end in '_label_A'"),
     ],
 )
 def test_xd_violence_files_that_do_not_fit_together(more, text):
@@ -168,7 +168,7 @@ def test_ped2_needs_the_lengths_of_its_clips():
         "test_02": [1, 1],
     }
     assert ped2(text, {}).videos[0].n_frames is None
-    with pytest.raises(InputError, match=r"\['test_03'\] are no clips of Ped2"):
+    with pytest.raises(InputError, match=r"'test_03' must be annotated clips of Ped2"):
         ped2(text, {"test_03": 5})
     with pytest.raises(InputError, match="does not lie in a video of 3 frames"):
         ped2(text, {"test_01": 3})
@@ -191,21 +191,21 @@ def test_shanghaitech_official_and_weak_split():
     ("masks", "train", "lists", "text"),
     [
         ({"01_0014": [0, 2]}, {}, {}, "frame 1 has the label 2"),
-        ({"014": [0, 1]}, {}, {}, "'014': a test clip is named like 01_0014"),
+        ({"014": [0, 1]}, {}, {}, "the clip is '014'; it must be named like 01_0014"),
         ({"01_0014": [0, 1], "test_01_0014": [0]}, {}, {}, "clip '01_0014' occurs twice"),
-        ({"01_0014": [0, 1]}, {"01_0015": 3}, {}, "'01_0015': a training clip is named like 01_001"),
+        ({"01_0014": [0, 1]}, {"01_0015": 3}, {}, "the clip is '01_0015'; it must be named like 01_001"),
         ({"01_0014": [0, 1]}, {}, {"train_list": "01_0014 1"}, "needs both lists"),
         (
             {"01_0014": [0, 1]},
             {"01_001": 3},
             {"train_list": "01_0014 0", "test_list": "01_001 0"},
-            "clip '01_0014' is labelled 0 in its list, unlike its mask",
+            "the label of clip '01_0014' is 0 in its list; it must be that of its mask",
         ),
         (
             {"01_0014": [0, 1]},
             {},
             {"train_list": "01_0014 1", "test_list": "01_001 0"},
-            "in the two lists but not in the masks and training clips: \\['01_001'\\]",
+            "in the two lists but not in the masks and training clips: '01_001'",
         ),
     ],
 )
@@ -237,28 +237,28 @@ def test_a_table_of_frames():
 @pytest.mark.parametrize(
     ("table", "text"),
     [
-        ("", "header is \\[\\]; it needs the columns video and abnormal"),
-        ("video,label\na,1", "header is \\['video', 'label'\\]"),
+        ("", "header is ''; it must have the columns video and abnormal"),
+        ("video,label\na,1", "header is 'video, label'"),
         ("video,abnormal,abnormal\na,1,1", "the column 'abnormal' is there twice"),
         ("video,abnormal", "the table has no rows"),
-        ("video,abnormal\na,yes", "row 2: abnormal is 'yes', expected 0 or 1"),
+        ("video,abnormal\na,yes", "row 2: abnormal is 'yes'; it must be 0 or 1"),
         ("video,abnormal\na,1,2", "line 2: it has 3 cells, the heading has 2"),
         ("video,abnormal\na", "line 2: it has 1 cells, the heading has 2"),
         ("video,abnormal\n,1", "row 2: the video has no name"),
         ("video,abnormal\na,1\na,1", "row 3: video 'a' occurs twice"),
         ("video,abnormal,start,end\na,1,1,2\na,1,,", "row 3: video 'a' occurs twice"),
-        ("video,abnormal,start,end\na,1,1,", "row 2: an event needs both start and end"),
+        ("video,abnormal,start,end\na,1,1,", "row 2: start and end are '1' and ''; an event needs both"),
         ("video,abnormal,start\na,1,1", "needs both columns, start and end"),
-        ("video,abnormal,start,end\na,1,1,x", "row 2: end is 'x', expected a whole number"),
+        ("video,abnormal,start,end\na,1,1,x", "row 2: end is 'x'; it must be a whole number"),
         ("video,abnormal,start,end\na,1,1,4\na,1,3,5", "share frames"),
         ("video,abnormal,start,end\na,0,1,4", "labelled normal but has the event"),
         ("video,abnormal,class,start,end\na,1,x,1,4\na,1,y,5,6", "row 3: video 'a' has class 'y' here and 'x' before"),
         ("video,abnormal,class\na,1,Normal\nb,0,fall", "'b': it is labelled normal but has the class 'fall'"),
-        ("video,abnormal,split\na,1,val", "the split is 'val', expected train or test"),
+        ("video,abnormal,split\na,1,val", "the split is 'val'; it must be train or test"),
         ("video,abnormal,n_frames,start,end\na,1,3,1,4", "does not lie in a video of 3 frames"),
         ("video,abnormal,frame\na,1,0\na,1,0", "row 3: frame 0 of video 'a' occurs twice"),
         ("video,abnormal,frame\na,1,0\na,1,2", "video 'a': frame 1 is missing, the table goes to frame 2"),
-        ("video,abnormal,frame\na,1,-1", "row 2: frame is '-1', expected a whole number from 0"),
+        ("video,abnormal,frame\na,1,-1", "row 2: frame is '-1'; it must be a whole number of at least 0"),
     ],
 )
 def test_tables_that_do_not_say_it_are_refused(table, text):

@@ -33,7 +33,7 @@ def test_one_score_per_video():
     [
         ({"a": 0.1}, {"a": 1}, None, "all 1 videos are abnormal: ranking videos needs both kinds"),
         ({"a": 0.1, "b": 0.2}, {"a": 0, "b": 0}, None, "all 2 videos are normal"),
-        ({"a": 0.1, "b": 0.2}, {"a": 0}, None, r"in scores but not in labels: \['b'\]"),
+        ({"a": 0.1, "b": 0.2}, {"a": 0}, None, r"in scores but not in labels: 'b'"),
         ({"a": 0.1, "b": np.nan}, {"a": 0, "b": 1}, None, "video 'b': frame 0 has the score nan"),
         ({"a": 0.1, "b": 0.3}, {"a": 0, "b": 2}, None, "video 'b': frame 0 has the label 2"),
         ({"a": 0.1, "b": 0.3}, {"a": 0, "b": 1}, np.inf, "threshold is inf; it must be a number"),

@@ -168,8 +168,8 @@ def test_the_last_short_segment_weighs_by_its_frames():
     ("scores", "spans", "labels", "grid", "text"),
     [
         ({}, {}, {}, {}, "no videos"),
-        ({"a": [1.0]}, {"a": [(0, 2)]}, {"b": [0, 1]}, {}, r"in scores but not in frame labels: \['a'\]"),
-        ({"a": [1.0]}, {}, {"a": [0, 1]}, {}, r"in scores but not in spans: \['a'\]"),
+        ({"a": [1.0]}, {"a": [(0, 2)]}, {"b": [0, 1]}, {}, r"in scores but not in frame labels: 'a'"),
+        ({"a": [1.0]}, {}, {"a": [0, 1]}, {}, r"in scores but not in spans: 'a'"),
         ({"a": [1.0]}, {"a": [(0, 2)]}, {"a": [0, 0]}, {}, "all 2 calibration frames are normal"),
         ({"a": [1.0]}, {"a": [(0, 2)]}, {"a": [1, 1]}, {}, "all 2 calibration frames are abnormal"),
         (

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headprobe.errors import InputError
-from headprobe.evaluation import interval_scores, parse_scores, read_scores
+from headprobe.evaluation import parse_scores, read_scores
+from headprobe.evaluation.score_files import _interval_scores
 
 
 @given(st.lists(st.integers(1, 30), min_size=2, max_size=12), st.sampled_from(["inclusive", "shared", "exclusive"]))
@@ -21,7 +22,7 @@ def test_every_convention_of_intervals_gives_the_same_frames(lengths, convention
     rows = [[a, b, s] for a, b, s in zip(starts, lasts, scores, strict=True) if b >= a]
     if len(rows) < len(lengths):  # a last interval of no frame cannot be written down
         return
-    assert interval_scores(rows, int(ends[-1])).tolist() == np.repeat(scores, lengths).tolist()
+    assert _interval_scores(rows, int(ends[-1])).tolist() == np.repeat(scores, lengths).tolist()
 
 
 @pytest.mark.parametrize(
@@ -43,7 +44,7 @@ def test_every_convention_of_intervals_gives_the_same_frames(lengths, convention
 )
 def test_intervals_that_do_not_cover_the_video_once(rows, n_frames, text):
     with pytest.raises(InputError, match="video 'v': .*" + text):
-        interval_scores(rows, n_frames, "v")
+        _interval_scores(rows, n_frames, "v")
 
 
 def test_the_same_scores_in_every_form(tmp_path):

@@ -18,7 +18,7 @@ from headprobe.heads import HeadSet
 from headprobe.metrics._features import Batch
 from headprobe.metrics._labellings import score_labellings
 from headprobe.metrics.saliency import METRICS, _find_metrics, saliency
-from headprobe.metrics.significance import compare_with_null, max_statistic, null_scale, relabellings
+from headprobe.metrics.significance import _null_scale, compare_with_null, max_statistic, relabellings
 from headprobe.plotting.ranks import null_plot
 from headprobe.provenance import Provenance
 from headprobe.scores import score_map
@@ -175,7 +175,7 @@ def test_the_units_of_the_maximum() -> None:
 
 def test_the_scale_of_a_null_by_hand() -> None:
     null = xr.concat([score_map([[1.0, 5.0, np.nan]]), score_map([[3.0, 5.0, np.nan]])], "permutation")
-    mean, spread = null_scale(score_map([[5.0, 5.0, np.nan]]), null)
+    mean, spread = _null_scale(score_map([[5.0, 5.0, np.nan]]), null)
     np.testing.assert_allclose(mean.values, [[3.0, 5.0, np.nan]])
     np.testing.assert_allclose(spread.values, [[np.sqrt(8 / 3), 1.0, np.nan]])
 

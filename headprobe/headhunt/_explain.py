@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 from headprobe._validation import brief, rows_as_html
 from headprobe.errors import InputError, UnsupportedModelError
 from headprobe.examples import Example, _read_content
-from headprobe.headhunt.prompts import _chosen_prompts, description_prompt
+from headprobe.headhunt.prompts import _chosen_prompts, _description_prompt
 from headprobe.plotting._pictures import inline_picture
 from headprobe.plotting.heatmap import heatmap
 from headprobe.video.clips import Clip, clip_examples
@@ -76,7 +76,7 @@ def explain(
     from headprobe.trace.generate import generate
 
     detector.check_model(model)
-    question = description_prompt(model) if prompt is None else _chosen_prompts(model, prompt)["p1"]
+    question = _description_prompt(model) if prompt is None else _chosen_prompts(model, prompt)["p1"]
     content = _read_content(example)
     if isinstance(content, str):
         raise InputError(f"the example {example.id!r} is text; an explanation is for clips")

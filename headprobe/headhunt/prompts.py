@@ -21,7 +21,6 @@ __all__ = [
     "EMBEDDED_DESCRIBE",
     "EMBEDDED_PROMPTS",
     "default_prompts",
-    "description_prompt",
 ]
 
 DEFAULT_PROMPTS: dict[str, str] = {
@@ -109,30 +108,8 @@ def _chosen_prompts(model: Model, prompts: Any) -> dict[str, str]:
     return named
 
 
-def description_prompt(model: Model) -> str:
-    """The question that a detected clip goes back to the model with, in words that it knows.
-
-    Parameters
-    ----------
-    model
-        The model.
-
-    Returns
-    -------
-    str
-        `DESCRIBE`, or for the embedded model `EMBEDDED_DESCRIBE`.
-
-    Raises
-    ------
-    InputError
-        The model's vocabulary lacks words of both.
-
-    Examples
-    --------
-    >>> import headprobe
-    >>> description_prompt(headprobe.load("tiny"))
-    'tell me what you see .'
-    """
+def _description_prompt(model: Model) -> str:
+    """The question that a detected clip goes back to the model with, in words that it knows."""
     for text in (DESCRIBE, EMBEDDED_DESCRIBE):
         if not _unknown_words(model, {"describe": text}):
             return text

@@ -82,7 +82,7 @@ def borda(score_map: xr.DataArray, dim: str = "prompt") -> xr.DataArray:
     """
     table, ranks = _ranks(score_map, dim)
     n = ranks.shape[1]
-    return table.to_map(((n - ranks) / (n - 1)).mean(0), "Borda score")
+    return table._to_map(((n - ranks) / (n - 1)).mean(0), "Borda score")
 
 
 def median_rank(score_map: xr.DataArray, dim: str = "prompt") -> xr.DataArray:
@@ -115,7 +115,7 @@ def median_rank(score_map: xr.DataArray, dim: str = "prompt") -> xr.DataArray:
     """
     table, ranks = _ranks(score_map, dim)
     n = ranks.shape[1]
-    return table.to_map((n - np.median(ranks, axis=0)) / (n - 1), "median rank score")
+    return table._to_map((n - np.median(ranks, axis=0)) / (n - 1), "median rank score")
 
 
 def reciprocal_rank_fusion(
@@ -152,7 +152,7 @@ def reciprocal_rank_fusion(
     """
     number(constant, "constant", 0)
     table, ranks = _ranks(score_map, dim)
-    return table.to_map((1 / (constant + ranks)).sum(0), "reciprocal rank fusion")
+    return table._to_map((1 / (constant + ranks)).sum(0), "reciprocal rank fusion")
 
 
 def _ranks(score_map: xr.DataArray, dim: str) -> tuple[Repeats, Float[np.ndarray, "map head"]]:
@@ -259,7 +259,7 @@ def kemeny(score_map: xr.DataArray, dim: str = "prompt", exact_heads: int = EXAC
     scores = np.empty(n)
     scores[positions] = 1 - _shared_places(prefer[order][:, order] == prefer[order][:, order].T) / max(1, n - 1)
     distance, heads = _distance(prefer, order), HeadSet(table.heads[i] for i in positions)
-    return Kemeny(heads, table.to_map(scores, "Kemeny score"), distance, bound, exact)
+    return Kemeny(heads, table._to_map(scores, "Kemeny score"), distance, bound, exact)
 
 
 def _knots(prefer: Int[np.ndarray, "head head"]) -> list[np.ndarray]:
@@ -436,8 +436,8 @@ def robust_rank_aggregation(
         usual = log_rho > np.log(_EXACT_FROM)
         p[usual] = _exact(np.exp(log_rho[usual]), m)
     p = np.maximum(p, tiny)
-    p_values = table.to_map(p, "p-value")
-    scores = table.to_map(-log_rho / np.log(10) + 0.0, "robust rank score")
+    p_values = table._to_map(p, "p-value")
+    scores = table._to_map(-log_rho / np.log(10) + 0.0, "robust rank score")
     return RobustRanks(scores=scores, p_values=p_values, adjusted=holm(p_values))
 
 

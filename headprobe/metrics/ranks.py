@@ -51,21 +51,8 @@ class Repeats(NamedTuple):
 
     __repr__ = brief
 
-    def to_map(self, scores: Float[np.ndarray, " head"], name: str) -> xr.DataArray:
-        """Put one number per head back in its place; NaN where the map has no head.
-
-        Parameters
-        ----------
-        scores
-            [head].
-        name
-            Name of the map.
-
-        Returns
-        -------
-        xarray.DataArray
-            Dims (layer, head).
-        """
+    def _to_map(self, scores: Float[np.ndarray, " head"], name: str) -> xr.DataArray:
+        """Put one number per head, `[head]`, back in its place; NaN where the map has no head."""
         flat = np.full(self.one.size, np.nan)
         flat[np.isfinite(self.one.values).ravel()] = scores
         return _keep_origin(self.one.copy(data=flat.reshape(self.one.shape)).rename(name), self.one)
@@ -227,7 +214,7 @@ def from_head_sets(sets: Mapping[Any, HeadSet], candidates: xr.DataArray, dim: s
             raise InputError(f"{dim}={label}: {', '.join(missing)} is not among the {len(place)} candidate heads")
         marked = np.zeros(len(place))
         marked[[place[head] for head in heads]] = 1
-        maps[label] = table.to_map(marked, "selected")
+        maps[label] = table._to_map(marked, "selected")
     return stack_maps(maps, dim)
 
 
@@ -283,7 +270,7 @@ def selection_frequency(score_map: xr.DataArray, k: int | None = None, dim: str 
     [[0.0, 0.5, 0.5]]
     """
     sets, table = _chosen(score_map, k, dim)
-    return table.to_map(sets.mean(0), "selection frequency")
+    return table._to_map(sets.mean(0), "selection frequency")
 
 
 def _top(table: Repeats, k: int, dim: str) -> Float[np.ndarray, "map head"]:

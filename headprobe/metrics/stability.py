@@ -270,7 +270,7 @@ def stable_selection(
     """
     number(threshold, "threshold", above=0.5, most=1)  # the bound needs a majority
     sets, table = _chosen(score_map, k, dim)
-    frequency = table.to_map(sets.mean(0), "selection frequency")
+    frequency = table._to_map(sets.mean(0), "selection frequency")
     n_kept = int((frequency >= threshold - 1e-12).sum())
     return StableSelection(
         heads=_top_heads_quietly(frequency, n_kept) if n_kept else HeadSet(),

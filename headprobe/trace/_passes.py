@@ -366,7 +366,7 @@ def full_pass(
     """One full forward pass, read at every position wanted."""
     _check_inputs(inputs)
     check_lengths(model, inputs)
-    rows = {name: position.rows(inputs.token_info) for name, position in wanted.positions.items()}
+    rows = {name: position._rows(inputs.token_info) for name, position in wanted.positions.items()}
     read, points = _read_together(list(rows.values())), points_of(model, wanted)
     given = {name: tensor for name, tensor in inputs.inputs.items() if name not in (shared or {})}
     arguments: dict[str, Any] = {name: tensor.to(model.device) for name, tensor in given.items()}
@@ -413,7 +413,7 @@ def _shared_passes(model: Model, prefix: SharedPrefix, wanted: Wanted) -> list[d
         _check_inputs(inputs)
         check_lengths(model, inputs)
     rows = [
-        {name: position.rows(inputs.token_info) for name, position in wanted.positions.items()}
+        {name: position._rows(inputs.token_info) for name, position in wanted.positions.items()}
         for inputs in prefix.batches
     ]
     points, places = points_of(model, wanted), [list(row.values()) for row in rows]

@@ -194,7 +194,7 @@ def answer_logits(
     elif logits.shape[1] == 1 and inputs.padding_side == "left":
         at_end = logits[:, 0]
     else:
-        at_end = last().reader(inputs.token_info)(logits)
+        at_end = last()._reader(inputs.token_info)(logits)
     return at_end[:, list(ids)].float().cpu()
 
 

@@ -219,7 +219,7 @@ def _read(
     _check_inputs(inputs)
     model, path = reader.model, reader.path
     selected = position.select(inputs.token_info)
-    at = position.reader(inputs.token_info)
+    at = position._reader(inputs.token_info)
     columns = selected.any(0).nonzero()[:, 0]
     shape = inputs.token_info.mask.shape
 

@@ -306,7 +306,7 @@ class Position:
         --------
         >>> from headprobe import positions
         >>> mask = torch.tensor([[False, True, True]])
-        >>> positions.all().each().rows(TokenInfo(mask)).first.tolist()
+        >>> positions.all().each()._rows(TokenInfo(mask)).first.tolist()
         [0, 1]
         """
         return self._pool("each")
@@ -374,30 +374,8 @@ class Position:
             )
         return selected
 
-    def rows(self, tokens: TokenInfo) -> _Rows:
-        """The rows that this position makes of a batch.
-
-        Parameters
-        ----------
-        tokens
-            The tokens of the batch.
-
-        Returns
-        -------
-        _Rows
-
-        Raises
-        ------
-        PositionError
-            As for `select`.
-
-        Examples
-        --------
-        >>> from headprobe import positions
-        >>> mask = torch.tensor([[False, True, True], [True, True, True]])
-        >>> positions.all().mean().rows(TokenInfo(mask)).count.tolist()
-        [2, 3]
-        """
+    def _rows(self, tokens: TokenInfo) -> _Rows:
+        """The rows that this position makes of a batch."""
         selected = self.select(tokens)
         if self.pooling == "mean":
             return _Rows.of_examples(selected, tokens)
@@ -405,34 +383,9 @@ class Position:
             return _Rows.of_steps(selected, tokens)
         return _Rows.of_tokens(selected, tokens, several=self.several)
 
-    def reader(self, tokens: TokenInfo) -> Callable[[Tensor], Tensor]:
-        """A function that reads values at this position.
-
-        Parameters
-        ----------
-        tokens
-            The tokens of a batch.
-
-        Returns
-        -------
-        callable
-            From [batch, token, feature] to a copy [row, feature], as `_Rows.reader`; without ``.each()`` and
-            ``.per_frame()`` the rows are the examples.
-
-        Raises
-        ------
-        PositionError
-            As for `select`.
-
-        Examples
-        --------
-        >>> from headprobe import positions
-        >>> tokens = TokenInfo(torch.tensor([[False, True, True]]))
-        >>> values = torch.tensor([[[9.0], [1.0], [3.0]]])
-        >>> [p.reader(tokens)(values).tolist() for p in (positions.last(), positions.all().mean())]
-        [[[3.0]], [[2.0]]]
-        """
-        return self.rows(tokens).reader()
+    def _reader(self, tokens: TokenInfo) -> Callable[[Tensor], Tensor]:
+        """From `[batch, token, feature]` to a copy `[row, feature]` at this position; as `_Rows.reader`."""
+        return self._rows(tokens).reader()
 
 
 def _video_selection(tokens: TokenInfo, position: str) -> Selection:
@@ -631,7 +584,7 @@ def per_frame() -> Position:
     --------
     >>> frames = torch.tensor([[0, 0, 2, 2, -1]])
     >>> tokens = TokenInfo(frames >= -1, frames >= 0, frames, frames_per_token=2)
-    >>> per_frame().rows(tokens).frame.tolist()
+    >>> per_frame()._rows(tokens).frame.tolist()
     [0, 2]
     """
     return video_tokens().per_frame()

@@ -86,20 +86,20 @@ def test_pooling_comes_last():
 
 def test_one_token_is_read_exactly_and_copied():
     values = VALUES.clone()
-    read = positions.last().reader(LEFT)(values)
+    read = positions.last()._reader(LEFT)(values)
     assert same_bits(read, VALUES[:, 4], of="copies of one array")
     values.zero_()
     assert same_bits(read, VALUES[:, 4], of="copies of one array")
 
 
 def test_one_token_keeps_its_dtype():
-    assert positions.last().reader(LEFT)(VALUES.bfloat16()).dtype == torch.bfloat16
+    assert positions.last()._reader(LEFT)(VALUES.bfloat16()).dtype == torch.bfloat16
 
 
 def test_pooling_averages_real_tokens_only_even_next_to_nan():
     values = VALUES.clone()
     values[0, :2] = float("nan")
-    read = positions.all().mean().reader(LEFT)(values)
+    read = positions.all().mean()._reader(LEFT)(values)
     assert close(read, torch.stack([VALUES[0, 2:].mean(0), VALUES[1].mean(0)]))
 
 
@@ -107,7 +107,7 @@ def test_pooling_low_precision_averages_in_float32():
     values = torch.full((1, 1000, 1), 1.0).bfloat16()
     values[0, 0] = 257.0
     tokens = TokenInfo(torch.ones(1, 1000).bool())
-    exact = positions.all().mean().reader(tokens)(values)
+    exact = positions.all().mean()._reader(tokens)(values)
     assert exact.dtype == torch.float32
     assert exact.item() == pytest.approx((values.double().sum() / 1000).item(), rel=1e-6)
 
@@ -167,19 +167,19 @@ def test_every_pooling_comes_last_and_once(pooling):
 
 
 def test_each_token_is_a_row_in_order():
-    rows = positions.span(1, 3).each().rows(RIGHT)
+    rows = positions.span(1, 3).each()._rows(RIGHT)
     assert rows.example.tolist() == [0, 0, 1, 1]
     assert rows.first.tolist() == rows.last.tolist() == [1, 2, 1, 2]
     assert rows.n_tokens.tolist() == [3, 3, 5, 5]
     assert rows.several
     assert not rows.pooled
     assert same_bits(rows.reader()(VALUES), torch.cat([VALUES[0, 1:3], VALUES[1, 1:3]]), of="copies of one array")
-    assert positions.all().each().rows(LEFT).first.tolist() == [0, 1, 2, 0, 1, 2, 3, 4]
+    assert positions.all().each()._rows(LEFT).first.tolist() == [0, 1, 2, 0, 1, 2, 3, 4]
 
 
 def test_each_keeps_the_dtype_and_copies():
     values = VALUES.bfloat16()
-    read = positions.last().each().reader(LEFT)(values)
+    read = positions.last().each()._reader(LEFT)(values)
     assert read.dtype == torch.bfloat16
     read.zero_()
     assert values[0, -1].sum() > 0
@@ -187,7 +187,7 @@ def test_each_keeps_the_dtype_and_copies():
 
 def test_per_frame_has_a_row_for_every_step_of_the_clip():
     tokens = video_tokens()
-    rows = positions.per_frame().rows(tokens)
+    rows = positions.per_frame()._rows(tokens)
     assert positions.per_frame() == positions.video_tokens().per_frame()
     assert rows.example.tolist() == [0, 0, 1, 1]
     assert rows.frame.tolist() == [0, 2, 0, 2]  # a step of two sampled frames each
@@ -201,30 +201,30 @@ def test_per_frame_has_a_row_for_every_step_of_the_clip():
 
 def test_per_frame_means_only_the_selected_video_tokens():
     tokens = video_tokens()
-    some = (positions.span(0, 3) | positions.last()).per_frame().rows(tokens)
+    some = (positions.span(0, 3) | positions.last()).per_frame()._rows(tokens)
     assert some.frame.tolist() == [0, 0]  # the last token is text, the step of frame 2 has no selected token
-    uneven = positions.span(0, 4).per_frame().rows(tokens)
+    uneven = positions.span(0, 4).per_frame()._rows(tokens)
     assert uneven.count.tolist() == [2, 1, 2, 1]
     values = torch.arange(28.0).reshape(2, 7, 2)
     assert close(uneven.reader()(values)[:2], torch.stack([values[0, 2:4].mean(0), values[0, 4]]))
     with pytest.raises(PositionError, match=r"last\(\)\.per_frame\(\) selects no video token of example 0"):
-        positions.last().per_frame().rows(tokens)
+        positions.last().per_frame()._rows(tokens)
     with pytest.raises(PositionError, match=r"all\(\)\.per_frame\(\) needs a model that takes video"):
-        positions.all().per_frame().rows(LEFT)
+        positions.all().per_frame()._rows(LEFT)
 
 
 def test_nan_at_other_tokens_does_not_reach_a_mean():
     values = VALUES.clone()
     values[0, :2] = float("nan")  # padding
     values[1, 4] = float("inf")  # real, but not selected
-    rows = positions.span(0, 3).mean().rows(LEFT)
+    rows = positions.span(0, 3).mean()._rows(LEFT)
     assert close(rows.reader()(values), torch.stack([VALUES[0, 2:].mean(0), VALUES[1, :3].mean(0)]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_positions_read_together_are_those_read_alone(dtype):
     values = VALUES.to(dtype)
-    several = [p.rows(LEFT) for p in (positions.last(), positions.all().mean(), positions.all().each())]
+    several = [p._rows(LEFT) for p in (positions.last(), positions.all().mean(), positions.all().each())]
     together = _read_together(several)(values)
     assert together.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     alone = [rows.reader()(values).to(together.dtype) for rows in several]

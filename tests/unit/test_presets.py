@@ -18,8 +18,8 @@ from headprobe.headhunt.prompts import (
     EMBEDDED_DESCRIBE,
     EMBEDDED_PROMPTS,
     _chosen_prompts,
+    _description_prompt,
     default_prompts,
-    description_prompt,
 )
 from headprobe.metrics.gaussian import lda, lda_plain
 
@@ -115,7 +115,7 @@ def test_five_prompts_for_each() -> None:
 
 def test_prompts_are_chosen_by_what_the_model_can_read(tiny) -> None:
     assert default_prompts(tiny) == EMBEDDED_PROMPTS
-    assert description_prompt(tiny) == EMBEDDED_DESCRIBE
+    assert _description_prompt(tiny) == EMBEDDED_DESCRIBE
     assert _chosen_prompts(tiny, None) == EMBEDDED_PROMPTS
     assert _chosen_prompts(tiny, "is it dark ?") == {"p1": "is it dark ?"}
     with pytest.raises(InputError, match="tiny has no tokens for words of the prompt 'a'"):
@@ -139,9 +139,9 @@ def test_a_model_of_all_words_gets_the_paper_s_prompts(tiny) -> None:
 
     able = SimpleNamespace(name="big", tokenizer=Tokenizer(None))
     assert default_prompts(able) == DEFAULT_PROMPTS  # type: ignore[arg-type]
-    assert description_prompt(able) == DESCRIBE  # type: ignore[arg-type]
+    assert _description_prompt(able) == DESCRIBE  # type: ignore[arg-type]
     unable = SimpleNamespace(name="none", tokenizer=Tokenizer(set()))
     with pytest.raises(InputError, match="none has no tokens for words of the default prompts; give prompts="):
         default_prompts(unable)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="description prompt; give prompt="):
-        description_prompt(unable)  # type: ignore[arg-type]
+        _description_prompt(unable)  # type: ignore[arg-type]

@@ -44,12 +44,12 @@ def test_a_table_of_repeats_leaves_out_heads_that_are_nowhere_and_puts_results_b
     assert table.values.tolist() == [[1.0, 3.0, 4.0], [5.0, 7.0, 8.0]]
     assert table.names == ["p", "q"]
     assert [head.label for head in table.heads] == ["L9H0", "L2H0", "L2H1"]
-    back = table.to_map(np.array([0.1, 0.2, 0.3]), "x")
+    back = table._to_map(np.array([0.1, 0.2, 0.3]), "x")
     assert close(back.values, [[0.1, NAN], [0.2, 0.3]])
     assert back.dims == ("layer", "head")
     assert back["layer"].values.tolist() == [9, 2]
     assert back.name == "x"
-    assert top_heads(table.to_map(np.zeros(3), "x"), 3).labels == ("L2H0", "L2H1", "L9H0")
+    assert top_heads(table._to_map(np.zeros(3), "x"), 3).labels == ("L2H0", "L2H1", "L9H0")
 
 
 def test_what_is_no_stack_of_maps_is_refused():

@@ -17,8 +17,9 @@ from headprobe.examples import Example
 from headprobe.heads import HeadSet
 from headprobe.metrics._features import Batch
 from headprobe.metrics._labellings import score_labellings
+from headprobe.metrics.null import _null_scale
 from headprobe.metrics.saliency import METRICS, _find_metrics, saliency
-from headprobe.metrics.significance import _null_scale, compare_with_null, max_statistic, relabellings
+from headprobe.metrics.significance import compare_with_null, max_statistic, relabellings
 from headprobe.plotting.ranks import null_plot
 from headprobe.provenance import Provenance
 from headprobe.scores import score_map

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = [
     "METHODS",
     "MaxStatistic",
-    "NullScale",
     "Thresholds",
     "bonferroni",
     "compare_with_null",
@@ -263,15 +262,6 @@ def _adjusted(p_values: xr.DataArray, function: Callable[[np.ndarray], np.ndarra
 
 
 METHODS = ("step_down", "single_step", "holm", "bh", "by", "uncorrected")
-
-
-class NullScale(NamedTuple):
-    """Centre and spread of each head's null, as maps; the spread is 1 where a head never scores anything else."""
-
-    mean: xr.DataArray
-    spread: xr.DataArray
-
-    __repr__ = brief
 
 
 class Thresholds(NamedTuple):
@@ -604,12 +594,9 @@ def compare_with_null(
     )
 
 
-def _null_scale(scores: xr.DataArray, null: xr.DataArray) -> NullScale:
+def _null_scale(scores: xr.DataArray, null: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
     """Mean and (population) spread of each head over observed and permuted scores, which the null treats alike."""
     both = np.concatenate([scores.values[None], null.values])
     spread = both.std(0)
     # A head whose score never changes says nothing, whatever it is divided by.
-    return NullScale(
-        scores.copy(data=both.mean(0)).rename("mean of the null"),
-        scores.copy(data=np.where(spread == 0, 1.0, spread)).rename("spread of the null"),
-    )
+    return scores.copy(data=both.mean(0)), scores.copy(data=np.where(spread == 0, 1.0, spread))

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 __all__ = [
     "bootstrap_maps",
     "group_resamples",
-    "seed_maps",
     "size_maps",
     "stack_maps",
 ]
@@ -317,37 +316,6 @@ def size_maps(
         by_repeat[repeat] = stack_maps(maps, "size")
     stacked = stack_maps(by_repeat, "repeat")
     return stacked.transpose("size", "repeat", *[d for d in stacked.dims if d not in ("size", "repeat")])
-
-
-def seed_maps(function: Callable[[int], xr.DataArray], seeds: Sequence[int]) -> xr.DataArray:
-    """Compute a score map for every seed.
-
-    Parameters
-    ----------
-    function
-        From a seed to a score map, such as ``lambda seed: saliency(acts, metrics=["nmi"], random_state=seed)``.
-    seeds
-        The seeds, each once.
-
-    Returns
-    -------
-    xarray.DataArray
-        Dims (seed, ...).
-
-    Raises
-    ------
-    InputError
-        If there is no seed, or one repeats.
-
-    Examples
-    --------
-    >>> from headprobe.scores import score_map
-    >>> seed_maps(lambda seed: score_map([[seed, 1.0]]), [3, 4]).values.tolist()
-    [[[3.0, 1.0]], [[4.0, 1.0]]]
-    """
-    if not len(seeds) or len(set(seeds)) != len(seeds):
-        raise InputError(f"seeds must be one or more different numbers, got {list(seeds)}")
-    return stack_maps({seed: function(seed) for seed in seeds}, "seed")
 
 
 def _apply(

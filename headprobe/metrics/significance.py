@@ -33,7 +33,6 @@ from headprobe.metrics.linear_probe import _members, fold_index
 from headprobe.metrics.metric import Metric
 from headprobe.metrics.null import (
     MaxStatistic,
-    NullScale,
     Thresholds,
     bonferroni,
     compare_with_null,
@@ -50,7 +49,6 @@ __all__ = [
     "MIN_DISTINCT",
     "SCHEMES",
     "MaxStatistic",
-    "NullScale",
     "Relabellings",
     "Thresholds",
     "WinnersCurse",

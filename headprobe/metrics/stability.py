@@ -20,7 +20,7 @@ from headprobe.errors import InputError
 from headprobe.heads import HeadSet
 from headprobe.metrics.agreement import icc, jaccard, mean_agreement, rank_correlation
 from headprobe.metrics.ranks import _check_repeats, _chosen, _refuse_empty, selection_frequency
-from headprobe.metrics.resampling import bootstrap_maps, seed_maps, size_maps, stack_maps
+from headprobe.metrics.resampling import bootstrap_maps, size_maps, stack_maps
 from headprobe.scores import _keep_origin, _top_heads_quietly
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ __all__ = [
     "nogueira",
     "rank_correlation",
     "rss",
-    "seed_maps",
     "selection_frequency",
     "selection_threshold",
     "size_maps",

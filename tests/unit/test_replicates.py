@@ -11,7 +11,6 @@ from headprobe.metrics.resampling import (
     _group_subsets,
     bootstrap_maps,
     group_resamples,
-    seed_maps,
     size_maps,
     stack_maps,
 )
@@ -154,16 +153,6 @@ def test_size_maps_are_the_function_of_nested_subsets():
     assert close(maps.sel(size=8, repeat=2).values, lda(z[rows], y[rows]).values)
     more = size_maps(lda, z, y, sizes=[8, 24], n_repeats=4, random_state=1)
     assert close(more.isel(repeat=slice(3)).values, maps.values)
-
-
-def test_seed_maps():
-    z, y = planted()
-    maps = seed_maps(lambda seed: saliency(z, y, ["nmi", "lda"], random_state=seed), [7, 8])
-    assert maps.dims == ("seed", "metric", "layer", "head")
-    assert close(maps.sel(seed=8).values, saliency(z, y, ["nmi", "lda"], random_state=8).values)
-    for seeds in ([], [1, 1]):
-        with pytest.raises(InputError, match="seeds must be one or more different numbers"):
-            seed_maps(lambda seed: score_map([[1.0]]), seeds)
 
 
 def test_errors_name_the_resample_or_the_input():

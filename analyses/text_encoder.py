@@ -41,9 +41,14 @@ def read_captions(name: str) -> tuple[Any, Any]:
     return listed, data.capture(listed, settings, ROOT / "runs" / "real_heads")
 
 
-def load() -> Any:
-    """The encoder itself."""
-    return _data().load_encoder()
+def load(trained: bool = True, seed: int = 0) -> Any:
+    """The encoder itself, or one with random weights."""
+    return _data().load_encoder(trained, seed)
+
+
+def encoder_folder() -> Path:
+    """Folder of the encoder's weights."""
+    return _data().encoder_folder()
 
 
 def over_splits(values: np.ndarray) -> dict[str, float]:

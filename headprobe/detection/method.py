@@ -520,6 +520,7 @@ def _plain(value: Any) -> Any:
 _REGISTERED: dict[str, str | Callable[..., Method]] = {
     "headhunt": "headprobe.headhunt.methods:HeadMethod",
     "layerhunt": "headprobe.headhunt.methods:LayerMethod",
+    "probe": "headprobe.headhunt.methods:ProbeMethod",
     "position": "headprobe.detection.blind:Position",
     "motion": "headprobe.detection.blind:Motion",
     "score file": "headprobe.detection.blind:ScoreFile",

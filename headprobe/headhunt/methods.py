@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
+from sklearn.base import clone
 
 from headprobe._validation import choice, count, number
 from headprobe.activations import HeadActivations, concatenate
@@ -22,15 +23,17 @@ from headprobe.headhunt.headhunt import HeadHunt, identify
 from headprobe.headhunt.layerhunt import LayerHunt
 from headprobe.headhunt.presets import _metrics_by_name
 from headprobe.headhunt.prompts import _chosen_prompts
+from headprobe.headhunt.scorer import features
 from headprobe.heads import HeadSet
 from headprobe.models.loading import load
 from headprobe.models.model import Model
+from headprobe.probing.probe import HeadProbe
 from headprobe.video.clips import clip_examples
 
 if TYPE_CHECKING:
     from headprobe.headhunt.detector import Detector
 
-__all__ = ["HeadMethod", "LayerMethod", "Outputs"]
+__all__ = ["HeadMethod", "LayerMethod", "Outputs", "ProbeMethod"]
 
 CHOICES = ("hunted", "random", "same layers", "all", "worst")
 """Which heads a row reads."""
@@ -301,6 +304,9 @@ class _Fitted:
         acts = concatenate(parts)
         return with_labels(acts, labels, acts.groups.tolist())
 
+    def _decided(self, acts: HeadActivations) -> np.ndarray:
+        return self.detector.score(acts)
+
     def score(self, video: VideoView) -> SegmentScores:
         """Score the segments of a video.
 
@@ -315,7 +321,7 @@ class _Fitted:
         """
         acts = self.outputs.of(video)
         began = time.perf_counter()
-        scores = self.detector.score(acts)
+        scores = self._decided(acts)
         order = np.argsort(acts.examples["start"].to_numpy(int), kind="stable")
         starts, ends = (acts.examples[name].to_numpy(int)[order] for name in ("start", "end"))
         length = int((ends - starts).max())
@@ -497,3 +503,74 @@ class LayerMethod(_Fitted):
             self.detector = copy.copy(self.detector).set_params(segment_frames=int(spans.max()))
             self.detector.fit(acts)
         return self
+
+
+class ProbeMethod(_Fitted):
+    """A probe on the outputs of all heads side by side, by default learnt from labels of videos alone.
+
+    Parameters
+    ----------
+    kind
+        Of `headprobe.probing.probe.HeadProbe`; ``mil`` is multiple-instance learning with VadCLIP's rule for k.
+    needs, model, prompts, seconds, n_samples, engine
+        As in `HeadMethod`; heads are read under the first prompt.
+    name
+        Its row.
+    settings
+        Of the probe.
+
+    Examples
+    --------
+    >>> ProbeMethod().name
+    'all heads, mil (labels of videos)'
+    """
+
+    def __init__(
+        self,
+        kind: str = "mil",
+        needs: Needs = "video labels",
+        model: str | Model = "tiny",
+        prompts: str | Sequence[str] | Mapping[str, str] | None = None,
+        seconds: float = 1.6,
+        n_samples: int = 8,
+        engine: Literal["local", "ray"] = "local",
+        name: str = "",
+        **settings: Any,
+    ) -> None:
+        self.needs = choice(needs, "needs", NEEDS[2:4])
+        if kind == "mil" and needs != "video labels":
+            raise InputError(
+                f"needs is {needs!r}; it must be 'video labels' for kind 'mil', which learns from no other."
+            )
+        self.name = name or f"all heads, {kind}" + (" (labels of videos)" if needs == "video labels" else "")
+        self.outputs = Outputs.shared(model=model, prompts=prompts, seconds=seconds, n_samples=n_samples, engine=engine)
+        self.probe = HeadProbe(kind=kind, **settings)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the outputs and the probe's settings."""
+        given = {name: repr(value) for name, value in self.probe.get_params().items()}
+        return fingerprint("probe", self.needs, self.outputs.fingerprint, given)
+
+    def fit(self, calibration: Calibration) -> Self:
+        """Fit the probe.
+
+        Parameters
+        ----------
+        calibration
+            Calibration videos with labels.
+
+        Returns
+        -------
+        ProbeMethod
+            Itself.
+        """
+        acts = self._calibrated(calibration)
+        self.probe = clone(self.probe).fit(self._features(acts), acts.labels, groups=acts.groups)
+        return self
+
+    def _features(self, acts: HeadActivations) -> np.ndarray:
+        return features(acts.select(acts.heads)[0])
+
+    def _decided(self, acts: HeadActivations) -> np.ndarray:
+        return self.probe.decision_function(self._features(acts))

@@ -15,9 +15,9 @@ from ucf_folds import LABELS, METRICS, SHAPE, SUPERVISIONS, HeadRows, best, fold
 from ucf_text import POSITIONS, Nodes
 
 from headprobe.errors import InputError
-from headprobe.evaluation.bootstrap import bootstrap, pair_wins, weighted_precision
+from headprobe.evaluation.bootstrap import bootstrap, pair_wins
 from headprobe.evaluation.controls import position_prior
-from headprobe.evaluation.frames import _Counts
+from headprobe.evaluation.frames import _Counts, _merge, _precision_recall
 from headprobe.metrics.ranks import from_head_sets, selection_frequency
 from headprobe.metrics.stability import nogueira
 from headprobe.scores import score_map
@@ -90,9 +90,8 @@ class Bench:
             won = pair_wins(counted)
             wins = wins + won
             each.append(self.area(won, once))
-            precision = weighted_precision(counted)(once)
-            assert precision is not None
-            ap.append(precision[0])
+            merged = _merge(counted)
+            ap.append(_precision_recall(merged.abnormal, merged.normal)[0])
             within.append(float((np.diag(won)[both] / self.pairs[both]).mean()))
         return Table(np.asarray(wins) / len(each), each, ap, float(np.mean(within)))
 

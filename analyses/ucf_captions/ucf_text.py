@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 from text_encoder import encoder_folder, load
 
 from headprobe.datasets import load_dataset
-from headprobe.evaluation.score_files import interval_scores
+from headprobe.evaluation.score_files import parse_scores
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -94,7 +94,8 @@ def read_nodes(data: Path = DATA) -> Nodes:
     columns: dict[str, list] = {name: [] for name in ("video", "text", "frames", "abnormal", "raw", "refined")}
     for number, (video, labels) in enumerate(truth.items()):
         spans = sorted((tuple(int(x) for x in key.split(",")), key) for key in captions[video])
-        of_frame = interval_scores([[*span, i] for i, (span, _) in enumerate(spans)], len(labels), video).astype(int)
+        numbered = {video: [[*span, i] for i, (span, _) in enumerate(spans)]}
+        of_frame = parse_scores(json.dumps(numbered), {video: len(labels)})[video].astype(int)
         keys = [key for _, key in spans]
         columns["video"] += [number] * len(keys)
         columns["text"] += [captions[video][key] for key in keys]

@@ -30,10 +30,7 @@ Scores = Float[np.ndarray, " segment"]
 class Interpolate:
     """Fill unread segments linearly in time between those read; beyond the first and last, with the nearest.
 
-    Raises
-    ------
-    InputError
-        Nothing was read in the whole video.
+    Where nothing was read in the whole video, nothing is filled.
 
     Examples
     --------
@@ -50,9 +47,7 @@ class Interpolate:
 
     def __call__(self, scores: Scores, seen: Segmented) -> Scores:
         there = ~np.isnan(scores)
-        if not there.any():
-            raise InputError(f"nothing was read in {seen.video.name!r}; there is nothing to interpolate between.")
-        return np.interp(seen.centres, seen.centres[there], scores[there])
+        return scores if not there.any() else np.interp(seen.centres, seen.centres[there], scores[there])
 
 
 @dataclass(frozen=True)

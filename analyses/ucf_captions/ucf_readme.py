@@ -131,6 +131,11 @@ def difference(one: Mapping[str, Any]) -> str:
     return text if one["verdict"] == "not decided" else f"**{text}**"
 
 
+def with_seeds(one: Mapping[str, Any]) -> str:
+    """A difference, and in how many divisions into folds it is above 0."""
+    return f"{difference(one)}; {one['seeds_above']}"
+
+
 def planned_of(results: Mapping, label: str, p: str, row: str, name: str) -> Mapping[str, Any]:
     """One planned difference."""
     return results["planned"][f"{p}|{label}|{row} - {rival(p, label, name, row.split('|')[1])}"]
@@ -141,7 +146,7 @@ def planned_table(results: Mapping) -> str:
     lines = [
         [
             f"{LABELLED[label]}, {WHERE[p]}: {row.replace('hunted, ', '').replace('|', ', K = ')}",
-            *(difference(planned_of(results, label, p, row, name)) for name in RIVALS),
+            *(with_seeds(planned_of(results, label, p, row, name)) for name in RIVALS),
         ]
         for label, p in COLUMNS
         for row in results["config"]["planned"]["rows"]
@@ -276,7 +281,12 @@ class Said:
         verdicts = [one["verdict"] for one in found]
         plain = [sum(one["low"] > 0 for one in found), sum(one["high"] < 0 for one in found)]
         text = f"above in {verdicts.count('above')} and below in {verdicts.count('below')} of {len(found)}"
-        return f"{text} (by plain 95 % intervals {plain[0]} and {plain[1]})", verdicts.count("above")
+        every = sum(one["seeds_above"] == self.results["config"]["fold_seeds"] for one in found)
+        never = sum(one["seeds_above"] == 0 for one in found)
+        text += (
+            f" (by plain 95 % intervals {plain[0]} and {plain[1]}; in every division into folds {every} and {never})"
+        )
+        return text, verdicts.count("above")
 
     def less(self, row: str, name: str) -> str:
         """The range of a further difference, and how often it is decided."""

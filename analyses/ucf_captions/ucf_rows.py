@@ -56,6 +56,7 @@ class Table:
 
     wins: np.ndarray
     each: list[float]
+    seeds: np.ndarray
     ap: list[float]
     within: float
 
@@ -81,7 +82,7 @@ class Bench:
             out.append(_Counts(score, abnormal, frames - abnormal, np.full(len(score), video)))
         return out
 
-    def table(self, scores: Iterable[np.ndarray]) -> Table:
+    def table(self, scores: Iterable[np.ndarray], per_seed: int = 1) -> Table:
         """Of several scores of a kind, such as seeds: means of their pairs, which give the mean of their areas."""
         wins, each, ap, within, once = 0.0, [], [], [], np.ones(len(self.rows))
         both = self.pairs > 0
@@ -93,7 +94,8 @@ class Bench:
             merged = _merge(counted)
             ap.append(_precision_recall(merged.abnormal, merged.normal)[0])
             within.append(float((np.diag(won)[both] / self.pairs[both]).mean()))
-        return Table(np.asarray(wins) / len(each), each, ap, float(np.mean(within)))
+        seeds = np.reshape(each, (-1, per_seed)).mean(1)
+        return Table(np.asarray(wins) / len(each), each, seeds, ap, float(np.mean(within)))
 
     def area(self, wins: np.ndarray, weight: np.ndarray) -> float:
         """Area under the curve over all frames, with so many copies of each video."""
@@ -111,10 +113,10 @@ class Bench:
             return None
         return found.low, found.high
 
-    def row(self, table: Table, seen: str, per_seed: int = 1) -> dict[str, Any]:
+    def row(self, table: Table, seen: str) -> dict[str, Any]:
         """Numbers of a row; the spread is over the seeds of the folds."""
         interval = self.interval(table.wins, self.level)
-        seeds = np.reshape(table.each, (-1, per_seed)).mean(1)
+        seeds = table.seeds
         return {
             "seen": seen,
             "auc": float(seeds.mean()),
@@ -133,7 +135,15 @@ class Bench:
         assert wide is not None
         verdict = "above" if wide[0] > 0 else "below" if wide[1] < 0 else "not decided"
         once = np.ones(len(self.rows))
-        return {"difference": self.area(wins, once), "low": interval[0], "high": interval[1], "verdict": verdict}
+        by_seed = one.seeds - other.seeds
+        return {
+            "difference": self.area(wins, once),
+            "low": interval[0],
+            "high": interval[1],
+            "verdict": verdict,
+            "seeds_above": int((by_seed > 0).sum()),
+            "sd_of_seeds": float(by_seed.std(ddof=1)) if len(by_seed) > 1 else None,
+        }
 
     def weighted_area(self, scores: np.ndarray) -> float:
         """Area over all frames alone, for many rows."""
@@ -153,8 +163,8 @@ def analyse(nodes: Nodes, parts: Parts, config: Mapping) -> dict[str, Any]:
     rows: dict[str, dict] = {}
 
     def put(name: str, scores: Sequence[np.ndarray], seen: str, per_seed: int = 1) -> None:
-        tables[name] = bench.table(scores)
-        rows[name] = bench.row(tables[name], seen, per_seed)
+        tables[name] = bench.table(scores, per_seed)
+        rows[name] = bench.row(tables[name], seen)
 
     for name, scores, seen in unfitted(nodes, config["window"]):
         put(name, [scores], seen)

@@ -255,7 +255,7 @@ class ShuffledLabels(Method):
     @property
     def fingerprint(self) -> str:
         """Of the method and the seed."""
-        return fingerprint("shuffled", self.method.fingerprint, self.seed)
+        return fingerprint("dealt out anew", self.method.fingerprint, self.seed)
 
     def seeded(self, number: int) -> Self:
         """The same with another seed.

@@ -268,7 +268,7 @@ class Calibration:
         return self._videos[name].truth
 
     def shuffled(self, random_state: int = 0) -> Calibration:
-        """The same videos, each with the truth of another one, turned in time: what labels said is lost.
+        """The same videos with their truths dealt out anew and turned in time: what labels said is lost.
 
         Parameters
         ----------
@@ -282,18 +282,18 @@ class Calibration:
         Examples
         --------
         >>> both = [AnnotatedVideo("a", np.array([0, 1, 1, 0]), 10.0), AnnotatedVideo("b", np.array([0, 0]), 10.0)]
-        >>> Calibration(both, "video labels").shuffled().labels()
+        >>> Calibration(both, "video labels").shuffled(3).labels()
         {'a': 0, 'b': 1}
         """
         rng, videos = np.random.default_rng(random_state), list(self._videos.values())
-        ring = rng.permutation(len(videos))
         given = []
-        for place, number_ in enumerate(ring):
-            own, other = videos[number_], videos[ring[(place + 1) % len(ring)]]
+        # Any video may come up, itself too: were it always another, labels would say the opposite of the truth.
+        for own, place in zip(videos, rng.permutation(len(videos)), strict=True):
+            other = videos[int(place)]
             stretched = other.truth[np.arange(len(own.truth)) * len(other.truth) // len(own.truth)]
             truth = np.roll(stretched, int(rng.integers(len(stretched))))
             given.append(replace(own, truth=truth, classes=other.classes if truth.any() else ()))
-        return Calibration([given[int(i)] for i in np.argsort(ring)], self.needs)
+        return Calibration(given, self.needs)
 
     def _asked(self, needs: Needs, what: str) -> None:
         if NEEDS.index(self.needs) < NEEDS.index(needs):

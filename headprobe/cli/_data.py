@@ -19,7 +19,9 @@ Root = Annotated[Path, typer.Argument(help="Folder that holds the videos, anywhe
 Name = Annotated[
     str,
     typer.Option(
-        "--dataset", help="ucf-crime, xd-violence, ped2, shanghaitech, tad, folder or table.", show_default=False
+        "--dataset",
+        help="ucf-crime, xd-violence, ped2, shanghaitech, tad, folder, table or temporal.",
+        show_default=False,
     ),
 ]
 Annotations = Annotated[
@@ -113,8 +115,9 @@ def evaluate(
     scores: Annotated[
         Path,
         typer.Option(
-            help="JSON, by video a list of scores, one per frame, or of spans (first frame, last frame, score); or CSV "
-            "with the columns video and score, and frame or first and last.",
+            help="JSON, by video a list of scores, one per frame, or of spans (first frame, last frame, score); CSV "
+            "with the columns video and score, and frame or first and last; a folder with a .npy array per video; or "
+            "one .npy array of all, with --order.",
             show_default=False,
         ),
     ],
@@ -126,7 +129,12 @@ def evaluate(
         ),
     ],
     dataset: Annotated[
-        str, typer.Option(help="ucf-crime, xd-violence, ped2, shanghaitech, tad, folder or table.", show_default=False)
+        str,
+        typer.Option(
+            help="ucf-crime, xd-violence, ped2, shanghaitech, tad, folder, table or temporal (any data set in the "
+            "grammar of UCF-Crime).",
+            show_default=False,
+        ),
     ],
     frame_counts: Annotated[
         Path | None, typer.Option(help="Lines 'name first last class', both ends inclusive.", show_default=False)
@@ -135,6 +143,16 @@ def evaluate(
     frames_per_score: Annotated[
         int, typer.Option(min=0, help="Frames that one score of a list stands for; 0 for one.")
     ] = 0,
+    rest: Annotated[
+        str,
+        typer.Option(
+            help="Frames behind the last whole stretch of a score: exact (they have one of their own), last (the last "
+            "score stands for them too), or spread (scores stand for equal parts of the video)."
+        ),
+    ] = "exact",
+    order: Annotated[
+        str, typer.Option(help="For one .npy array: a text file with the videos in their order, or truth.")
+    ] = "",
     by_class: Annotated[bool, typer.Option("--by-class", help="Also each class with all normal videos.")] = False,
     tau: Annotated[
         float | None, typer.Option(help="Threshold for event-level numbers; needs --fps.", show_default=False)
@@ -195,12 +213,13 @@ def evaluate(
                     f"{untimed[0]!r}, so only numbers over videos can be given: leave out --tau, --by-class and "
                     "--frames-per-score"
                 )
-            of_videos = read_video_scores(scores, [video.name for video in data.videos])
+            of_videos = read_video_scores(scores, [video.name for video in data.videos], order or None)
             of_videos = {video: _transformed(values, sigmoid, decimals) for video, values in of_videos.items()}
             numbers = evaluate_by_label(of_videos, data.labels(), **resampling) | {"n_untimed": len(untimed)}
         else:
             truth = data.truth()
-            given = read_scores(scores, {v: len(t) for v, t in truth.items()}, frames_per_score or None)
+            lengths = {v: len(t) for v, t in truth.items()}
+            given = read_scores(scores, lengths, frames_per_score or None, rest, order or None)
             given = {video: _transformed(values, sigmoid, decimals) for video, values in given.items()}
             classes = data.classes() if by_class else None
             numbers = full_evaluation(given, truth, classes=classes, tau=tau, fps=fps, **resampling)
@@ -211,6 +230,8 @@ def evaluate(
             "sigmoid": sigmoid,
             "decimals": decimals,
             "frames_per_score": frames_per_score,
+            "rest": rest,
+            "order": order or None,
             "seed": seed,
         }
         numbers["versions"] = versions()
@@ -235,8 +256,12 @@ def _transformed(values: Any, sigmoid: bool, decimals: int | None) -> Any:
     return values if decimals is None else np.round(values, decimals)
 
 
-def _file(path: Path) -> dict[str, str]:
+def _file(path: Path) -> dict[str, Any]:
+    from headprobe.evaluation.score_files import content_of
+
     if path.is_dir():  # the truth is how it is filed
+        if any(path.rglob("*.npy")):
+            return {"name": path.name, "sha256": content_of(path)}
         names = sorted(one.relative_to(path).as_posix() for one in path.rglob("*") if one.is_file())
         return {"name": path.name, "sha256_of_names": hashlib.sha256("\n".join(names).encode()).hexdigest()}
     return {"name": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}

@@ -14,7 +14,7 @@ from headprobe.datasets.catalogue import DATASETS, load_dataset, match_videos, r
 from headprobe.datasets.check import Check, check_dataset
 from headprobe.datasets.pedestrians import parse_ped2_ground_truth, ped2, shanghaitech
 from headprobe.datasets.tad import TAD_CLASSES, parse_tad, tad
-from headprobe.datasets.ucf_crime import UCF_CRIME_CLASSES, ucf_crime
+from headprobe.datasets.ucf_crime import UCF_CRIME_CLASSES, temporal, ucf_crime
 from headprobe.datasets.videos import NORMAL, Dataset, Video, frame_labels
 from headprobe.datasets.xd_violence import XD_VIOLENCE_CLASSES, xd_violence, xd_violence_classes
 
@@ -46,6 +46,7 @@ __all__ = [
     "read_truth",
     "shanghaitech",
     "tad",
+    "temporal",
     "ucf_crime",
     "xd_violence",
     "xd_violence_classes",

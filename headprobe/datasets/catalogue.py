@@ -20,14 +20,14 @@ from headprobe.datasets._annotations import (
 from headprobe.datasets._tables import from_folders, from_table
 from headprobe.datasets.pedestrians import _load_mask, _ped2_name, _shanghaitech_name, ped2, shanghaitech
 from headprobe.datasets.tad import tad
-from headprobe.datasets.ucf_crime import ucf_crime
+from headprobe.datasets.ucf_crime import temporal, ucf_crime
 from headprobe.datasets.videos import NORMAL, Dataset
 from headprobe.datasets.xd_violence import xd_violence
 from headprobe.errors import InputError
 
 __all__ = ["DATASETS", "load_dataset", "match_videos", "read_truth"]
 
-DATASETS = ("ucf-crime", "xd-violence", "ped2", "shanghaitech", "tad", "folder", "table")
+DATASETS = ("ucf-crime", "xd-violence", "ped2", "shanghaitech", "tad", "folder", "table", "temporal")
 
 # Names under which the files of each role are passed around, our own first.
 _FILES: dict[str, dict[str, tuple[str, ...]]] = {
@@ -82,9 +82,9 @@ def load_dataset(
         Folder with the annotation files; `root` if not given. They are found by the names under which they are
         published, in any folder beneath.
     table
-        For `"table"`: the file, as for `from_table`.
+        For `"table"` and `"temporal"`: the file, as for `from_table` and `headprobe.datasets.ucf_crime.temporal`.
     normal
-        For `"folder"`: the folder of the normal videos, as for `from_folders`.
+        For `"folder"`: the folder of the normal videos, as for `from_folders`; for `"temporal"` their class.
     weak_split
         For `"shanghaitech"`: take the weakly supervised split, from the lists `SHANGHAI_train.txt` and
         `SHANGHAI_test.txt`.
@@ -115,9 +115,11 @@ def load_dataset(
     """
     choice(dataset, "the data set", DATASETS)
     listing = list_folder(root) if listing is None else listing
-    if dataset == "table":
+    if dataset in ("table", "temporal"):
         if table is None:
-            raise InputError("the data set 'table' needs the table's file (--table).")
+            raise InputError(f"the data set {dataset!r} needs the table's file (--table).")
+        if dataset == "temporal":
+            return temporal(read_text(table), normal=normal, sources={"temporal": os.fspath(table)})
         return from_table(read_text(table), source=os.fspath(table))
     if dataset == "folder":
         return from_folders([video.path for video in listing.videos], root, normal=normal)
@@ -151,11 +153,12 @@ def read_truth(
     dataset
         One of `DATASETS`.
     ground_truth
-        The temporal annotation (`"ucf-crime"`, `"xd-violence"`), the `.m` file (`"ped2"`), a table of frames
+        The temporal annotation (`"ucf-crime"`, `"xd-violence"`; of any data set in the grammar of the first and with
+        any classes, `"temporal"`), the `.m` file (`"ped2"`), a table of frames
         (`"shanghaitech"`), the list of test videos (`"tad"`), any table (`"table"`, as for `from_table`), or the folder
         whose folders are the classes (`"folder"`, as for `from_folders`).
     normal
-        For `"folder"`: the folder of the normal videos.
+        For `"folder"`: the folder of the normal videos; for `"temporal"` their class.
     frame_counts
         Lines `name first last class`, both ends inclusive. A table needs none where it has the numbers itself.
 
@@ -191,12 +194,14 @@ def read_truth(
     sources = {"ground_truth": os.fspath(ground_truth)}
     if frame_counts is not None:
         sources["frame_counts"] = os.fspath(frame_counts)
-    if dataset in ("ucf-crime", "xd-violence", "ped2") and counts is None:
+    if dataset in ("ucf-crime", "xd-violence", "ped2", "temporal") and counts is None:
         raise InputError(
             f"the annotation of {dataset} does not say how many frames videos have: give the frame counts."
         )
     if dataset == "ucf-crime":
         return ucf_crime(text, counts, sources=sources)
+    if dataset == "temporal":
+        return temporal(text, counts, normal, sources)
     if dataset == "xd-violence":
         return xd_violence(text, counts, sources=sources)
     if dataset == "ped2":

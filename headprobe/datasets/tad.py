@@ -1,4 +1,4 @@
-"""TAD, traffic anomalies (Lv et al., TIP 2021): 100 test videos of roads, 60 with an event of one of seven classes.
+"""TAD, traffic anomalies: 100 test videos of roads, 60 with an event of one of seven classes.
 
 The truth is the list that UMIL (CVPR 2023) evaluates on. Its reference leaves out events that start at frame 0, which
 takes the 13 videos that have one for normal; here they count.
@@ -59,19 +59,19 @@ def parse_tad(text: str) -> tuple[Video, ...]:
     for number, line in lines(text):
         entry, *fields = line.split()
         if len(fields) < 4 or not (fields[0].isdecimal() and fields[1].isdecimal()):
-            raise InputError(f"line {number}: expected 'path frames class start end', got {line!r}")
+            raise InputError(f"line {number} is {line!r}; it must be 'path frames class start end'.")
         name, n_frames, code = name_of(entry), int(fields[0]), int(fields[1])
         events = tuple(sorted(number_pairs(fields[2:], number, line)))
         numbered = _NUMBERED.match(name)
         if code > len(TAD_CLASSES) or (numbered is not None and int(numbered[1]) != code):
             raise InputError(
                 f"line {number}: the class is {code}; it must be from 0 (normal) to {len(TAD_CLASSES)}, and the number "
-                f"that the name begins with, in {line!r}"
+                f"that the name begins with, in {line!r}."
             )
         if code == 0 and events != ((0, n_frames),):
-            raise InputError(f"line {number}: a normal video is listed with all its frames, got {line!r}")
+            raise InputError(f"line {number} is {line!r}; a normal video must be listed with all its frames.")
         if name in videos:
-            raise InputError(f"line {number}: video {name!r} occurs twice")
+            raise InputError(f"line {number}: video {name!r} occurs twice; give one line for each.")
         try:
             held = ((TAD_CLASSES[code - 1],), events) if code else ((), ())
             videos[name] = Video(name, "test", code > 0, *held, n_frames)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from headprobe._files import read_text
+from headprobe._validation import choice
 from headprobe.detection.composed import Composed, FixedSegments, Reader, Reading, Segmenter
 from headprobe.detection.method import (
     Calibration,
@@ -25,7 +26,7 @@ from headprobe.detection.method import (
 )
 from headprobe.errors import InputError
 from headprobe.evaluation.controls import frame_differences
-from headprobe.evaluation.score_files import read_scores
+from headprobe.evaluation.score_files import RESTS, content_of, read_scores
 from headprobe.probing.probe import HeadProbe
 from headprobe.video.clips import Segment, sample_indices
 from headprobe.video.spans import Span
@@ -142,8 +143,8 @@ class ScoreFile(Method):
         Its row.
     needs
         What the scores have seen, as whoever computed them says.
-    frames_per_score
-        As in `headprobe.evaluation.score_files.parse_scores`.
+    frames_per_score, rest, order
+        As in `headprobe.evaluation.score_files.read_scores`.
 
     Examples
     --------
@@ -159,7 +160,10 @@ class ScoreFile(Method):
         name: str = "",
         needs: Needs = "nothing",
         frames_per_score: int | None = None,
+        rest: str = "exact",
+        order: str | os.PathLike[str] | Sequence[str] | None = None,
     ) -> None:
+        self.rest, self.order = choice(rest, "rest", RESTS), order
         self.name = name or (os.path.basename(path) if isinstance(path, str | os.PathLike) else "given scores")
         self.needs: Needs = needs
         self.path, self.frames_per_score = path, frames_per_score
@@ -170,7 +174,10 @@ class ScoreFile(Method):
         """Of the file's content."""
         if isinstance(self.path, Mapping):
             return fingerprint("scores", {video: np.asarray(one) for video, one in self.path.items()})
-        return fingerprint("score file", read_text(self.path), self.frames_per_score)
+        order = self.order
+        if isinstance(order, os.PathLike) or (isinstance(order, str) and order != "truth"):
+            order = read_text(order)
+        return fingerprint("score file", content_of(self.path), self.frames_per_score, self.rest, order)
 
     def fit(self, calibration: Calibration) -> Self:
         return copy.copy(self)
@@ -192,7 +199,7 @@ class ScoreFile(Method):
         """
         if not isinstance(self.path, Mapping):
             lengths = {video.name: video.n_frames for video in videos}
-            self._held = read_scores(self.path, lengths, self.frames_per_score)
+            self._held = read_scores(self.path, lengths, self.frames_per_score, self.rest, self.order)
 
     def score(self, video: VideoView) -> SegmentScores:
         """The scores of a video, with equal neighbours as one segment.

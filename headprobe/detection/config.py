@@ -262,8 +262,8 @@ def _methods(row: Any, common: Mapping[str, Any], place: int, here: Path) -> lis
     if not isinstance(row, dict) or not isinstance(row.get("use"), str):
         raise InputError(f"method {place} has no use; write use = 'headhunt' or another name.")
     given = {key: value for key, value in row.items() if key not in ("use", "rows")}
-    for key in ("path", "ratings", "replies", "coarse", "fine", "texts"):
-        if isinstance(given.get(key), str):
+    for key in ("path", "ratings", "replies", "coarse", "fine", "texts", "order"):
+        if isinstance(given.get(key), str) and (key, given[key]) != ("order", "truth"):
             given[key] = here / given[key]
     known = inspect.signature(_find_maker(row["use"])).parameters
     inner = inspect.signature(_find_maker(given["method"])).parameters if isinstance(given.get("method"), str) else {}

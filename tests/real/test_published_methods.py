@@ -13,7 +13,8 @@ from headprobe.baselines.corevad import corevad
 from headprobe.datasets import UCF_CRIME_CLASSES, read_truth
 from headprobe.detection.method import AnnotatedVideo, VideoView
 from headprobe.detection.open_split import leave_one_class_out
-from headprobe.evaluation import evaluate, read_scores
+from headprobe.errors import InputError
+from headprobe.evaluation import evaluate, parse_scores, read_scores
 
 SHARED = Path(__file__).parents[3] / "shared"
 DATA = Path(os.environ.get("HEADPROBE_DATA") or SHARED / "data")
@@ -66,3 +67,15 @@ def test_every_class_of_ucf_crime_is_left_out_of_scores_that_need_nothing(ucf) -
         n_base, n_novel = found["base"]["n_abnormal_frames"], found["novel"]["n_abnormal_frames"]
         assert n_base + n_novel == found["all"]["n_abnormal_frames"]
         assert n_novel > 0
+
+
+def test_scores_of_whole_stretches_of_sixteen_frames_are_read_of_all_of_xd_violence() -> None:
+    labels = DATA / "ground_truth"
+    truth = read_truth("xd-violence", labels / "xd_violence_temporal.txt", labels / "xd_violence_frame_counts.txt")
+    lengths = {name: len(t) for name, t in truth.truth().items()}
+    text = json.dumps({name: [0.5] * (n // 16) for name, n in lengths.items()})
+    with pytest.raises(InputError, match="say rest='last'"):
+        parse_scores(text, lengths, frames_per_score=16)
+    found = parse_scores(text, lengths, frames_per_score=16, rest="last")
+    assert len(found) == 800
+    assert {name: len(one) for name, one in found.items()} == lengths

@@ -36,13 +36,13 @@ def test_events_from_the_first_frame_count_and_the_last_frame_is_in():
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("frames/01_Accident_006.mp4 266 1", "expected 'path frames class start end'"),
-        ("frames/01_Accident_006.mp4 266 x 75 110", "expected 'path frames class start end'"),
+        ("frames/01_Accident_006.mp4 266 1", "it must be 'path frames class start end'"),
+        ("frames/01_Accident_006.mp4 266 x 75 110", "it must be 'path frames class start end'"),
         ("frames/01_Accident_006.mp4 266 2 75 110", "the class is 2; it must be from 0"),
         ("frames/Other_006.mp4 266 8 75 110", "the class is 8; it must be from 0"),
         ("frames/01_Accident_006.mp4 266 1 75 110 150", "it must have a start and an end frame"),
         ("frames/01_Accident_006.mp4 266 1 110 75", "is no range of frames"),
-        ("frames/Normal_1.mp4 30 0 0 20", "a normal video is listed with all its frames"),
+        ("frames/Normal_1.mp4 30 0 0 20", "a normal video must be listed with all its frames"),
         ("a/Normal_1.mp4 30 0 0 30\nb/Normal_1.mp4 30 0 0 30", "line 2: video 'Normal_1' occurs twice"),
         ("", "the annotation is empty"),
     ],

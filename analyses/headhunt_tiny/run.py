@@ -32,7 +32,7 @@ from readme_block import replace_block
 from rounding import rounded
 
 from headprobe import HeadSet
-from headprobe.demo._comparison import draws
+from headprobe.detection.benchmark import draw_videos as draws
 from headprobe.evaluation import blind_scores
 from headprobe.metrics.ranks import from_head_sets
 from headprobe.metrics.stability import nogueira

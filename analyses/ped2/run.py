@@ -34,7 +34,7 @@ from readme_block import replace_block
 from rounding import rounded
 
 from headprobe import HeadSet
-from headprobe.demo._comparison import draws
+from headprobe.detection.benchmark import draw_videos as draws
 from headprobe.errors import HeadprobeWarning
 from headprobe.evaluation import blind_scores, evaluate, to_frames
 from headprobe.evaluation.bootstrap import pair_wins

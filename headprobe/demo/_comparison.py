@@ -17,6 +17,7 @@ from sklearn.model_selection import PredefinedSplit, cross_val_predict
 from sklearn.utils.parallel import Parallel, delayed
 from tqdm.auto import tqdm
 
+from headprobe.detection.benchmark import draw_videos
 from headprobe.errors import HeadprobeWarning, InputError
 from headprobe.evaluation import blind_scores, evaluate, to_frames
 from headprobe.headhunt._held_out import by_video, fold_numbers
@@ -56,35 +57,6 @@ class Material:
     subsets: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
-def draws(
-    event_of_video: Mapping[str, str], n_draws: int, n_videos: int, normal: str, random_state: int
-) -> Iterator[list[str]]:
-    """Calibration videos of each draw: half normal, half abnormal, the kinds of event as even as they can be."""
-    by_event: dict[str, list[str]] = {}
-    for video, event in event_of_video.items():
-        by_event.setdefault(event, []).append(video)
-    kinds = [event for event in by_event if event != normal]
-    if n_videos < 2 or n_videos % 2:
-        raise InputError(f"a draw is half normal and half abnormal; {n_videos} videos cannot be: give an even number")
-    half = n_videos // 2
-    if len(by_event.get(normal, [])) < half or sum(len(by_event[k]) for k in kinds) < half:
-        raise InputError(f"a draw needs {half} normal and {half} abnormal videos; the pool has {_counts(by_event)}")
-    for draw in range(n_draws):
-        rng = np.random.default_rng([random_state, draw])
-        chosen = rng.choice(by_event[normal], half, replace=False).tolist()
-        queues = {kind: rng.permutation(by_event[kind]).tolist() for kind in kinds}
-        order = rng.permutation(kinds).tolist()
-        while len(chosen) < 2 * half:
-            for kind in order:
-                if queues[kind] and len(chosen) < 2 * half:
-                    chosen.append(queues[kind].pop())
-        yield chosen
-
-
-def _counts(by_event: Mapping[str, Sequence[str]]) -> dict[str, int]:
-    return {event: len(videos) for event, videos in by_event.items()}
-
-
 def compare(
     material: Material,
     *,
@@ -108,7 +80,7 @@ def compare(
     hunted: list[list[str]] = []
     groups = m.calibration.groups
     plan = list(
-        draws(
+        draw_videos(
             {v: m.event_of_video[v] for v in dict.fromkeys(groups.tolist())},
             n_draws,
             n_videos,

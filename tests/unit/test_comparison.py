@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from equality import close
 
-from headprobe.demo._comparison import draws, paired_differences
+from headprobe.demo._comparison import paired_differences
+from headprobe.detection.benchmark import draw_videos as draws
 from headprobe.errors import InputError
 from headprobe.evaluation.controls import frame_differences
 

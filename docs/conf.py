@@ -63,6 +63,8 @@ PACKAGES = {
     "headprobe.datasets": "Data sets",
     "headprobe.evaluation": "Evaluation",
     "headprobe.language": "Language",
+    "headprobe.detection": "Detectors side by side",
+    "headprobe.baselines": "Other systems of the field",
     "headprobe.headhunt": "HeadHunt-VAD",
     "headprobe.demo": "The demonstration",
     "headprobe.plotting": "Plots",

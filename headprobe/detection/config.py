@@ -14,6 +14,7 @@ from headprobe._validation import choice, count
 from headprobe.datasets import list_folder, match_videos, read_truth
 from headprobe.detection.benchmark import Benchmark, BenchmarkVideos
 from headprobe.detection.method import AnnotatedVideo, Method, _find_maker, make_method
+from headprobe.detection.open_split import OpenSplit
 from headprobe.errors import InputError
 
 __all__ = ["RENDERED", "read_benchmark", "rendered_videos", "truth_videos"]
@@ -30,10 +31,10 @@ def read_benchmark(path: str | os.PathLike[str], folder: str | os.PathLike[str])
     ----------
     path
         TOML with a table ``videos`` (``kind = "rendered"`` with the settings of `rendered_videos`, or ``"truth"`` with
-        those of `truth_videos`), a table ``benchmark`` with settings of `Benchmark`, a table ``common`` with settings
-        for all methods that know them, and a list ``method``: ``use`` is a name for `make_method`, the rest its
-        settings; with ``rows = true`` the parts that it is composed of are rows too. Paths are relative to the file.
-        ``"rendered"`` is `RENDERED`.
+        those of `truth_videos`; ``novel`` lists classes that no calibration shows, see `OpenSplit`), a table
+        ``benchmark`` with settings of `Benchmark`, a table ``common`` with settings for all methods that know them,
+        and a list ``method``: ``use`` is a name for `make_method`, the rest its settings; with ``rows = true`` the
+        parts that it is composed of are rows too. Paths are relative to the file. ``"rendered"`` is `RENDERED`.
     folder
         Where rendered videos are written.
 
@@ -67,6 +68,7 @@ def read_benchmark(path: str | os.PathLike[str], folder: str | os.PathLike[str])
         raise InputError(f"{file} is no benchmark: {error}.") from error
     _known(given, ("videos", "benchmark", "common", "method"), f"{file}")
     videos = dict(given.get("videos") or {})
+    novel = videos.pop("novel", [])
     kind = choice(videos.pop("kind", None), f"{file}: [videos] kind", ("rendered", "truth"))
     rows = given.get("method")
     if not isinstance(rows, list) or not rows:
@@ -79,7 +81,11 @@ def read_benchmark(path: str | os.PathLike[str], folder: str | os.PathLike[str])
     names = tuple(inspect.signature(makers[kind]).parameters)
     _known(videos, [name for name in names if name not in ("out", "root")], f"{file}: [videos]")
     place = {"out": Path(folder) / "videos"} if kind == "rendered" else {"root": file.parent}
-    return Benchmark(makers[kind](**videos, **place), methods, **settings)
+    found = makers[kind](**videos, **place)
+    if novel:
+        shown = {name for video in (*found.pool, *found.test) for name in video.classes}
+        found = OpenSplit(sorted(shown - set(novel)), novel).restrict(found)
+    return Benchmark(found, methods, **settings)
 
 
 def rendered_videos(

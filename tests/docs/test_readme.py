@@ -161,6 +161,15 @@ def test_what_is_said_of_real_models_stands_in_their_results() -> None:
             assert data["tests_of_untrained_encoder"]["exchange"]["survive_familywise"] == int(untrained)
 
 
+def test_what_is_said_of_ucf_crime_stands_on_the_page_of_results() -> None:
+    (low, high) = re.findall(r"five hunted heads reach an AUC of (0\.\d+) to (0\.\d+)", " ".join(README.split()))[0]
+    page = " ".join((ROOT / "docs" / "results.md").read_text("utf-8").split())
+    said = page.partition("through published captions of its 290 test videos")[2].partition("five random heads")[0]
+    found = [float(number) for number in re.findall(r"0\.\d{3}", said)]
+    assert (round(min(found) + 1e-9, 2), round(max(found), 2)) == (float(low), float(high))
+    assert "not above all heads or the embedding" in page or "hunted heads are above random heads in 2" in page
+
+
 def test_families_are_counted() -> None:
     # Apart from what other tests of this process have registered.
     command = [sys.executable, "-m", "headprobe", "models", "--json"]

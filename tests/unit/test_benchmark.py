@@ -29,6 +29,7 @@ from headprobe.detection.method import (
     make_method,
     register,
 )
+from headprobe.detection.open_split import leave_one_class_out
 from headprobe.detection.steps import GaussianSmooth, Interpolate
 from headprobe.detection.table import Comparison
 from headprobe.errors import InputError, VideoError
@@ -529,3 +530,24 @@ def test_rows_of_one_method_read_a_video_once():
         "place + gaussian 2 s",
         "place + mean 4 s",
     ]
+
+
+def test_classes_that_no_calibration_shows(tmp_path):
+    (tmp_path / "a.toml").write_text(
+        "[videos]\nkind = 'rendered'\nnormal = 1\nper_event = 1\npool_normal = 2\npool_per_event = 1\nframes = 16\n"
+        "novel = ['fight', 'bag']\n[[method]]\nuse = 'position'\n"
+    )
+    found = read_benchmark(tmp_path / "a.toml", tmp_path).videos
+    assert {name for video in found.pool for name in video.classes} == {"running", "fall", "vehicle"}
+    assert len(found.subsets["novel"]) == 3
+    assert len(found.subsets["base"]) == 4
+
+
+def test_every_event_of_the_renderer_is_left_out_once(tmp_path):
+    videos = rendered_videos(tmp_path, normal=1, per_event=1, pool_normal=2, pool_per_event=1, frames=16)
+    splits = leave_one_class_out(videos)
+    assert sorted(splits) == ["bag", "fall", "fight", "running", "vehicle"]
+    for kind, split in splits.items():
+        restricted = split.restrict(videos)
+        assert kind not in {name for video in restricted.pool for name in video.classes}
+        assert len(restricted.pool) == 6

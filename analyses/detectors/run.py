@@ -56,8 +56,8 @@ def main() -> None:
     given = json.loads((kept / "results.json").read_text(encoding="utf-8"))
     for row in given["rows"]:  # how long it took is of this machine
         row.pop("seconds_per_hour", None)
-    (HERE / "results.json").write_text(json.dumps(rounded(given), indent=1) + "\n", encoding="utf-8")
-    (HERE / "table.png").write_bytes(figure_png(found.plot(), 80))
+    (HERE / "results.json").write_text(json.dumps(rounded(given, 9), indent=1) + "\n", encoding="utf-8")
+    (HERE / "table.png").write_bytes(figure_png(found.plot(), 70))
     replace_block("detectors", sentences(found), HERE / "README.md")
     replace_block("detectors", table(found), PAGE)
 

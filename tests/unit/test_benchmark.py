@@ -551,3 +551,17 @@ def test_every_event_of_the_renderer_is_left_out_once(tmp_path):
         restricted = split.restrict(videos)
         assert kind not in {name for video in restricted.pool for name in video.classes}
         assert len(restricted.pool) == 6
+
+
+def test_the_committed_tables_are_those_of_the_committed_results():
+    root = Path(__file__).resolve().parents[2]
+    found = Comparison.load(root / "analyses" / "detectors")
+    for page in (root / "analyses" / "detectors" / "README.md", root / "docs" / "concepts" / "detectors.md"):
+        text = page.read_text("utf-8").partition("<!-- detectors:start -->")[2].partition("<!-- detectors:end -->")[0]
+        lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+        # How long it took is of one machine, and not among the results.
+        shown, kept = ([line[:-2] + line[-1:] for line in table] for table in (lines[2:], found.cells()[1:]))
+        assert shown == kept
+        assert found.caption() in text
+    assert len(found.rows) >= 25
+    assert {"5 hunted heads", "all heads", "never-trained copy, 5 hunted heads"} <= {row["name"] for row in found.rows}

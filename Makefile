@@ -40,8 +40,9 @@ help:
 	@echo "make clean   remove $(VENV), caches and what was built"
 	@echo "Variables: PYTHON=$(PYTHON) VENV=$(VENV) DEMO_OUT=$(DEMO_OUT) TEST_WORKERS=$(TEST_WORKERS) TEST_THREADS=$(TEST_THREADS) PIP_ARGS PYTEST_ARGS"
 
+# The demo shares its videos among processes, one for each core, so that threads within them would stand in the way.
 demo: $(VENV)/.installed-core
-	@MPLBACKEND=Agg OMP_WAIT_POLICY=PASSIVE HF_HUB_OFFLINE=1 $(PY) -m headprobe demo --out "$(DEMO_OUT)"
+	@MPLBACKEND=Agg OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(PY) -m headprobe demo --out "$(DEMO_OUT)"
 
 test: $(VENV)/.installed-dev
 	@MPLBACKEND=Agg OMP_NUM_THREADS=$(TEST_THREADS) HF_HUB_OFFLINE=1 $(PY) -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)

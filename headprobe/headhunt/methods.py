@@ -566,7 +566,8 @@ class ProbeMethod(_Fitted):
             Itself.
         """
         acts = self._calibrated(calibration)
-        self.probe = clone(self.probe).fit(self._features(acts), acts.labels, groups=acts.groups)
+        probe: Any = clone(self.probe)
+        self.probe = probe.fit(self._features(acts), acts.labels, groups=acts.groups)
         return self
 
     def _features(self, acts: HeadActivations) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -15,7 +14,7 @@ from scipy.special import softmax
 
 from headprobe._validation import choice, count, number
 from headprobe.detection.composed import CentredWindows, Composed, FixedSegments, Reader, Reading, Segmenter
-from headprobe.detection.method import Calibration, Needs, VideoView, fingerprint
+from headprobe.detection.method import Calibration, Needs, VideoView, fingerprint, shared_model
 from headprobe.detection.steps import GaussianSmooth
 from headprobe.errors import InputError
 from headprobe.examples import Example, Frames
@@ -146,7 +145,7 @@ class AnswerReader(Reader):
     @property
     def model(self) -> Model:
         """The model; it is loaded when first asked for."""
-        return _loaded(self._given, self._loading) if isinstance(self._given, str) else self._given
+        return shared_model(self._given, self._loading) if isinstance(self._given, str) else self._given
 
     @property
     def fingerprint(self) -> str:
@@ -232,14 +231,6 @@ class AnswerReader(Reader):
             return acts.resid_post[:, :, -1].double().mean(0).numpy()
         outputs = [rearrange(z, "question segment head d -> question segment (head d)") for z in acts.tensors.values()]
         return torch.cat(outputs, -1).double().mean(0).numpy()
-
-
-@functools.lru_cache(maxsize=4)
-def _loaded(name: str, loading: tuple[tuple[str, Any], ...]) -> Model:
-    """A model by name, the same one for all readers that ask for it."""
-    from headprobe.models.loading import load
-
-    return load(name, **dict(loading))
 
 
 def _named(questions: Questions) -> tuple[dict[str, str], bool]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from headprobe._files import read_json, read_text
 from headprobe._validation import choice, count
-from headprobe.datasets import list_folder, match_videos, read_truth
+from headprobe.datasets import frame_labels, list_folder, match_videos, read_truth
 from headprobe.detection.benchmark import Benchmark, BenchmarkVideos
 from headprobe.detection.method import AnnotatedVideo, Method, _find_maker, make_method
 from headprobe.detection.open_split import OpenSplit
@@ -155,8 +155,6 @@ def rendered_videos(
 
 def _rendered(folder: Path, split: str, counts: Mapping[str, int], seed: int, frames: int) -> list[AnnotatedVideo]:
     """The videos of a split, rendered unless the folder has them."""
-    import numpy as np
-
     from headprobe.video.scenes import FPS, NORMAL, write_videos
 
     place = folder / split
@@ -174,9 +172,7 @@ def _rendered(folder: Path, split: str, counts: Mapping[str, int], seed: int, fr
         there = read_json(place / "annotations.json")["videos"]
     videos = []
     for name, one in there.items():
-        truth = np.zeros(one["n_frames"], bool)
-        for first, end in one["intervals"]:
-            truth[first:end] = True
+        truth = frame_labels([(first, end) for first, end in one["intervals"]], one["n_frames"])
         kinds = () if one["event"] == NORMAL else (one["event"],)
         videos.append(AnnotatedVideo(Path(name).stem, truth, FPS, place / name, kinds, f"{split} {one['scene']}"))
     return videos

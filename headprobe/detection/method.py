@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -18,6 +19,9 @@ from headprobe.datasets.videos import NORMAL
 from headprobe.errors import InputError
 from headprobe.evaluation.frames import to_frames
 from headprobe.video.spans import Span
+
+if TYPE_CHECKING:
+    from headprobe.models.model import Model
 
 __all__ = [
     "NEEDS",
@@ -30,6 +34,7 @@ __all__ = [
     "make_method",
     "method_names",
     "register",
+    "shared_model",
 ]
 
 Needs = Literal["nothing", "normal videos", "video labels", "segment labels", "frame truth"]
@@ -501,6 +506,31 @@ def fingerprint(*parts: Any) -> str:
     except TypeError as error:
         raise InputError(f"a fingerprint is made of plain values; {error}.") from error
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@functools.lru_cache(maxsize=4)
+def shared_model(name: str, loading: tuple[tuple[str, Any], ...] = ()) -> Model:
+    """A model by name, the same one for all rows that ask for it, as a large one fits into memory once.
+
+    Parameters
+    ----------
+    name
+        As for `headprobe.load`.
+    loading
+        Its options, as pairs.
+
+    Returns
+    -------
+    Model
+
+    Examples
+    --------
+    >>> shared_model("tiny") is shared_model("tiny")
+    True
+    """
+    from headprobe.models.loading import load
+
+    return load(name, **dict(loading))
 
 
 def _plain(value: Any) -> Any:

@@ -14,7 +14,7 @@ from sklearn.base import clone
 
 from headprobe._validation import choice, count, number
 from headprobe.activations import HeadActivations, concatenate
-from headprobe.detection.method import NEEDS, Calibration, Needs, SegmentScores, VideoView, fingerprint
+from headprobe.detection.method import NEEDS, Calibration, Needs, SegmentScores, VideoView, fingerprint, shared_model
 from headprobe.errors import InputError, VideoError
 from headprobe.examples import Example, _read_content
 from headprobe.headhunt._calibration_set import with_labels
@@ -25,7 +25,6 @@ from headprobe.headhunt.presets import _metrics_by_name
 from headprobe.headhunt.prompts import _chosen_prompts
 from headprobe.headhunt.scorer import features
 from headprobe.heads import HeadSet
-from headprobe.models.loading import load
 from headprobe.models.model import Model
 from headprobe.probing.probe import HeadProbe
 from headprobe.video.clips import clip_examples
@@ -38,7 +37,6 @@ __all__ = ["HeadMethod", "LayerMethod", "Outputs", "ProbeMethod"]
 CHOICES = ("hunted", "random", "same layers", "all", "worst")
 """Which heads a row reads."""
 _SHARED: weakref.WeakValueDictionary[str, Outputs] = weakref.WeakValueDictionary()
-_MODELS: weakref.WeakValueDictionary[str, Model] = weakref.WeakValueDictionary()
 
 
 class Outputs:
@@ -105,10 +103,7 @@ class Outputs:
     def loaded(self) -> Model:
         """The model."""
         if not isinstance(self.model, Model):
-            name = str(self.model)
-            found = _MODELS.get(name)
-            self.model = load(name) if found is None else found
-            _MODELS[name] = self.model
+            self.model = shared_model(str(self.model), ())  # as readers of answers ask for it, so that it is the same
         return self.model
 
     @property
@@ -304,6 +299,31 @@ class _Fitted:
         acts = concatenate(parts)
         return with_labels(acts, labels, acts.groups.tolist())
 
+    def fit(self, calibration: Calibration) -> Self:
+        """Choose what is read, and fit the scorer.
+
+        Parameters
+        ----------
+        calibration
+            Calibration videos with labels.
+
+        Returns
+        -------
+        HeadMethod or LayerMethod
+            Itself.
+        """
+        acts = self._calibrated(calibration)
+        spans = acts.examples["end"].to_numpy(int) - acts.examples["start"].to_numpy(int)
+        with quiet_scales():
+            given = self._given(acts, calibration)
+            self.detector = copy.copy(self.detector).set_params(segment_frames=int(spans.max()), **given)
+            self.detector.fit(acts)
+        return self
+
+    def _given(self, acts: HeadActivations, calibration: Calibration) -> dict[str, Any]:
+        """Settings of the detector that depend on the calibration."""
+        return {}
+
     def _decided(self, acts: HeadActivations) -> np.ndarray:
         return self.detector.score(acts)
 
@@ -408,27 +428,9 @@ class HeadMethod(_Fitted):
         other.seed = number
         return other
 
-    def fit(self, calibration: Calibration) -> Self:
-        """Choose heads and fit the scorer.
-
-        Parameters
-        ----------
-        calibration
-            Calibration videos with labels.
-
-        Returns
-        -------
-        HeadMethod
-            Itself.
-        """
-        acts = self._calibrated(calibration)
-        spans = acts.examples["end"].to_numpy(int) - acts.examples["start"].to_numpy(int)
+    def _given(self, acts: HeadActivations, calibration: Calibration) -> dict[str, Any]:
         rng = np.random.default_rng([self.seed, int(fingerprint(sorted(calibration.names)), 16)])
-        with quiet_scales():
-            self.detector = copy.copy(self.detector).set_params(segment_frames=int(spans.max()))
-            self.detector.set_params(heads=self._heads(acts, rng))
-            self.detector.fit(acts)
-        return self
+        return {"heads": self._heads(acts, rng)}
 
     def _heads(self, acts: HeadActivations, rng: np.random.Generator) -> HeadSet | None:
         """Heads that are given to the detector; None where it hunts them itself."""
@@ -483,26 +485,6 @@ class LayerMethod(_Fitted):
         self.outputs = Outputs.shared(model=model, prompts=prompts, seconds=seconds, n_samples=n_samples, hidden=True)
         plain: dict[str, Any] = {"class_weight": None, "calibrate": False}
         self.detector = LayerHunt(prompts=prompts, sample_frames=n_samples, **(plain | settings))
-
-    def fit(self, calibration: Calibration) -> Self:
-        """Choose the layer and fit the scorer.
-
-        Parameters
-        ----------
-        calibration
-            Calibration videos with labels.
-
-        Returns
-        -------
-        LayerMethod
-            Itself.
-        """
-        acts = self._calibrated(calibration)
-        spans = acts.examples["end"].to_numpy(int) - acts.examples["start"].to_numpy(int)
-        with quiet_scales():
-            self.detector = copy.copy(self.detector).set_params(segment_frames=int(spans.max()))
-            self.detector.fit(acts)
-        return self
 
 
 class ProbeMethod(_Fitted):

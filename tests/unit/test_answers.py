@@ -15,6 +15,7 @@ from headprobe.baselines.answers import DIRECT_QUESTIONS, AnswerReader, direct_q
 from headprobe.detection.composed import CentredWindows, FixedSegments
 from headprobe.detection.method import Calibration, VideoView, make_method
 from headprobe.errors import InputError
+from headprobe.headhunt.methods import Outputs
 from headprobe.language.text_readout import Parsed, graded_ask, p_yes
 from headprobe.video.clips import clip_examples
 from headprobe.video.scenes import FPS, write_videos
@@ -108,12 +109,12 @@ def test_a_window_shows_frames_by_its_length(tiny, video):
 def test_a_model_is_loaded_by_name_once_and_when_needed(monkeypatch):
     asked = []
     monkeypatch.setattr("headprobe.models.loading.load", lambda name, **more: asked.append((name, more)) or model())
-    room._loaded.cache_clear()
+    room.shared_model.cache_clear()
     first, second = AnswerReader("some/model", CAR, check=False), AnswerReader("some/model", FALL, check=False)
     assert asked == []
     assert first.model is second.model
     assert asked == [("some/model", {"check": False})]
-    room._loaded.cache_clear()
+    room.shared_model.cache_clear()
 
 
 def test_other_settings_and_other_weights_are_another_fingerprint():
@@ -172,3 +173,7 @@ def test_other_models_are_asked_in_sentences():
 def test_settings_that_do_not_fit_are_refused(settings, message):
     with pytest.raises(InputError, match=message):
         AnswerReader("tiny", **{"questions": CAR} | settings)
+
+
+def test_readers_of_heads_and_of_answers_share_a_model():
+    assert Outputs("tiny").loaded is room.text_answers("tiny").reader.model
